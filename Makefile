@@ -1,0 +1,22 @@
+.PHONY: help lint format types test fast wheel baselines
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /	/' | expand -t 14
+
+lint:  ## ruff and mypy
+	uv run ruff check . && uv run ruff format --check . && uv run mypy
+
+format:  ## let ruff fix and format
+	uv run ruff check --fix . && uv run ruff format .
+
+test:  ## the whole suite
+	uv run pytest
+
+fast:  ## the suite without tests over 10 s
+	uv run pytest -m "not slow"
+
+wheel:  ## build the wheel into dist/
+	uv build --wheel
+
+baselines:  ## the table of docs/results/ot_conditional.md (hours)
+	uv run --group baselines python benchmarks/ot_conditional/run.py

@@ -1,0 +1,11 @@
+"""Callbacks: run care (weights, checkpoints, seeds, progress) and metrics that read what a module returns."""
+
+from callbacks.atomic_checkpoint import AtomicCheckpointIO
+from callbacks.ema import EMA
+from callbacks.last_step import SaveLastStep
+from callbacks.progress import Progress
+from callbacks.sample_picture import SamplePicture
+from callbacks.step_seed import StepSeed
+from callbacks.transport_metrics import TransportMetrics
+
+__all__ = ["EMA", "AtomicCheckpointIO", "Progress", "SamplePicture", "SaveLastStep", "StepSeed", "TransportMetrics"]

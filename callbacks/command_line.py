@@ -1,0 +1,203 @@
+"""The command line of train.py: LightningCLI with keyed callbacks, one folder per run and one-line errors."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from callbacks import resume
+from callbacks.atomic_checkpoint import read_checkpoint
+from callbacks.command_line_errors import explain, one_line, read_configs
+from callbacks.command_line_scan import callback_keys, scan, with_saved_config
+from callbacks.csv_logger import AppendingCSVLogger
+from callbacks.dry_run import DryRun
+from callbacks.quiet import quiet
+from callbacks.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
+from callbacks.run_summary import print_metrics, print_next_step
+from callbacks.wandb_logger import OfflineFirstWandbLogger
+
+OF_ONE_INVOCATION = ("config", "run_dir", "resume", "dry_run")  # not part of the config that a run saves
+
+
+def run(argv: Sequence[str], default_config: str | Path) -> int:
+    """Run one command line; returns the exit code: 0, or 2 after one line on stderr for what the user can mend.
+
+    argv: without the program's name. default_config: YAML that is read before every `-c`.
+    """
+    quiet()
+    command = None
+    try:
+        command = CommandLine(argv, default_config)
+        command.run()
+    except Exception as error:
+        if os.environ.get("FEWSTEP_TRACEBACK") or not _mendable(error, command):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    finally:
+        os.environ.pop(RUN_ID_VARIABLE, None)
+    return 0
+
+
+def _mendable(error: Exception, command: "CommandLine | None") -> bool:
+    """Whether one line will do: everything in a dry run; else what the user's files can cause before step 1."""
+    if command is not None and command.settings.dry_run:
+        return True
+    if command is not None and command.run_directory.started:
+        return False
+    kinds = (ValueError, OSError, ImportError, MisconfigurationException)
+    return isinstance(error, kinds) or "loading state_dict" in str(error)
+
+
+class CommandLine(LightningCLI):
+    """Parse, then build data, model and trainer. `run()` does the work: whatever cannot be built fails before it."""
+
+    def __init__(self, argv: Sequence[str], default_config: str | Path) -> None:
+        self.argv = with_saved_config(list(argv))
+        files = [str(default_config), *scan(self.argv).config]
+        self.raw_configs = read_configs(files)
+        self.run_name = run_name(files[1:])
+        defaults = {"exit_on_error": False, "default_config_files": [str(default_config)]}
+        super().__init__(
+            save_config_callback=None,
+            parser_kwargs={"exit_on_error": False, **{name: dict(defaults) for name in self.subcommands()}},
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            args=self.argv,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        shared = {
+            "model",
+            "dataloaders",
+            "train_dataloaders",
+            "val_dataloaders",
+            "datamodule",
+            "weights_only",
+            "verbose",
+        }
+        return {"fit": shared | {"ckpt_path"}, "validate": shared, "test": shared, "predict": shared}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add = parser.add_argument
+        add("--run_dir", type=str | None, default=None, help="folder of this run; runs/CONFIG/ID if not given")
+        add("--resume", type=str | None, default=None, help="auto (newest checkpoint in --run_dir) or a checkpoint")
+        add("--dry_run", action="store_true", help="try two steps and one validation, write nothing")
+        add("--wandb", type=Literal["offline", "online", "disabled"], default="offline", help="Weights & Biases mode")
+        add("--wandb_project", type=str, default="fewstep", help="Weights & Biases project")
+        add("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
+        for key in callback_keys(self.raw_configs, self.argv):
+            parser.add_lightning_class_args(Callback, f"callbacks.{key}", subclass_mode=True, required=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        subparser = self._subcommand_parsers.get(self.argv[0])
+        if subparser is None:
+            raise ValueError(f"unknown command {self.argv[0]!r}; choose fit, validate, test or predict")
+        try:
+            self.config = parser.parse_args(self.argv)
+        except argparse.ArgumentError as error:
+            raise ValueError(explain(str(error), subparser, self.raw_configs, self.argv)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config alone: a checkpoint's hyper-parameters never override it."""
+
+    def before_instantiate_classes(self) -> None:
+        self.settings = self.config[self.subcommand]
+        self._dump_config()
+        self.saved_config = {k: v for k, v in self.config_dump.items() if k not in OF_ONE_INVOCATION}
+        self.folder, self.checkpoint = resume.locate(self.settings, self.run_name, fitting=self.subcommand == "fit")
+        if self.checkpoint is not None:
+            stored = read_checkpoint(self.checkpoint, lazily=True)
+            resume.compare(stored, self.config_dump["model"], self.config_dump.get("data"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        keys = self._parser(self.subcommand).callback_keys
+        callbacks = [c for key in keys if (c := self._get(self.config_init, key)) is not None]
+        trainer = {**self._get(self.config_init, "trainer"), **kwargs}
+        own_loggers = trainer["logger"] is None
+        trainer["logger"] = False if own_loggers else trainer["logger"]
+        trainer["default_root_dir"] = trainer["default_root_dir"] or str(self.folder)
+        text = yaml.safe_dump(self.saved_config, sort_keys=False)
+        self.run_directory = RunDirectory(self.folder, text, self._loggers if own_loggers else None)
+        if self.settings.dry_run:
+            self._scratch = tempfile.TemporaryDirectory()
+            self.run_directory = DryRun(self.folder)
+            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+            trainer.update(fast_dev_run=2, logger=False, default_root_dir=self._scratch.name)
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint) and (callback.dirpath is None or self.settings.dry_run):
+                callback.dirpath = str(Path(trainer["default_root_dir"], "checkpoints"))
+        for flag, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", ModelCheckpoint)):
+            if not any(isinstance(c, kind) for c in callbacks):
+                trainer[flag] = False  # else Lightning adds one of its own
+        return self._instantiate_trainer(trainer, [self.run_directory, *callbacks])
+
+    def _loggers(self) -> list[Logger]:
+        loggers: list[Logger] = [AppendingCSVLogger(str(self.folder))]
+        if self.settings.wandb != "disabled":
+            name = f"{self.folder.absolute().parent.name}-{self.folder.name}"
+            project, mode = self.settings.wandb_project, self.settings.wandb
+            loggers.append(OfflineFirstWandbLogger(str(self.folder), name, project, mode, self.saved_config))
+        return loggers
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: `run` follows once everything has been built."""
+
+    def run(self) -> None:
+        """Do what the subcommand says."""
+        if self.subcommand != "fit":
+            self._evaluate()
+        elif self.settings.dry_run:
+            self._try()
+        else:
+            self._fit()
+
+    def _fit(self) -> None:
+        exit_code = 1
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint, weights_only=True)
+            savers = self.trainer.checkpoint_callbacks
+            best = next((c.best_model_path for c in savers if c.monitor and c.best_model_path), None)
+            if best and self.settings.test_after_fit and self._has_test():
+                results = self.trainer.test(
+                    self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
+                )
+                print_metrics(results, f"test metrics of {best}")
+            exit_code = 0
+        finally:
+            closed = [logger.close(exit_code) for logger in self.trainer.loggers if hasattr(logger, "close")]
+        last = next((c.last_model_path for c in savers if c.last_model_path), None)
+        print_next_step(self.folder, best or last, next(iter(closed), None))
+
+    def _try(self) -> None:
+        with self._scratch:
+            self.trainer.fit(self.model, datamodule=self.datamodule)
+            if self.settings.test_after_fit and self._has_test():
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if self.trainer.is_global_zero:
+            self.run_directory.check_disk()
+            self.run_directory.show()
+
+    def _evaluate(self) -> None:
+        arguments = self._prepare_subcommand_kwargs(self.subcommand)
+        if self.subcommand == "predict":
+            self.trainer.predict(**arguments, weights_only=True)
+        else:
+            results = getattr(self.trainer, self.subcommand)(**arguments, weights_only=True, verbose=False)
+            print_metrics(results, f"{self.subcommand} metrics")
+
+    def _has_test(self) -> bool:
+        source = self.datamodule or self.model
+        return is_overridden("test_dataloader", source) and is_overridden("test_step", self.model)

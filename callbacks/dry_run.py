@@ -1,0 +1,124 @@
+"""Try everything a run needs in a few steps, write nothing, and show what it will cost."""
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+CHECKPOINTS_KEPT = 3  # best, last, and the one being written
+
+
+class DryRun(Callback):
+    """Collect shapes, times, sizes and memory while two training steps and one validation run.
+
+    folder: where the real run would write; its disk must hold three checkpoints, else `check_disk` raises ValueError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: dict[str, str] = {"config": "ok"}
+        self._step_seconds: list[float] = []
+        self._checkpoint_bytes = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.rows["train batch"] = describe(batch)
+            self.rows["train batches"] = _length(trainer.train_dataloader)
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._step_seconds.append(time.perf_counter() - self._clock)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.rows.setdefault("validation batch", describe(batch))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation_clock = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rows["validation"] = f"{1e3 * (time.perf_counter() - self._validation_clock):.1f} ms for the first batches"
+        self.rows["validation batches"] = _length(trainer.val_dataloaders)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        name = f"test batch {dataloader_idx}" if dataloader_idx else "test batch"
+        self.rows.setdefault(name, describe(batch))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        first, *others = self._step_seconds
+        later = f", the next {1e3 * others[-1]:.1f} ms" if others else ""
+        self.rows["training steps"] = f"{len(self._step_seconds)} ran: the first {1e3 * first:.1f} ms{later}"
+        parameters = list(pl_module.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        frozen = sum(p.numel() for p in parameters) - trainable
+        size = sum(p.numel() * p.element_size() for p in parameters)
+        self.rows["weights"] = f"{trainable:,} trainable, {frozen:,} frozen, {size / 1e6:.2f} MB"
+        parts = [pl_module.state_dict(), *(o.state_dict() for o in trainer.optimizers)]
+        parts += [c.state_dict() for c in trainer.callbacks]  # type: ignore[attr-defined]
+        self._checkpoint_bytes = sum(t.numel() * t.element_size() for part in parts for t in tensors(part))
+        self.rows["checkpoint"] = f"about {self._checkpoint_bytes / 1e6:.2f} MB"
+
+    def check_disk(self) -> None:
+        """Compare the free disk with three checkpoints; ValueError if they do not fit."""
+        place = next(p for p in (self.folder.absolute(), *self.folder.absolute().parents) if p.exists())
+        free, need = shutil.disk_usage(place).free / 1e6, CHECKPOINTS_KEPT * self._checkpoint_bytes / 1e6
+        self.rows["disk"] = f"{free:,.0f} MB free, {need:,.2f} MB needed for {CHECKPOINTS_KEPT} checkpoints"
+        if free < need:
+            raise ValueError(f"too little disk at {place}: {self.rows['disk']}; choose another --run_dir")
+
+    def show(self) -> None:
+        """Print the table."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        gpu = f", GPU {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB" if torch.cuda.is_available() else ""
+        self.rows["peak memory"] = f"{peak:,.0f} MB{gpu}"
+        self.rows["would write to"] = str(self.folder)
+        print("dry run: everything works, nothing was written")
+        table = Table(show_header=False)
+        for name, value in self.rows.items():
+            table.add_row(name, value)
+        Console().print(table)
+
+
+def describe(batch: Any) -> str:
+    """`x float32 [128, 4], y float32 [128, 2]` for a batch of any nesting."""
+    if isinstance(batch, Mapping):
+        return ", ".join(f"{name} {describe(value)}" for name, value in batch.items())
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
+    if isinstance(batch, list | tuple):
+        return f"{type(batch).__name__} of {len(batch)}" + (f": {describe(batch[0])}" if batch else "")
+    return type(batch).__name__
+
+
+def tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor inside nested dicts, lists and tuples."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from tensors(value)
+
+
+def _length(loaders: Any) -> str:
+    try:
+        return " + ".join(str(len(loader)) for loader in (loaders if isinstance(loaders, list) else [loaders]))
+    except TypeError:
+        return "unbounded"

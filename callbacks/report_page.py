@@ -1,0 +1,116 @@
+"""The HTML page of an evaluation report: one file, no script, no outside resource."""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Evaluation: {{ runs | map(attribute="label") | join(", ") }}</title>
+<style>
+:root { --ink: #1f2328; --soft: #656d76; --line: #d9dee3; --wash: #f6f8fa; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1180px; padding: 40px 28px 60px; color: var(--ink); background: #fff;
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 27px; font-weight: 650; letter-spacing: -0.01em; margin: 0 0 4px; }
+h2 { font-size: 18px; font-weight: 650; margin: 42px 0 10px; }
+p { margin: 6px 0; max-width: 76ch; }
+.soft { color: var(--soft); }
+.warning { border-left: 3px solid #e69f00; background: #fff8e6; padding: 8px 14px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; text-align: right; vertical-align: bottom; padding: 8px 14px; overflow-wrap: anywhere;
+  border-bottom: 2px solid var(--line); }
+td { text-align: right; vertical-align: top; padding: 9px 14px; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 250px; }
+td small { display: block; color: var(--soft); font-size: 12.5px; line-height: 1.4; }
+td.floor { color: var(--soft); }
+b { font-weight: 700; }
+.dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 7px; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 18px 36px; }
+figure { margin: 0; }
+figcaption { font-weight: 600; font-size: 14px; }
+svg { width: 100%; max-width: 540px; height: auto; font-size: 11.5px; font-variant-numeric: tabular-nums; }
+img { width: 100%; border: 1px solid var(--line); border-radius: 6px; }
+code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+pre { background: var(--wash); border-radius: 6px; padding: 12px 14px; overflow-x: auto; margin: 8px 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 6px 0 22px; font-size: 13.5px; }
+dt { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 620px) { .plots { grid-template-columns: 1fr; } body { padding: 20px 14px; } }
+</style>
+</head>
+<body>
+<h1>Evaluation</h1>
+<p class="soft">{{ runs | length }} checkpoint{{ "s" if runs | length > 1 }} on {{ runs[0].device }}.
+Lower is better throughout{{ "; the best value is bold" if runs | length > 1 }}.</p>
+{% if not same_data %}
+<p class="warning">The checkpoints were measured on different data, so their columns do not compare.</p>
+{% endif %}
+
+<div class="scroll"><table>
+<thead><tr><th>Metric</th>
+{% for run in runs %}<th><span class="dot" style="background:{{ run.colour }}"></span>{{ run.label }}</th>{% endfor %}
+<th>floor</th></tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><td title="{{ row.name }}">{{ row.title }}<small>{{ row.note }}</small></td>
+{% for cell in row.cells %}
+<td>{% if cell.best %}<b>{{ cell.text }}</b>{% else %}{{ cell.text }}{% endif %}<small>{{ cell.interval }}</small></td>
+{% endfor %}
+<td class="floor">{{ row.floor_text }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+<p class="soft">Small print under a value: its 95 % interval over test rows or probes, taken as independent.
+The floor is the same distance between two halves of the true draws: what a perfect sampler scores on average on
+this many samples.</p>
+
+<h2>Values with their 95 % intervals</h2>
+<div class="plots">
+{% for plot in plots %}
+<figure><figcaption>{{ rows[loop.index0].title }}</figcaption>
+<svg viewBox="0 0 {{ plot.width }} {{ plot.height }}" role="img" aria-label="{{ rows[loop.index0].title }}">
+{% for tick in plot.ticks %}
+<line x1="{{ tick.x }}" x2="{{ tick.x }}" y1="4" y2="{{ plot.height - 24 }}" stroke="#e8ebee"/>
+<text x="{{ tick.x }}" y="{{ plot.height - 9 }}" text-anchor="middle" fill="#656d76">{{ tick.text }}</text>
+{% endfor %}
+{% if plot.floor is not none %}
+<line x1="{{ plot.floor }}" x2="{{ plot.floor }}" y1="4" y2="{{ plot.height - 24 }}" stroke="#8b949e"
+ stroke-dasharray="4 3"><title>floor</title></line>
+{% endif %}
+{% for dot in plot.dots %}
+<text x="178" y="{{ dot.y + 4 }}" text-anchor="end" fill="#1f2328">{{ dot.label }}</text>
+{% if dot.low is not none %}
+<line x1="{{ dot.low }}" x2="{{ dot.high }}" y1="{{ dot.y }}" y2="{{ dot.y }}"
+ stroke="{{ dot.colour }}" stroke-width="2.2"/>
+{% endif %}
+{% if dot.value is not none %}
+<circle cx="{{ dot.value }}" cy="{{ dot.y }}" r="4.4" fill="{{ dot.colour }}"/>
+{% endif %}
+{% endfor %}
+</svg></figure>
+{% endfor %}
+</div>
+<p class="soft">Dashed: the floor. Where intervals overlap, the order may be chance.</p>
+
+{% for run in runs if run.picture %}
+<h2>Samples: {{ run.label }}</h2>
+<img src="data:image/png;base64,{{ run.picture }}" alt="True and sampled y, probes and calibration of {{ run.label }}">
+{% endfor %}
+
+<h2>How this was made</h2>
+<pre>{{ command }}</pre>
+{% for run in runs %}
+<p><span class="dot" style="background:{{ run.colour }}"></span><b>{{ run.label }}</b></p>
+<dl>
+<dt>checkpoint</dt><dd><code>{{ run.checkpoint }}</code></dd>
+<dt>config</dt><dd><code>{{ run.config }}</code></dd>
+<dt>data</dt><dd><code>{{ dumps(run.data) }}</code></dd>
+<dt>time, device</dt><dd>{{ "%.1f" | format(run.seconds) }} s on {{ run.device }}</dd>
+<dt>versions</dt>
+<dd>{% for name, version in run.versions.items() %}{{ name }} {{ version }}{{ ", " if not loop.last }}{% endfor %}</dd>
+</dl>
+{% endfor %}
+</body>
+</html>
+"""

@@ -1,0 +1,40 @@
+"""Command line of datamodules.prepare."""
+
+import argparse
+import shlex
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "swiss_roll": "Gaussian -> Swiss roll, pairs from entropic optimal transport plans",
+    "weather": "weather at a New York airport -> weather there 12 hours later",
+    "table": "your own pairs and unpaired rows, from .npy or .csv files",
+    "check": "compare a shard folder with its index: sizes, hashes, counts, finite values",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(prog="python -m datamodules.prepare", description=__doc__)
+    commands = main.add_subparsers(dest="command", required=True)
+    for name, purpose in COMMANDS.items():
+        import_module(f"datamodules.prepare.{name}").add_arguments(
+            commands.add_parser(name, help=purpose, description=purpose)
+        )
+    return main
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; a fault of the input is one line on stderr and exit code 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(arguments)
+    if options.command != "check":
+        options.command_line = shlex.join(["python", "-m", "datamodules.prepare", *arguments])
+    try:
+        return import_module(f"datamodules.prepare.{options.command}").run(options) or 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

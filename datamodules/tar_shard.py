@@ -1,0 +1,95 @@
+"""Read one vector shard: a WebDataset tar whose samples are `KEY.x.npy` and `KEY.y.npy` blocks of rows, memory-mapped.
+
+A block is float [K, D]; a 1-d [D] array is one row. A tar cut short or with a damaged header reads as a shorter tar in
+most tools, without an error; here it must end in its end-of-archive zeros. Other members are never opened, and arrays
+are read from their header and raw bytes: nothing is unpickled.
+"""
+
+import io
+import math
+import re
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+MEMBER_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([xy])\.npy")  # WebDataset: the key ends at the first dot of the file name
+NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class Block(NamedTuple):
+    """One array of a shard: `rows` [K, D] as stored, memory-mapped; `name` says where it lies, for error lines."""
+
+    rows: np.ndarray
+    name: str
+
+
+class Sample(NamedTuple):
+    """One key of a shard: x [K, Dx], y [K, Dy], or only one of them."""
+
+    x: Block | None
+    y: Block | None
+
+
+def read_shard(path: Path, label: str, expected_bytes: int | None = None) -> list[Sample]:
+    """All samples of one tar, in file order; ValueError in one line for anything that is not a whole, plain shard."""
+    if not path.is_file() or not (size := path.stat().st_size):
+        raise ValueError(f"{path}: missing or empty shard; copy it again or rebuild it")
+    if expected_bytes is not None and size != expected_bytes:
+        raise ValueError(f"{path}: {size} bytes, index.json says {expected_bytes}; copy it again or rebuild it")
+    raw = np.memmap(path, dtype=np.uint8, mode="r")
+    found: dict[str, dict[str, Block]] = {}
+    for member in tar_members(path, raw):
+        if not (name := MEMBER_NAME.fullmatch(member.name)):
+            if member.name.endswith((".x.npy", ".y.npy")):
+                raise ValueError(f"{path}: key of {member.name!r} contains a dot; use letters, digits, _ and -")
+            continue
+        key, side = name.groups()
+        if side in found.setdefault(key, {}):
+            raise ValueError(f"{path}: {member.name} occurs twice; every key must be unique within a shard")
+        where = f"{label}: {member.name}"
+        found[key][side] = Block(parse_npy(raw[member.offset_data : member.offset_data + member.size], where), where)
+    for key, sides in found.items():
+        lengths = {side: len(block.rows) for side, block in sides.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{path}: {key} has {lengths['x']} rows of x and {lengths['y']} of y; a pair needs both")
+    if not found:
+        raise ValueError(f"{path}: holds no KEY.x.npy or KEY.y.npy; these are not vector shards")
+    return [Sample(sides.get("x"), sides.get("y")) for sides in found.values()]
+
+
+def tar_members(path: Path, raw: np.ndarray) -> list[tarfile.TarInfo]:
+    """The regular files of an uncompressed tar, after checking that the archive is whole."""
+    damaged = f"{path}: truncated or damaged tar; copy it again or rebuild it"
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = tar.getmembers()
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise ValueError(damaged) from error
+    end = 0
+    for member in members:
+        if member.size < 0 or member.offset_data + member.size > len(raw) or member.issparse():
+            raise ValueError(damaged)
+        end = member.offset_data + (-(-member.size // 512) * 512 if member.isreg() else 0)
+    if len(raw) - end < 1024 or raw[end:].any():  # the end of a tar is two blocks of zeros
+        raise ValueError(damaged)
+    return [member for member in members if member.isreg()]
+
+
+def parse_npy(raw: np.ndarray, where: str) -> np.ndarray:
+    """View the bytes of a .npy file as rows [K, D]; a 1-d array is one row; only real numbers are accepted."""
+    head = io.BytesIO(raw[: 1 << 14].tobytes())
+    try:
+        version = np.lib.format.read_magic(head)
+        shape, fortran, dtype = NPY_HEADERS[version](head)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{where}: not a plain .npy array; rewrite it with numpy.save") from error
+    if dtype.kind not in "fiu":
+        raise ValueError(f"{where}: dtype {dtype}; only real numbers are read, store float32")
+    if len(shape) not in (1, 2) or min(shape) < 1:
+        raise ValueError(f"{where}: shape {shape}; expected [rows, dim] or [dim], not empty")
+    if head.tell() + dtype.itemsize * math.prod(shape) != len(raw):
+        raise ValueError(f"{where}: {len(raw)} bytes do not hold an array of shape {shape}; rebuild the shard")
+    rows = np.frombuffer(raw, dtype=dtype, offset=head.tell()).reshape(shape, order="F" if fortran else "C")
+    return rows if rows.ndim == 2 else rows[None]

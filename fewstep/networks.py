@@ -1,0 +1,14 @@
+"""Small networks."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+
+def mlp(in_dim: int, hidden: Sequence[int], out_dim: int, activation: nn.Module | None = None) -> nn.Sequential:
+    """Linear layers of the given widths with an activation (SiLU unless given) between them; ``hidden=()`` is linear."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise([in_dim, *hidden]):
+        layers += [nn.Linear(before, after), activation or nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear([in_dim, *hidden][-1], out_dim))

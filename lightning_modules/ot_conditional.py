@@ -1,0 +1,105 @@
+"""Semi-supervised learning of p(y|x) by inverse entropic optimal transport (arXiv 2410.02628)."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from fewstep.rng import PerSampleRng
+
+SCHEDULES = ("constant", "cosine")
+
+
+class OTConditionalModule(LightningModule):
+    """Trains a conditional density on few pairs and many unpaired x and y.
+
+    Args:
+        model: `fewstep.light_transport.LightTransport` (closed form), `fewstep.energy.EnergyTransport` (neural), or any
+            network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng), initialise(x, y) and
+            parameter_groups() -> {"cost": ..., "potential": ...}.
+        cost_lr, potential_lr: the two learning rates of the paper.
+        cost_weight_decay, potential_weight_decay: decoupled (AdamW).
+        betas: of Adam.
+        schedule: "constant" or "cosine" to zero over `max_steps`.
+        x_noise: standard deviation of the Gaussian noise added to paired x in training, in units of x. Few pairs are then
+            kernels instead of points, which keeps a flexible cost net from memorising them.
+        log_diagnostics_every: steps between two readings of the model's `diagnostics`, if it has them.
+
+    Held-out conditional NLL (`val/nll`) is the only quantity to select on: the paper's loss is not bounded below.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cost_lr: float = 3e-4,
+        potential_lr: float = 1e-3,
+        cost_weight_decay: float = 0.0,
+        potential_weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        schedule: str = "constant",
+        x_noise: float = 0.0,
+        log_diagnostics_every: int = 200,
+    ) -> None:
+        super().__init__()
+        for name, value in (("cost_lr", cost_lr), ("potential_lr", potential_lr)):
+            if not value > 0:
+                raise ValueError(f"{name}={value}: must be positive")
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        self.save_hyperparameters()
+        self.model = model
+
+    def setup(self, stage: str) -> None:
+        """Places the model on the data before the first step; a checkpoint, restored later, overwrites this."""
+        if stage == "fit":
+            tables = self.trainer.datamodule.reference()
+            self.model.initialise(tables["x_unpaired"], torch.cat([tables["y_unpaired"], tables["y"]]))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.hparams.x_noise:
+            batch = {**batch, "x": batch["x"] + self.hparams.x_noise * torch.randn_like(batch["x"])}
+        terms = self.model.losses(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{name}_loss": term for name, term in terms.items()})
+        if hasattr(self.model, "diagnostics") and self.global_step % self.hparams.log_diagnostics_every == 0:
+            self.log_dict({f"diagnostics/{k}": v for k, v in self.model.diagnostics(batch["x_unpaired"]).items()})
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return {"nll": self._log_nll("val/nll", batch)}
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Pairs (x [B, Dx]): nll and one sample per row. Probe groups (x [G, K, Dx]): one sample per row."""
+        if batch["x"].ndim == 3:
+            groups, rows = batch["x"].shape[:2]
+            keys = [f"probe-{group}-{row}" for group in batch["index"].tolist() for row in range(rows)]
+            return {"sample": self._sample(batch["x"].flatten(0, 1), keys).unflatten(0, (groups, rows))}
+        keys = [f"pair-{index}" for index in batch["index"].tolist()]
+        return {"nll": self._log_nll("test/nll", batch), "sample": self._sample(batch["x"], keys)}
+
+    def _log_nll(self, key: str, batch: dict[str, Tensor]) -> Tensor:
+        """Mean over rows of weight 1, the same for any split of the rows over batches and ranks."""
+        nll = -self.model.log_density(batch["y"], batch["x"])
+        rows = int(batch["weight"].sum())
+        mean = (nll * batch["weight"]).sum() / max(rows, 1)
+        self.log(key, mean, batch_size=rows, prog_bar=True, sync_dist=True, add_dataloader_idx=False)
+        return nll
+
+    def _sample(self, x: Tensor, keys: list[str]) -> Tensor:
+        return self.model.sample(x, PerSampleRng(seed=0, keys=keys, device=x.device))
+
+    def configure_optimizers(self) -> Any:
+        h, groups = self.hparams, self.model.parameter_groups()
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": groups["cost"], "lr": h.cost_lr, "weight_decay": h.cost_weight_decay},
+                {"params": groups["potential"], "lr": h.potential_lr, "weight_decay": h.potential_weight_decay},
+            ],
+            betas=tuple(h.betas),
+        )
+        if h.schedule == "constant":
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,60 @@
+"""Train, validate, test or predict with one YAML file per run.
+
+usage: python train.py {fit,validate,test,predict} -c configs/METHOD/RUN.yaml [options]
+
+commands
+  fit        train, then test the best checkpoint
+  validate   measure a checkpoint on the validation data
+  test       measure a checkpoint on the test data
+  predict    run a checkpoint's predict_step
+
+options (each is also a key of the YAML; the command line wins over files, later files over earlier ones)
+  -c FILE                  config of the run; repeat it for shared parts such as configs/trainer/ddp.yaml
+  --KEY VALUE              any key: --trainer.max_steps 500, --model.lr 1e-3, --callbacks.ema.decay 0.99
+  --callbacks.NAME null    switch a callback off
+  --run_dir DIR            where the run writes; runs/CONFIG/ID if not given
+  --resume auto|CKPT       go on from the newest whole checkpoint in --run_dir, or from this one
+  --dry_run                check config, data, disk and memory in a few steps; writes nothing
+  --wandb MODE             offline (default), online or disabled
+  --test_after_fit BOOL    test the best checkpoint after training (default true)
+  --print_config           print the complete config and stop
+  COMMAND --help           every key with its type and default
+  --version                print the version
+
+examples
+  python train.py fit -c configs/ot_conditional/weather.yaml --dry_run
+  python train.py fit -c configs/ot_conditional/weather.yaml --trainer.max_steps 500
+  python train.py fit --run_dir runs/weather/ID --resume auto
+
+A mistake in a config is answered with one line and exit code 2; FEWSTEP_TRACEBACK=1 shows where it was raised.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "trainer" / "default.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (without the program's name); returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if argv[0] == "--version":
+        from fewstep import __version__
+
+        print(f"fewstep {__version__}")
+        return 0
+
+    # Class names in a config and in a checkpoint resolve among imported packages only.
+    import datamodules  # noqa: F401
+    import lightning_modules  # noqa: F401
+    from callbacks.command_line import run
+
+    return run(argv, DEFAULT_CONFIG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
