@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -22,6 +22,7 @@ from callbacks.command_line_errors import explain, one_line, read_configs
 from callbacks.command_line_scan import callback_keys, scan, with_saved_config
 from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.dry_run import DryRun
+from callbacks.optimizer_options import OptimizerOptions
 from callbacks.quiet import quiet
 from callbacks.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
 from callbacks.run_summary import print_metrics, print_next_step
@@ -130,7 +131,10 @@ class CommandLine(LightningCLI):
         trainer["logger"] = False if own_loggers else trainer["logger"]
         trainer["default_root_dir"] = trainer["default_root_dir"] or str(self.folder)
         text = yaml.safe_dump(self.saved_config, sort_keys=False)
-        self.run_directory = RunDirectory(self.folder, text, self._loggers if own_loggers else None)
+        continues = (
+            self.checkpoint is not None and self.folder.resolve() == resume.run_directory_of(self.checkpoint).resolve()
+        )
+        self.run_directory = RunDirectory(self.folder, text, self._loggers if own_loggers else None, continues)
         if self.settings.dry_run:
             self._scratch = tempfile.TemporaryDirectory()
             self.run_directory = DryRun(self.folder)
@@ -139,10 +143,10 @@ class CommandLine(LightningCLI):
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and (callback.dirpath is None or self.settings.dry_run):
                 callback.dirpath = str(Path(trainer["default_root_dir"], "checkpoints"))
-        for flag, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", ModelCheckpoint)):
+        for flag, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", Checkpoint)):
             if not any(isinstance(c, kind) for c in callbacks):
                 trainer[flag] = False  # else Lightning adds one of its own
-        return self._instantiate_trainer(trainer, [self.run_directory, *callbacks])
+        return self._instantiate_trainer(trainer, [self.run_directory, OptimizerOptions(), *callbacks])
 
     def _loggers(self) -> list[Logger]:
         loggers: list[Logger] = [AppendingCSVLogger(str(self.folder))]
@@ -168,8 +172,7 @@ class CommandLine(LightningCLI):
         exit_code = 1
         try:
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint, weights_only=True)
-            savers = self.trainer.checkpoint_callbacks
-            best = next((c.best_model_path for c in savers if c.monitor and c.best_model_path), None)
+            best = self._best_checkpoint()
             if best and self.settings.test_after_fit and self._has_test():
                 results = self.trainer.test(
                     self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
@@ -178,8 +181,12 @@ class CommandLine(LightningCLI):
             exit_code = 0
         finally:
             closed = [logger.close(exit_code) for logger in self.trainer.loggers if hasattr(logger, "close")]
-        last = next((c.last_model_path for c in savers if c.last_model_path), None)
-        print_next_step(self.folder, best or last, next(iter(closed), None))
+        last = self.folder / "checkpoints" / "last.ckpt"
+        print_next_step(self.folder, best or (last if last.is_file() else None), next(iter(closed), None))
+
+    def _best_checkpoint(self) -> str | None:
+        savers = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+        return next((saver.best_model_path for saver in savers if saver.best_model_path), None)
 
     def _try(self) -> None:
         with self._scratch:

@@ -5,6 +5,7 @@ import math
 import platform
 import tempfile
 import time
+import warnings
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from callbacks.resume import run_directory_of
 from callbacks.sample_picture import SamplePicture
 from callbacks.transport_metrics import TransportMetrics
 
+# Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
+ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
 VERSIONS_OF = ("fewstep", "torch", "lightning", "pot")
 
 
@@ -62,7 +65,9 @@ def build(checkpoint: Path, config: Path) -> Built:
         parsed = parser.parse_object({key: content[key] for key in ("model", "data")})
     except ArgumentError as error:
         raise ValueError(explain(str(error), parser, configs, [])) from error
-    ready = parser.instantiate_classes(parsed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=ADVICE)
+        ready = parser.instantiate_classes(parsed)
     trained = stored.get("hyper_parameters", {}).get("_class_path", "").rpartition(".")[2]
     if trained and trained != type(ready.model).__name__:
         raise ValueError(f"checkpoint {checkpoint} holds a {trained}, {config} asks for a {type(ready.model).__name__}")
@@ -83,7 +88,8 @@ def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[
     seed_everything(seed, verbose=False)
     metrics = TransportMetrics()
     callbacks = [EMA()] if built.averaged else []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=ADVICE)
         trainer = Trainer(
             devices=devices,
             logger=False,

@@ -1,6 +1,7 @@
 """Silence what Lightning says about itself; warnings about the user's data, model or machine stay."""
 
 import logging
+import os
 import warnings
 
 _NOISE = (
@@ -20,5 +21,6 @@ def quiet() -> None:
     """Keep Lightning's loggers to warnings and drop the warnings listed above; call it once per process."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not the user's
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", message=pattern)

@@ -46,15 +46,15 @@ def write(out: Path, runs: list[dict[str, Any]], pictures: Sequence[bytes | None
     ]
     page = {"runs": shown, "rows": rows, "plots": [whiskers(r, names) for r in rows], "command": command}
     page |= {"same_data": all(run["data"] == runs[0]["data"] for run in runs), "dumps": json.dumps}
+    html = Environment(autoescape=True, trim_blocks=True).from_string(PAGE).render(page)
+    contents = {"report.html": html, "report.md": markdown(shown, rows, command)}
+    contents["metrics.json"] = json.dumps({"schema": 1, "runs": runs}, indent=1, allow_nan=False)
     out.mkdir(parents=True, exist_ok=True)
     for file, picture in zip(files, pictures, strict=True):
         if file and picture:
             _replace(out / file, picture)
-    _replace(
-        out / "report.html", Environment(autoescape=True, trim_blocks=True).from_string(PAGE).render(page).encode()
-    )
-    _replace(out / "report.md", markdown(shown, rows, command).encode())
-    _replace(out / "metrics.json", json.dumps({"schema": 1, "runs": runs}, indent=1, allow_nan=False).encode())
+    for file, text in contents.items():
+        _replace(out / file, text.encode())
 
 
 def markdown(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], command: str) -> str:

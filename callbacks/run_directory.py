@@ -63,8 +63,15 @@ class RunDirectory(Callback):
     leaves nothing behind. `started` is True from the first batch on: later errors are not the user's typing.
     """
 
-    def __init__(self, folder: Path, config_text: str, make_loggers: Callable[[], list[Logger]] | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config_text: str,
+        make_loggers: Callable[[], list[Logger]] | None = None,
+        continues: bool = False,
+    ) -> None:
         self.folder = folder
+        self.continues = continues  # the checkpoint resumed from is one of this folder
         self.started = False
         self._config_text = config_text
         self._make_loggers = make_loggers
@@ -81,6 +88,12 @@ class RunDirectory(Callback):
             for logger in trainer.loggers:
                 logger.experiment  # noqa: B018  # start now: the first logged step should not wait for it
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A run that was moved or is named by another path still knows its best checkpoint."""
+        for name, state in checkpoint.get("callbacks", {}).items():
+            if self.continues and name.startswith("ModelCheckpoint") and state["dirpath"]:
+                state.update(_moved(state, state["dirpath"], str(self.folder / "checkpoints")))
+
     def on_train_batch_start(self, *args: Any) -> None:
         self.started = True
 
@@ -92,3 +105,10 @@ class RunDirectory(Callback):
 
     def on_predict_batch_start(self, *args: Any) -> None:
         self.started = True
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """`value` with the folder `old` replaced by `new` at the start of every path in it."""
+    if isinstance(value, dict):
+        return {_moved(k, old, new): _moved(v, old, new) for k, v in value.items()}
+    return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value

@@ -38,7 +38,7 @@ def print_metrics(results: Sequence[Mapping[str, float]], title: str) -> None:
 
 
 @rank_zero_only
-def print_next_step(folder: Path, checkpoint: str | None, upload: str | None) -> None:
+def print_next_step(folder: Path, checkpoint: str | Path | None, upload: str | None) -> None:
     """Where everything is and which command comes next."""
     print(f"run directory  {folder}")
     if checkpoint:

@@ -19,7 +19,7 @@ from fewstep.networks import mlp
 from fewstep.rng import PerSampleRng, standard_uniform
 
 BASE_SCALE = 1.5  # standard deviation of the fixed Gaussian in f, in units of the spread of the reference y
-ROWS_PER_CHUNK = 1 << 16  # cost evaluations held in memory at once by the partition estimate
+ROWS_PER_CHUNK = 1 << 11  # cost evaluations at once in the partition estimate: few enough to stay in a core's cache
 
 
 def energy_loss(cost_pairs: Tensor, potential_unpaired: Tensor, negative: Tensor, epsilon: float) -> dict[str, Tensor]:
@@ -110,8 +110,10 @@ class EnergyTransport(nn.Module):
                 raise ValueError(
                     f"reference {name} must be finite, [more than {dim} rows, {dim}], got {list(table.shape)}"
                 )
+        if (y.std(0) == 0).any():
+            raise ValueError(f"reference y has a constant column (standard deviations {y.std(0).tolist()}); drop it")
         self.x_mean.copy_(x.mean(0))
-        self.x_scale.copy_(x.std(0).clamp(min=1e-6))
+        self.x_scale.copy_(torch.where(x.std(0) > 1e-6, x.std(0), 1.0))
         self.y_mean.copy_(y.mean(0))
         covariance = torch.cov(y.T).reshape(self.y_dim, self.y_dim)
         ridge = 1e-6 * covariance.diagonal().mean() * torch.eye(self.y_dim).to(y)

@@ -1,7 +1,7 @@
 """Inverse entropic optimal transport with a closed-form normaliser (Persiianov et al., arXiv 2410.02628, section 3.3).
 
-The conditional density is π(y|x) = exp(f(y) - c(x, y)) / Z(x), in natural coordinates: f, c and the slopes are divided by ε
-and the covariances multiplied by it, so ε itself only rescales the axes in which an optimiser steps.
+The conditional density is π(y|x) = exp(f(y) - c(x, y)) / Z(x), in natural coordinates: f, c and the slopes are divided
+by ε and the covariances multiplied by it, so ε itself only rescales the axes in which an optimiser steps.
 
     c(x, y) = -log Σ_m v_m(x) exp⟨slope_m(x), y⟩          the cost (Eq. 15)
     f(y)    =  log Σ_n w_n N(y | center_n, Σ_n)            the potential (Eq. 16)
@@ -105,8 +105,8 @@ def mean_slope(cost: Cost) -> Tensor:
 def center_slopes(cost: Cost, reference: Cost) -> Cost:
     """Fixes the y-gauge: subtracts the mean slope over a reference set of conditions.
 
-    c(x, y) + ⟨u, y⟩ together with a matching f gives the same π(y|x) for every u, while the empirical inverse-OT loss is
-    linear in u and so falls without bound; with the mean slope held at zero no u is left to choose.
+    c(x, y) + ⟨u, y⟩ together with a matching f gives the same π(y|x) for every u, while the empirical inverse-OT loss
+    is linear in u and so falls without bound; with the mean slope held at zero no u is left to choose.
     """
     return Cost(cost.log_v, cost.slope - mean_slope(reference))
 
@@ -116,7 +116,8 @@ def inverse_ot_terms(
 ) -> dict[str, Tensor]:
     """The paper's loss (Eq. 18) as its three means; each a scalar, their sum is the loss.
 
-    Not bounded below: three different samples average three terms that only cancel in expectation. Never select a model on it.
+    Not bounded below: three different samples average three terms that only cancel in expectation. Never select a model
+    on it.
     """
     return {
         "cost": cost_value(pair, y).mean(),
@@ -128,9 +129,10 @@ def inverse_ot_terms(
 def blend_terms(
     potential: Potential, pair: Cost, y: Tensor, unpaired: Cost, y_unpaired: Tensor, blend: float
 ) -> dict[str, Tensor]:
-    """NLL of the pairs plus λ times the two differences of means that turn it into Eq. 18; λ = 0 supervised, 1 the paper.
+    """NLL of the pairs plus λ times the two differences of means that turn it into Eq. 18.
 
-    The differences have expectation zero, so λ is the coefficient of a control variate.
+    λ = 0 is supervised likelihood, λ = 1 the paper's loss. The differences have expectation zero, so λ is the
+    coefficient of a control variate.
     """
     f_pair, log_z_pair = potential_value(potential, y), log_normalizer(potential, pair)
     nll = (cost_value(pair, y) - f_pair + log_z_pair).mean()
@@ -144,7 +146,7 @@ def blend_terms(
 def marginal_terms(
     potential: Potential, pair: Cost, y: Tensor, unpaired: Cost, y_unpaired: Tensor
 ) -> dict[str, Tensor]:
-    """Semi-supervised likelihood with the full Q x R product: -mean log π(y|x) - mean_r log mean_q π(y_r|x_q)  (Eq. 25).
+    """Semi-supervised likelihood with the full Q x R product: -mean log π(y|x) - mean_r log mean_q π(y_r|x_q) (Eq. 25).
 
     Bounded below for floored covariances and free of both gauges. The inner mean over Q conditions is biased low by
     Jensen's inequality, so Q should be large.

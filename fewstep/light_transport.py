@@ -129,7 +129,7 @@ class LightTransport(nn.Module):
             )
         _check(
             self.covariance != "full" or len(y) >= len(self.center),
-            f"{len(y)} targets for {len(self.center)} components with full covariance: lower num_potential or give more y",
+            f"{len(y)} targets for {len(self.center)} full covariances: lower num_potential or give more y",
         )
         self.reference_x.copy_(x[torch.arange(GAUGE_ROWS) % len(x)])
         self.queue = x[:0].clone()
@@ -191,13 +191,13 @@ class LightTransport(nn.Module):
         return unpaired
 
     @torch.no_grad()
-    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
-        """What drifts when the objective misleads: slopes, gauge, variances, logits and the components in use.
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What drifts when the objective misleads, over the reference x: slopes, gauge, variances, logits, components.
 
-        x [B, Dx]. ``effective_components`` is the exponential of the entropy of the mixture averaged over x.
+        ``effective_components`` is the exponential of the entropy of the mixture averaged over x.
         """
-        potential, raw = self.potential(), self._raw_cost(x)
-        cost = self.cost(x)
+        potential, raw = self.potential(), self._raw_cost(self.reference_x)
+        cost = self.cost(self.reference_x)
         log_z = inverse_ot.log_components(potential, cost).flatten(1)
         weights = log_z.softmax(-1).mean(0)
         var = potential.covariance.variance()

@@ -124,7 +124,7 @@ def log_prob(y: Tensor, log_w: Tensor, center: Tensor, covariance: Covariance) -
 
 
 def categorical(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Index drawn from softmax(logits [B, N]) by inverting the cumulative sum at ``uniform`` [B] in [0, 1). Returns [B]."""
+    """Index [B] drawn from softmax(logits [B, N]): the cumulative sum inverted at ``uniform`` [B] in [0, 1)."""
     cumulative = logits.double().softmax(-1).cumsum(-1)
     index = torch.searchsorted(cumulative, uniform.double()[:, None] * cumulative[:, -1:], right=True)
     return index.squeeze(-1).clamp_(max=logits.shape[-1] - 1)

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def mlp(in_dim: int, hidden: Sequence[int], out_dim: int, activation: nn.Module | None = None) -> nn.Sequential:
-    """Linear layers of the given widths with an activation (SiLU unless given) between them; ``hidden=()`` is linear."""
+    """Linear layers of these widths with an activation (SiLU unless given) between them; ``hidden=()`` is linear."""
     layers: list[nn.Module] = []
     for before, after in pairwise([in_dim, *hidden]):
         layers += [nn.Linear(before, after), activation or nn.SiLU()]

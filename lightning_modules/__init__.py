@@ -1,8 +1,8 @@
-"""One method, one file, one class. A class path stored in a checkpoint is public: `lightning_modules.OTConditionalModule`.
+"""One method, one file, one class. Class paths are stored in checkpoints, hence public.
 
 A module computes, logs and returns; schedules, solvers, files, plots and metric objects live elsewhere. What
-`validation_step` and `test_step` return is read by the callbacks: `image` [B, 3, H, W] in [-1, 1] in batch order with optional
-`reference`, `reconstruction`, `score` [B], `nfe` [B] for images; `nll` [B] and `sample` [B, Dy] for vectors.
+`validation_step` and `test_step` return is read by the callbacks: for images `image` [B, 3, H, W] in [-1, 1] in batch
+order with optional `reference`, `reconstruction`, `score` [B], `nfe` [B]; for vectors `nll` [B] and `sample` [B, Dy].
 """
 
 from lightning_modules.ot_conditional import OTConditionalModule

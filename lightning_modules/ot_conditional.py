@@ -15,16 +15,16 @@ class OTConditionalModule(LightningModule):
     """Trains a conditional density on few pairs and many unpaired x and y.
 
     Args:
-        model: `fewstep.light_transport.LightTransport` (closed form), `fewstep.energy.EnergyTransport` (neural), or any
-            network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng), initialise(x, y) and
-            parameter_groups() -> {"cost": ..., "potential": ...}.
+        model: `fewstep.light_transport.LightTransport` (closed form), `fewstep.energy.EnergyTransport` (neural), or
+            any network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng),
+            initialise(x, y) and parameter_groups() -> {"cost": ..., "potential": ...}; with diagnostics() -> named
+            scalars these are logged at every validation.
         cost_lr, potential_lr: the two learning rates of the paper.
         cost_weight_decay, potential_weight_decay: decoupled (AdamW).
         betas: of Adam.
         schedule: "constant" or "cosine" to zero over `max_steps`.
-        x_noise: standard deviation of the Gaussian noise added to paired x in training, in units of x. Few pairs are then
-            kernels instead of points, which keeps a flexible cost net from memorising them.
-        log_diagnostics_every: steps between two readings of the model's `diagnostics`, if it has them.
+        x_noise: standard deviation of the Gaussian noise added to paired x in training, in units of x. Few pairs are
+            then kernels instead of points, which keeps a flexible cost net from memorising them.
 
     Held-out conditional NLL (`val/nll`) is the only quantity to select on: the paper's loss is not bounded below.
     """
@@ -39,7 +39,6 @@ class OTConditionalModule(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         schedule: str = "constant",
         x_noise: float = 0.0,
-        log_diagnostics_every: int = 200,
     ) -> None:
         super().__init__()
         for name, value in (("cost_lr", cost_lr), ("potential_lr", potential_lr)):
@@ -63,12 +62,15 @@ class OTConditionalModule(LightningModule):
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}_loss": term for name, term in terms.items()})
-        if hasattr(self.model, "diagnostics") and self.global_step % self.hparams.log_diagnostics_every == 0:
-            self.log_dict({f"diagnostics/{k}": v for k, v in self.model.diagnostics(batch["x_unpaired"]).items()})
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return {"nll": self._log_nll("val/nll", batch)}
+
+    def on_validation_epoch_end(self) -> None:
+        if hasattr(self.model, "diagnostics"):
+            values = self.model.diagnostics()
+            self.log_dict({f"diagnostics/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Pairs (x [B, Dx]): nll and one sample per row. Probe groups (x [G, K, Dx]): one sample per row."""

@@ -113,4 +113,4 @@ def test_killed_while_saving_there_is_always_a_whole_checkpoint(tmp_path):
         os.waitpid(child, 0)
         values = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]["w"].unique()
         assert len(values) == 1
-        assert values.item() in (0.0, float(trial), 1.0 + trial)
+        assert values.item() in range(trial + 2)

@@ -164,7 +164,7 @@ def total_loss(model):
         "x": torch.randn(12, 1),
         "y": torch.randn(12, 2),
         "x_unpaired": torch.randn(20, 1),
-        "y_unpaired": torch.randn(7, 2),
+        "y_unpaired": torch.randn(40, 2),
     }
     model.buffer.num_pushed.zero_()
     return sum(model.losses({name: value.double() for name, value in batch.items()}).values()).item()
@@ -298,6 +298,11 @@ def test_bad_options_are_one_clear_line(options, message):
 def test_use_before_initialise_is_one_clear_line():
     with pytest.raises(ValueError, match="call initialise"):
         EnergyTransport(1, 1).log_density(torch.zeros(1, 1), torch.zeros(1, 1))
+
+
+def test_a_constant_target_column_is_one_clear_line():
+    with pytest.raises(ValueError, match="reference y has a constant column"):
+        EnergyTransport(1, 2).initialise(torch.randn(50, 1), torch.randn(50, 1) * torch.tensor([1.0, 0.0]))
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(50, 3), torch.zeros(2, 2), torch.full((50, 2), float("nan"))])

@@ -41,9 +41,7 @@ def test_log_normalizer_equals_quadrature_1d(n, m):
     for i in range(6):
         row = Cost(cost.log_v[i : i + 1].expand(len(y), -1), cost.slope[i : i + 1].expand(len(y), -1, -1))
         integral = torch.trapezoid((f - inverse_ot.cost_value(row, y)).exp(), y[:, 0])
-        torch.testing.assert_close(
-            inverse_ot.log_normalizer(potential, cost)[i], integral.log(), rtol=1e-9, atol=1e-10
-        )
+        torch.testing.assert_close(inverse_ot.log_normalizer(potential, cost)[i], integral.log(), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,7 +88,9 @@ def test_y_gauge_leaves_density_and_marginal_objective_alone_but_moves_the_paper
         moved_unpaired = shift_gauge(potential, unpaired, u)[1]
         density = inverse_ot.log_density(y, moved, moved_pair)
         torch.testing.assert_close(density, inverse_ot.log_density(y, potential, pair), rtol=1e-8, atol=1e-8)
-        after = [loss(t, moved, moved_pair, moved_unpaired) for t in (inverse_ot.inverse_ot_terms, inverse_ot.marginal_terms)]
+        after = [
+            loss(t, moved, moved_pair, moved_unpaired) for t in (inverse_ot.inverse_ot_terms, inverse_ot.marginal_terms)
+        ]
         predicted = (u * (y.mean(0) - y_unpaired.mean(0))).sum()
         torch.testing.assert_close(after[0] - before[0], predicted, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(after[1], before[1], rtol=1e-8, atol=1e-8)
@@ -109,7 +109,7 @@ def test_centred_slopes_have_zero_mean_and_ignore_the_gauge():
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 3.0])
 def test_light_sb_is_the_special_case(epsilon):
-    """M = 1, v = 1, slope(x) = x/eps, Sigma = eps S gives LightSB's conditional (Korotin et al., ICLR 2024, Prop. 3.2)."""
+    """M = 1, v = 1, slope(x) = x/eps, Sigma = eps S gives LightSB's conditional (Korotin et al., 2024, Prop. 3.2)."""
     g = torch.Generator().manual_seed(3)
     alpha = torch.rand(4, generator=g, dtype=torch.float64).softmax(0)
     r, s = torch.randn(4, 2, generator=g, dtype=torch.float64), 0.1 + torch.rand(4, 2, generator=g, dtype=torch.float64)

@@ -37,7 +37,9 @@ def test_before_training_the_conditional_is_the_fitted_density_of_y(batch, covar
     y = torch.cat([batch["y_unpaired"], batch["y"]])
     kind = {"diagonal": "diag"}.get(covariance, covariance)
     floor = float(model.floor.min())
-    reference = GaussianMixture(5, covariance_type=kind, init_params="k-means++", reg_covar=floor, random_state=0, max_iter=200)
+    reference = GaussianMixture(
+        5, covariance_type=kind, init_params="k-means++", reg_covar=floor, random_state=0, max_iter=200
+    )
     reference.fit(y.double().numpy())
     loss = sum(model.losses(batch).values()).item()
     assert loss == pytest.approx(-reference.score(batch["y_unpaired"].double().numpy()), abs=0.05)
@@ -45,7 +47,7 @@ def test_before_training_the_conditional_is_the_fitted_density_of_y(batch, covar
 
 @pytest.mark.parametrize("epsilon", [0.2, 1.0, 4.0])
 def test_epsilon_enters_as_in_the_paper(batch, epsilon):
-    """c = -eps log Σ v exp(<a, y>/eps), f = eps log Σ w N(y | b, eps B), π ∝ exp((f - c)/eps), by quadrature in float64."""
+    """c = -eps log Σ v exp(<a, y>/eps), f = eps log Σ w N(y | b, eps B), π ∝ exp((f - c)/eps), by quadrature."""
     model = light(batch, epsilon=epsilon, gauge=None).double()
     torch.nn.init.normal_(model.slope_net[-1].weight, std=0.5 * epsilon)
     x = batch["x"][:1].double()
@@ -141,7 +143,9 @@ def test_samples_follow_the_density_and_do_not_depend_on_the_batch(batch):
 def test_parameter_groups_are_disjoint_and_complete(batch):
     groups = light(batch, covariance="full").parameter_groups()
     ids = [id(p) for group in groups.values() for p in group]
-    assert sorted(ids) == sorted(id(p) for p in light(batch, covariance="full").parameters()) or len(ids) == len(set(ids))
+    assert sorted(ids) == sorted(id(p) for p in light(batch, covariance="full").parameters()) or len(ids) == len(
+        set(ids)
+    )
     assert len(ids) == len(list(light(batch, covariance="full").parameters()))
 
 

@@ -1,0 +1,79 @@
+"""W&B offline first, metrics as CSV, both inside the run directory."""
+
+import csv
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import wandb
+
+from callbacks.csv_logger import AppendingCSVLogger
+from callbacks.wandb_logger import OfflineFirstWandbLogger
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("a prompt was shown"))
+    yield
+    wandb.teardown()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited 20 s in vain"
+        time.sleep(0.05)
+
+
+def test_offline_run_stays_in_the_run_directory_and_says_how_to_upload(fit, capfd):
+    assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.log_every_n_steps", "5") == 0
+    out, err = capfd.readouterr()
+    (record,) = Path("run/wandb").glob("offline-run-*/run-*.wandb")
+    assert f"wandb sync {record.parent}" in out
+    wait_until(lambda: b"test/nll" in record.read_bytes())  # a process of its own writes the record
+    assert b"train/loss" in record.read_bytes()
+    assert b"last_checkpoint" in record.read_bytes()  # the resolved config
+    assert err == ""
+    assert sorted(p.name for p in Path().iterdir() if p.name != "home") == ["run", "tiny.yaml"]
+
+
+def test_a_resumed_run_keeps_its_id(fit):
+    assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.max_steps", "5") == 0
+    assert fit("--run_dir", "run", "--wandb", "offline", "--resume", "auto") == 0
+    names = {p.name for p in Path("run/wandb").glob("offline-run-*/run-*.wandb")}
+    assert len(names) == 1
+
+
+def test_a_failing_setup_leaves_no_record(fit):
+    assert fit("--wandb", "offline", "--data.path", "late") == 2
+    assert not Path("runs").exists()
+    assert not Path("wandb").exists()
+
+
+@pytest.mark.parametrize("credentials", [None, "0" * 40])
+def test_online_without_account_or_network_goes_on_offline(tmp_path, monkeypatch, capsys, credentials):
+    if credentials:
+        monkeypatch.setenv("WANDB_API_KEY", credentials)
+    with socket.socket() as closed:  # a port that nobody listens on
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+    logger = OfflineFirstWandbLogger(str(tmp_path), "some-id", mode="online", init_timeout=2.0)
+    logger.log_metrics({"val/nll": 1.0}, step=1)
+    assert logger.close() == f"wandb sync {next(tmp_path.glob('wandb/offline-run-*'))}"
+    assert capsys.readouterr().out.startswith("W&B cannot be reached")
+    assert not list(tmp_path.glob("wandb/run-*"))
+
+
+def test_csv_appends_after_a_restart_and_takes_new_columns(tmp_path):
+    first = AppendingCSVLogger(str(tmp_path))
+    first.log_metrics({"a": 1.0}, step=1)
+    second = AppendingCSVLogger(str(tmp_path))
+    second.log_metrics({"a": 2.0, "b": 3.0}, step=2)
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [{"a": "1.0", "b": "", "step": "1"}, {"a": "2.0", "b": "3.0", "step": "2"}]

@@ -1,0 +1,99 @@
+"""The picture in the README, enforced: who may import whom, what `import fewstep` costs, what the wheel holds."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("fewstep", "lightning_modules", "datamodules", "callbacks")
+PLUMBING = {"lightning", "pytorch_lightning", "webdataset", "wandb"}
+FOREIGN_BACKBONES = {"diffusers", "transformers"}
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level names that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_packages_import_only_downwards(package):
+    above = set(OURS) - {package, "fewstep"} | {"train", "evaluate", "benchmarks", "tests"}
+    offenders = {str(f.relative_to(ROOT)): imported(f) & above for f in files(package) if imported(f) & above}
+    assert offenders == {}
+
+
+def test_the_maths_knows_no_plumbing():
+    forbidden = PLUMBING | set(OURS) - {"fewstep"}
+    assert {f.name: imported(f) & forbidden for f in files("fewstep") if imported(f) & forbidden} == {}
+
+
+def test_one_file_knows_diffusers_and_transformers():
+    users = {f.name for package in OURS for f in files(package) if imported(f) & FOREIGN_BACKBONES}
+    assert users <= {"backbones.py", "image_reward.py"}
+
+
+def test_only_the_two_scripts_know_all_three():
+    three = set(OURS) - {"fewstep"}
+    for script in ("train.py", "evaluate.py"):
+        assert three <= imported(ROOT / script)
+
+
+def test_no_drawer_for_nameless_things():
+    drawers = {"utils", "common", "base", "helpers", "misc"}
+    assert [f for package in OURS for f in files(package) if f.stem in drawers or f.parent.name in drawers] == []
+
+
+def test_importing_fewstep_is_light():
+    code = "import sys, fewstep; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"lightning", "diffusers", "transformers", "torch"} & set(out)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_help_answers_without_torch(script):
+    code = f"""
+import runpy, sys
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("torch" in sys.modules, "lightning" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "False False"
+    assert "usage" in run.stdout.lower()
+
+
+def test_wheel_holds_exactly_the_four_packages(tmp_path):
+    code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
+    # Built from a copy: a build writes its scratch folders beside the sources.
+    copy = tmp_path / "source"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in tracked:
+        if (ROOT / name).is_file() and not name.startswith("data/"):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert top == set(OURS)
+    missing = [f for p in OURS for f in tracked if f.startswith(f"{p}/") and f.endswith(".py") and f not in names]
+    assert missing == []
