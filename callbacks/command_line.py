@@ -14,9 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from callbacks import resume
+from callbacks import resume, run_stages
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, one_line, read_configs
 from callbacks.command_line_scan import callback_keys, scan, with_saved_config
@@ -25,7 +24,6 @@ from callbacks.dry_run import DryRun
 from callbacks.optimizer_options import OptimizerOptions
 from callbacks.quiet import quiet
 from callbacks.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
-from callbacks.run_summary import print_metrics, print_next_step
 from callbacks.wandb_logger import OfflineFirstWandbLogger
 
 OF_ONE_INVOCATION = ("config", "run_dir", "resume", "dry_run")  # not part of the config that a run saves
@@ -80,15 +78,8 @@ class CommandLine(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        shared = {
-            "model",
-            "dataloaders",
-            "train_dataloaders",
-            "val_dataloaders",
-            "datamodule",
-            "weights_only",
-            "verbose",
-        }
+        loaders = {"dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
+        shared = {*loaders, "model", "weights_only", "verbose"}
         return {"fit": shared | {"ckpt_path"}, "validate": shared, "test": shared, "predict": shared}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -131,9 +122,8 @@ class CommandLine(LightningCLI):
         trainer["logger"] = False if own_loggers else trainer["logger"]
         trainer["default_root_dir"] = trainer["default_root_dir"] or str(self.folder)
         text = yaml.safe_dump(self.saved_config, sort_keys=False)
-        continues = (
-            self.checkpoint is not None and self.folder.resolve() == resume.run_directory_of(self.checkpoint).resolve()
-        )
+        origin = resume.run_directory_of(self.checkpoint).resolve() if self.checkpoint else None
+        continues = origin == self.folder.resolve()
         self.run_directory = RunDirectory(self.folder, text, self._loggers if own_loggers else None, continues)
         if self.settings.dry_run:
             self._scratch = tempfile.TemporaryDirectory()
@@ -161,50 +151,11 @@ class CommandLine(LightningCLI):
 
     def run(self) -> None:
         """Do what the subcommand says."""
+        parts = (self.trainer, self.model, self.datamodule)
         if self.subcommand != "fit":
-            self._evaluate()
+            run_stages.evaluate(self.trainer, self.subcommand, self._prepare_subcommand_kwargs(self.subcommand))
         elif self.settings.dry_run:
-            self._try()
+            with self._scratch:
+                run_stages.rehearse(*parts, self.run_directory, self.settings.test_after_fit)
         else:
-            self._fit()
-
-    def _fit(self) -> None:
-        exit_code = 1
-        try:
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint, weights_only=True)
-            best = self._best_checkpoint()
-            if best and self.settings.test_after_fit and self._has_test():
-                results = self.trainer.test(
-                    self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=False
-                )
-                print_metrics(results, f"test metrics of {best}")
-            exit_code = 0
-        finally:
-            closed = [logger.close(exit_code) for logger in self.trainer.loggers if hasattr(logger, "close")]
-        last = self.folder / "checkpoints" / "last.ckpt"
-        print_next_step(self.folder, best or (last if last.is_file() else None), next(iter(closed), None))
-
-    def _best_checkpoint(self) -> str | None:
-        savers = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-        return next((saver.best_model_path for saver in savers if saver.best_model_path), None)
-
-    def _try(self) -> None:
-        with self._scratch:
-            self.trainer.fit(self.model, datamodule=self.datamodule)
-            if self.settings.test_after_fit and self._has_test():
-                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        if self.trainer.is_global_zero:
-            self.run_directory.check_disk()
-            self.run_directory.show()
-
-    def _evaluate(self) -> None:
-        arguments = self._prepare_subcommand_kwargs(self.subcommand)
-        if self.subcommand == "predict":
-            self.trainer.predict(**arguments, weights_only=True)
-        else:
-            results = getattr(self.trainer, self.subcommand)(**arguments, weights_only=True, verbose=False)
-            print_metrics(results, f"{self.subcommand} metrics")
-
-    def _has_test(self) -> bool:
-        source = self.datamodule or self.model
-        return is_overridden("test_dataloader", source) and is_overridden("test_step", self.model)
+            run_stages.fit(*parts, self.folder, self.checkpoint, self.settings.test_after_fit)

@@ -95,9 +95,9 @@ class DryRun(Callback):
 
 
 def describe(batch: Any) -> str:
-    """`x float32 [128, 4], y float32 [128, 2]` for a batch of any nesting."""
+    """`x float32 [128, 4]`, one line for each entry, for a batch of any nesting."""
     if isinstance(batch, Mapping):
-        return ", ".join(f"{name} {describe(value)}" for name, value in batch.items())
+        return "\n".join(f"{name} {describe(value)}" for name, value in batch.items())
     if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
     if isinstance(batch, list | tuple):

@@ -76,6 +76,11 @@ class PairedVectorsDataModule(LightningDataModule):
         """Dy, known before setup."""
         return self._dim("y")
 
+    @property
+    def y_names(self) -> list[str] | None:
+        """Names of the columns of y, if the folder knows them."""
+        return self.folder.index.get("y_names")
+
     def prepare_data(self) -> None:
         """Fetch a remote folder once per machine, before the processes read it together."""
         if self.folder.remote:

@@ -31,6 +31,8 @@ class LightTransport(nn.Module):
             (0 is supervised, 1 is the paper's).
         gauge: "centred" keeps the mean slope over a reference set of x at zero; None is the paper's free gauge.
         epsilon: rescales slopes by 1/ε and covariances by ε; 1 is the natural parametrisation.
+        slope_units: "natural" as in the paper, or "target": the net predicts the shift of the mean and is divided by
+            the mean variance of f. With narrow conditionals slopes are large, and only the second is learned quickly.
         queue_size: earlier unpaired x that also enter the inner mean of "marginal", without gradient to the cost.
     """
 
@@ -53,13 +55,14 @@ class LightTransport(nn.Module):
         blend: float = 0.5,
         gauge: str | None = "centred",
         epsilon: float = 1.0,
-        slope_units: str = "target",
+        slope_units: str = "natural",
         queue_size: int = 0,
     ) -> None:
         super().__init__()
         _check(epsilon > 0, f"epsilon={epsilon}: must be positive")
         _check(objective in OBJECTIVES, f"objective={objective!r}: choose one of {', '.join(OBJECTIVES)}")
         _check(gauge in ("centred", None), f"gauge={gauge!r}: choose 'centred' or null")
+        _check(slope_units in ("natural", "target"), f"slope_units={slope_units!r}: choose natural or target")
         _check(0 <= blend <= 1, f"blend={blend}: must lie in [0, 1]")
         _check(covariance_floor > 0, f"covariance_floor={covariance_floor}: must be positive")
         self.objective, self.blend, self.gauge, self.epsilon = objective, blend, gauge, epsilon
@@ -191,13 +194,14 @@ class LightTransport(nn.Module):
         return unpaired
 
     @torch.no_grad()
-    def diagnostics(self) -> dict[str, Tensor]:
-        """What drifts when the objective misleads, over the reference x: slopes, gauge, variances, logits, components.
+    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
+        """What drifts when the objective misleads, at x [B, Dx]: slopes, gauge, variances, logits, components in use.
 
-        ``effective_components`` is the exponential of the entropy of the mixture averaged over x.
+        ``gauge_drift`` is the length of the mean slope before centring; ``effective_components`` the exponential of the
+        entropy of the mixture averaged over x.
         """
         potential, raw = self.potential(), self._raw_cost(self.reference_x)
-        cost = self.cost(self.reference_x)
+        cost = self.cost(x)
         log_z = inverse_ot.log_components(potential, cost).flatten(1)
         weights = log_z.softmax(-1).mean(0)
         var = potential.covariance.variance()

@@ -17,7 +17,7 @@ class OTConditionalModule(LightningModule):
     Args:
         model: `fewstep.light_transport.LightTransport` (closed form), `fewstep.energy.EnergyTransport` (neural), or
             any network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng),
-            initialise(x, y) and parameter_groups() -> {"cost": ..., "potential": ...}; with diagnostics() -> named
+            initialise(x, y) and parameter_groups() -> {"cost": ..., "potential": ...}; with diagnostics(x) -> named
             scalars these are logged at every validation.
         cost_lr, potential_lr: the two learning rates of the paper.
         cost_weight_decay, potential_weight_decay: decoupled (AdamW).
@@ -65,12 +65,10 @@ class OTConditionalModule(LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return {"nll": self._log_nll("val/nll", batch)}
-
-    def on_validation_epoch_end(self) -> None:
-        if hasattr(self.model, "diagnostics"):
-            values = self.model.diagnostics()
+        if batch_idx == 0 and hasattr(self.model, "diagnostics"):
+            values = self.model.diagnostics(batch["x"])
             self.log_dict({f"diagnostics/{name}": value for name, value in values.items()}, sync_dist=True)
+        return {"nll": self._log_nll("val/nll", batch)}
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Pairs (x [B, Dx]): nll and one sample per row. Probe groups (x [G, K, Dx]): one sample per row."""

@@ -117,6 +117,14 @@ def test_the_other_commands_use_the_checkpoint_and_print_one_table(config, fit, 
     assert not Path("runs").exists()
 
 
+def test_a_checkpoint_that_is_tested_does_not_change_the_config(fit, config, capsys):
+    """Lightning would replace the net of the command line by that of the checkpoint and say nothing."""
+    assert fit("--run_dir", "run") == 0
+    other = ["--model.net", "tests.callbacks.tiny_run.TinyNet", "--model.net.width", "9"]
+    assert train.main(["test", "-c", str(config), "--ckpt_path", "run/checkpoints/best.ckpt", *other]) == 2
+    assert "the checkpoint does not fit the model: size mismatch" in capsys.readouterr().err
+
+
 def test_an_error_after_the_first_step_keeps_its_traceback(fit):
     with pytest.raises(ValueError, match="training went wrong"):
         fit("--run_dir", "run", "--model.fail_at", "2")

@@ -8,6 +8,8 @@ import yaml
 import train
 
 MODEL = "model.init_args"
+TINY = "tests.callbacks.tiny_run"
+NET = {"class_path": f"{TINY}.TinyNet", "init_args": {"wdth": 3}}
 
 
 @pytest.mark.parametrize(
@@ -19,15 +21,25 @@ MODEL = "model.init_args"
         ({"data": {"init_args": {"batchsize": 3}}}, "nearest valid key: 'data.init_args.batch_size'"),
         ({"model": {"init_arg": {"lr": 3}}}, "unknown key 'model.init_arg'; nearest valid key: 'model.init_args'"),
         (
-            {"model": {"init_args": {"net": {"class_path": "tests.callbacks.tiny_run.TinyNet", "init_args": {"wdth": 3}}}}},
+            {
+                "model": {
+                    "init_args": {"net": {"class_path": "tests.callbacks.tiny_run.TinyNet", "init_args": {"wdth": 3}}}
+                }
+            },
             f"unknown key '{MODEL}.net.init_args.wdth'; nearest valid key: '{MODEL}.net.init_args.width'",
         ),
         ({"callbacks": {"ema": {"init_args": {"dekay": 0.5}}}}, "nearest valid key: 'callbacks.ema.init_args.decay'"),
-        ({"callbacks": {"emaa": {"init_args": {"decay": 0.5}}}}, "callbacks.emaa has no class_path; nearest key with one"),
+        (
+            {"callbacks": {"emaa": {"init_args": {"decay": 0.5}}}},
+            "callbacks.emaa has no class_path; nearest key with one",
+        ),
         ({"model": {"init_args": {"lr": "fast"}}}, f"{MODEL}.lr: expected float, got 'fast'"),
         ({"trainer": {"max_steps": "many"}}, "trainer.max_steps: expected int, got 'many'"),
-        ({"model": {"class_path": "tests.callbacks.tiny_run.TinyModul"}}, "nearest class: 'tests.callbacks.tiny_run.TinyM"),
-        ({"model": {"class_path": "tests.callbacks.tiny_run.TinyData"}}, "model: the class is not a LightningModule"),
+        (
+            {"model": {"class_path": "tests.callbacks.tiny_run.TinyModul"}},
+            "nearest class: 'tests.callbacks.tiny_run.TinyM",
+        ),
+        ({"model": {"class_path": f"{TINY}.TinyData"}}, "model: the class is not a LightningModule"),
         ({"wandb": "onlin"}, "wandb: expected 'offline', 'online', 'disabled', got 'onlin'"),
     ],
 )
@@ -65,7 +77,7 @@ def test_a_mistake_in_a_file(fit, capsys, content, expected):
 )
 def test_a_mistake_on_the_command_line(fit, capsys, arguments, expected):
     assert fit(*arguments) == 2
-    out, err = capsys.readouterr()
+    err = capsys.readouterr().err
     assert expected in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1

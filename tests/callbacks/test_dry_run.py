@@ -17,11 +17,19 @@ def test_it_measures_and_leaves_nothing(fit, capsys, tmp_path, monkeypatch):
     assert sorted(p.name for p in Path().iterdir()) == ["scratch", "tiny.yaml"]
     assert list(scratch.iterdir()) == []
     out = capsys.readouterr().out
-    assert "x float32 [16, 2], y float32 [16, 1]" in out
+    assert "x float32 [16, 2]" in out
+    assert "y float32 [16, 1]" in out
     assert "17 trainable, 0 frozen" in out
     assert "2 ran" in out
     for row in ("validation batch", "test batch", "disk", "peak memory", "checkpoint"):
         assert row in out
+
+
+def test_a_folder_chosen_for_checkpoints_stays_empty(fit):
+    """save_last makes Lightning write at the end even of a fast_dev_run."""
+    own = ["--callbacks.checkpoint.save_last", "true", "--callbacks.checkpoint.dirpath", "elsewhere"]
+    assert fit("--dry_run", *own) == 0
+    assert [p.name for p in Path().iterdir()] == ["tiny.yaml"]
 
 
 @pytest.mark.parametrize("arguments", [["--data.path", "late"], ["--model.fail_at", "1"]])

@@ -1,5 +1,7 @@
 """EMA: the average is right, is used where it should be, and never leaks into the raw weights."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,7 +25,8 @@ class Watch(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: object) -> None:
         self.validated = weight(module)
-        self.checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        # a copy, as a file would be: the tensors themselves change places a moment later
+        self.checkpoint = deepcopy(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
 
     def on_test_batch_end(self, trainer: Trainer, module: LightningModule, *args: object) -> None:
         self.tested = weight(module)

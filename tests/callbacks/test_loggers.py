@@ -42,6 +42,11 @@ def test_offline_run_stays_in_the_run_directory_and_says_how_to_upload(fit, capf
     assert sorted(p.name for p in Path().iterdir() if p.name != "home") == ["run", "tiny.yaml"]
 
 
+def test_the_record_is_started_before_there_is_anything_to_log(fit, capsys):
+    assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.max_steps", "1") == 0
+    assert "wandb sync run/wandb/offline-run-" in capsys.readouterr().out
+
+
 def test_a_resumed_run_keeps_its_id(fit):
     assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.max_steps", "5") == 0
     assert fit("--run_dir", "run", "--wandb", "offline", "--resume", "auto") == 0
@@ -71,9 +76,12 @@ def test_online_without_account_or_network_goes_on_offline(tmp_path, monkeypatch
 
 def test_csv_appends_after_a_restart_and_takes_new_columns(tmp_path):
     first = AppendingCSVLogger(str(tmp_path))
-    first.log_metrics({"a": 1.0}, step=1)
+    first.log_metrics({"a": 1.0, "c": 4.0}, step=1)
     second = AppendingCSVLogger(str(tmp_path))
     second.log_metrics({"a": 2.0, "b": 3.0}, step=2)
     with (tmp_path / "logs" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert rows == [{"a": "1.0", "b": "", "step": "1"}, {"a": "2.0", "b": "3.0", "step": "2"}]
+    assert rows == [
+        {"a": "1.0", "b": "", "c": "4.0", "step": "1"},
+        {"a": "2.0", "b": "3.0", "c": "", "step": "2"},
+    ]

@@ -1,0 +1,108 @@
+"""Every method of the comparison as a recipe: a network, its optimisers and what one step minimises.
+
+Ours read configs/ot_conditional/*.yaml, so that the table measures what `train.py` trains. The settings of a baseline
+that differ between the data sets were chosen on held-out pairs (docs/results/ot_conditional.md says from which grids).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from benchmarks.ot_conditional import baselines
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "ot_conditional"
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class Recipe:
+    """`steps` times: for every (optimiser, loss) in turn, one step on loss(batch)."""
+
+    model: nn.Module
+    players: list[tuple[torch.optim.Optimizer, Callable[[Batch], Tensor]]]
+    steps: int
+    cosine: bool = False
+    ema: float = 0.999  # 0 for raw weights
+
+
+def ours(config: str, data: str, **overrides: Any) -> Recipe:
+    """A run config with changed arguments of its network or module."""
+    parsed = yaml.safe_load((CONFIGS / config.format(data=data)).read_text())
+    module = parsed["model"]["init_args"]
+    name, options = module["model"]["class_path"], {**module["model"]["init_args"]}
+    steps, ema = parsed["trainer"]["max_steps"], 0.0 if parsed.get("callbacks", {}).get("ema", 1) is None else 0.999
+    for key, value in overrides.items():
+        (module if key in ("x_noise", "cost_lr", "potential_lr", "schedule") else options)[key] = value
+    package, _, kind = name.rpartition(".")
+    model = getattr(import_module(package), kind)(**options)
+    groups, noise = model.parameter_groups(), module.get("x_noise", 0.0)
+    optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": groups[group],
+                "lr": module[f"{group}_lr"],
+                "weight_decay": module.get(f"{group}_weight_decay", 0.0),
+            }
+            for group in ("cost", "potential")
+        ],
+        betas=tuple(module.get("betas", (0.9, 0.999))),
+    )
+
+    def loss(batch: Batch) -> Tensor:
+        x = batch["x"] + noise * torch.randn_like(batch["x"]) if noise else batch["x"]
+        return sum_terms(model, {**batch, "x": x})
+
+    return Recipe(model, [(optimizer, loss)], steps, module.get("schedule") == "cosine", ema)
+
+
+def supervised(kind: type[nn.Module], steps: int, data: str, settings: dict[str, dict[str, Any]]) -> Recipe:
+    """A baseline with one loss."""
+    sizes = {"swiss_roll": (2, 2), "weather": (8, 4)}[data]
+    options = {**settings.get(data, {})}
+    adam = {**kind.adam, **options.pop("adam", {})}
+    model = kind(*sizes, **options)
+    return Recipe(model, [(torch.optim.AdamW(model.parameters(), **adam), partial(sum_terms, model))], steps)
+
+
+def adversarial(kind: type[nn.Module], steps: int, data: str) -> Recipe:
+    """Discriminator and generator in turn."""
+    model = kind(*{"swiss_roll": (2, 2), "weather": (8, 4)}[data])
+    players = [
+        (torch.optim.AdamW(model.discriminator_parameters(), **kind.discriminator_adam), model.discriminator_loss),
+        (torch.optim.AdamW(model.generator_parameters(), **kind.generator_adam), model.generator_loss),
+    ]
+    return Recipe(model, players, steps)
+
+
+def sum_terms(model: nn.Module, batch: Batch) -> Tensor:
+    return torch.stack(list(model.losses(batch).values())).sum()
+
+
+WEATHER_NOISE = {"x_noise": 0.1, "y_noise": 0.1}
+METHODS: dict[str, Callable[[str], Recipe]] = {
+    "marginal": partial(ours, "{data}.yaml"),
+    "blend": partial(ours, "{data}.yaml", objective="blend", blend=0.5),
+    "inverse_ot": partial(ours, "{data}.yaml", objective="inverse_ot"),
+    "supervised light": partial(ours, "{data}.yaml", objective="blend", blend=0.0),
+    "paper preset": partial(ours, "paper.yaml"),
+    "energy": partial(ours, "{data}_energy.yaml"),
+    "regression": lambda data: supervised(baselines.Regression, 1500, data, {"weather": {"x_noise": 0.1}}),
+    "density network": lambda data: supervised(baselines.MixtureDensityNetwork, 1500, data, MDN),
+    "flow": lambda data: supervised(baselines.ConditionalFlow, 1000, data, {"weather": WEATHER_NOISE}),
+    "flow (unpaired)": lambda data: supervised(baselines.ConditionalFlow, 1000, data, FLOW_UNPAIRED),
+    "flow matching": lambda data: supervised(baselines.FlowMatching, 3000, data, {"weather": WEATHER_NOISE}),
+    "CGAN": partial(adversarial, baselines.CGAN, 2000),
+    "UGAN+l2": partial(adversarial, baselines.UGAN, 2000),
+}
+MDN: dict[str, dict[str, Any]] = {"weather": {"num_components": 3, "depth": 0, **WEATHER_NOISE}}
+FLOW_UNPAIRED: dict[str, dict[str, Any]] = {
+    "swiss_roll": {"unpaired_weight": 1.0, "spline": False},
+    "weather": {"unpaired_weight": 1.0, "spline": False, **WEATHER_NOISE},
+}

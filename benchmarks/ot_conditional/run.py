@@ -1,0 +1,163 @@
+"""The comparison of docs/results/ot_conditional.md: every method on every data set, number of pairs and seed.
+
+    python benchmarks/ot_conditional/run.py --out results/ot_conditional.jsonl --jobs 2
+    python benchmarks/ot_conditional/table.py results/ot_conditional.jsonl
+
+One line of JSON per run; runs that are already in the file are skipped, so it can be stopped and started again. Every
+method sees the same pairs and unpaired rows (PairedVectorsDataModule; the seed chooses them and the network's start),
+is averaged (EMA) and validated alike: a quarter of the pairs is held out, `selected` is the step of best validation
+NLL and `final` the last one. Test numbers are computed once, afresh, at those two steps.
+"""
+
+import argparse
+import copy
+import itertools
+import json
+import math
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.ot_conditional.methods import METHODS, Recipe
+from callbacks.transport_metrics import CONDITIONAL, MARGINAL
+from datamodules import PairedVectorsDataModule
+from fewstep import two_sample
+from fewstep.rng import PerSampleRng
+
+UNPAIRED = {"swiss_roll": 1024, "weather": 4096}
+EVALUATIONS = 25  # validations per run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=list(UNPAIRED), choices=list(UNPAIRED))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--pairs", nargs="+", type=int, default=[128, 32, 512])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("results/ot_conditional.jsonl"))
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    done = {tuple(json.loads(line)["run"]) for line in lines}
+    grid = itertools.product(range(arguments.seeds), arguments.pairs, arguments.data, arguments.methods)
+    todo = [(d, m, p, s) for s, p, d, m in grid if (d, m, p, s) not in done and exists(m, d)]
+    with ProcessPoolExecutor(arguments.jobs) as pool, arguments.out.open("a") as file:
+        for result in pool.map(one_run, todo):
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            print(*result["run"], {k: round(v, 3) for k, v in result["final"].items()}, flush=True)
+
+
+def exists(method: str, data: str) -> bool:
+    """The paper's preset is for the Swiss roll."""
+    return not (method == "paper preset" and data != "swiss_roll")
+
+
+def one_run(run: tuple[str, str, int, int]) -> dict[str, Any]:
+    """Train one method once. Returns {"run", "selected": metrics, "final": metrics, "step", "seconds", "train_nll"}."""
+    torch.set_num_threads(1)
+    data, method, num_pairs, seed = run
+    torch.manual_seed(seed)
+    unpaired = UNPAIRED[data]
+    rows = PairedVectorsDataModule(
+        f"data/{data}", num_pairs, num_unpaired_x=unpaired, num_unpaired_y=unpaired, seed=seed
+    )
+    rows.setup("fit")
+    rows.setup("test")
+    recipe = METHODS[method](data)
+    initialise(recipe.model, rows)
+    start = time.perf_counter()
+    selected, final, step = fit(recipe, rows)
+    result = {"run": run, "step": step, "seconds": time.perf_counter() - start}
+    for name, model in (("selected", selected), ("final", final)):
+        result[name] = measure(model, rows)
+    return result
+
+
+def initialise(model: nn.Module, rows: PairedVectorsDataModule) -> None:
+    if hasattr(model, "initialise"):
+        tables = rows.reference(1 << 20)
+        model.initialise(tables["x_unpaired"], torch.cat([tables["y_unpaired"], tables["y"]]))
+
+
+def fit(recipe: Recipe, rows: PairedVectorsDataModule) -> tuple[nn.Module, nn.Module, int]:
+    """Returns the averaged model of best validation NLL, the last one, and the step of the first."""
+    batches, val = rows.train_dataloader(), rows.val_columns
+    model, average = recipe.model, copy.deepcopy(recipe.model).eval()
+    start_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer, _ in recipe.players]
+    best, best_nll, best_step = copy.deepcopy(average), math.inf, 0
+    for step in range(recipe.steps):
+        fraction = 0.5 * (1 + math.cos(math.pi * step / recipe.steps)) if recipe.cosine else 1.0
+        batch = batches.batch(step)
+        for (optimizer, loss), rates in zip(recipe.players, start_lr, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * fraction
+            optimizer.zero_grad()
+            loss(batch).backward()
+            optimizer.step()
+        update(average, model, min(recipe.ema, (1 + step) / (10 + step)))
+        if (step + 1) % max(1, recipe.steps // EVALUATIONS) == 0:
+            nll = validation_nll(average, val)
+            if nll < best_nll:
+                best, best_nll, best_step = copy.deepcopy(average), nll, step + 1
+    calibrate(average, val)
+    return best, average, best_step
+
+
+@torch.no_grad()
+def update(average: nn.Module, model: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for kept, new in zip(average.buffers(), model.buffers(), strict=True):
+        if kept.shape == new.shape:
+            kept.copy_(new)
+
+
+def calibrate(model: nn.Module, val: dict[str, Tensor]) -> None:
+    if hasattr(model, "calibrate"):
+        model.calibrate(val["x"], val["y"])
+
+
+def validation_nll(model: nn.Module, val: dict[str, Tensor]) -> float:
+    calibrate(model, val)
+    with torch.no_grad():
+        return -model.log_density(val["y"], val["x"]).mean().item()
+
+
+@torch.no_grad()
+def measure(model: nn.Module, rows: PairedVectorsDataModule) -> dict[str, float]:
+    """Conditional NLL, distances at the probes and distances of the marginals on the test split."""
+    pairs, probes = rows.test_columns
+    x, y = pairs["x"], pairs["y"]
+    nll = -torch.cat([model.log_density(b, a) for a, b in zip(x.split(512), y.split(512), strict=True)])
+    sample = draw(model, x, "pair")
+    groups, size = probes["x"].shape[:2]
+    at_probes = draw(model, probes["x"].flatten(0, 1), "probe").unflatten(0, (groups, size))
+    result = {"nll": nll.mean().item()}
+    for name, distance in MARGINAL.items():
+        result[name] = two_sample.cross_halves(distance, sample, y)[0].item()
+    for name, distance in CONDITIONAL.items():
+        values = [two_sample.cross_halves(distance, a, b)[0] for a, b in zip(at_probes, probes["y"], strict=True)]
+        result[name] = torch.stack(values).mean().item()
+    return result
+
+
+def draw(model: nn.Module, x: Tensor, name: str) -> Tensor:
+    keys = [f"{name}-{row}" for row in range(len(x))]
+    return torch.cat([model.sample(a, PerSampleRng(0, k)) for a, k in chunks(x, keys)])
+
+
+def chunks(x: Tensor, keys: list[str], size: int = 2048) -> list[tuple[Tensor, list[str]]]:
+    return [(x[i : i + size], keys[i : i + size]) for i in range(0, len(x), size)]
+
+
+if __name__ == "__main__":
+    main()

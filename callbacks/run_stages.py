@@ -1,0 +1,66 @@
+"""What the commands of train.py do once data, model and trainer exist."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from callbacks.dry_run import DryRun
+from callbacks.run_summary import print_metrics, print_next_step
+
+
+def fit(
+    trainer: Trainer,
+    model: LightningModule,
+    data: LightningDataModule | None,
+    folder: Path,
+    checkpoint: Path | None,
+    test_after_fit: bool,
+) -> None:
+    """Train, from `checkpoint` if given; test the best checkpoint; close the loggers; say what comes next."""
+    exit_code = 1
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        best = best_checkpoint(trainer)
+        if best and test_after_fit and has_test(model, data):
+            results = trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+            print_metrics(results, f"test metrics of {best}")
+        exit_code = 0
+    finally:
+        closed = [logger.close(exit_code) for logger in trainer.loggers if hasattr(logger, "close")]
+    last = folder / "checkpoints" / "last.ckpt"
+    print_next_step(folder, best or (last if last.is_file() else None), next(iter(closed), None))
+
+
+def rehearse(
+    trainer: Trainer, model: LightningModule, data: LightningDataModule | None, report: DryRun, test_after_fit: bool
+) -> None:
+    """Run the few steps of a trainer in fast_dev_run, then show the report."""
+    trainer.fit(model, datamodule=data)
+    if test_after_fit and has_test(model, data):
+        trainer.test(model, datamodule=data, verbose=False)
+    if trainer.is_global_zero:
+        report.check_disk()
+        report.show()
+
+
+def evaluate(trainer: Trainer, command: str, arguments: dict[str, Any]) -> None:
+    """validate, test or predict; the metrics of the first two are printed in one table."""
+    if command == "predict":
+        trainer.predict(**arguments, weights_only=True)
+    else:
+        results = getattr(trainer, command)(**arguments, weights_only=True, verbose=False)
+        print_metrics(results, f"{command} metrics of {arguments['ckpt_path'] or 'the untrained model'}")
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """Path of the best checkpoint by a monitored metric, if there is one."""
+    savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+    return next((saver.best_model_path for saver in savers if saver.best_model_path), None)
+
+
+def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:
+    """Whether there are test data and a test step."""
+    return is_overridden("test_dataloader", data or model) and is_overridden("test_step", model)
