@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks import resume, run_stages
 from callbacks.atomic_checkpoint import read_checkpoint
@@ -42,7 +44,8 @@ def run(argv: Sequence[str], default_config: str | Path) -> int:
     except Exception as error:
         if os.environ.get("FEWSTEP_TRACEBACK") or not _mendable(error, command):
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        rank = getattr(rank_zero_only, "rank", 0)
+        print(f"error{f' on rank {rank}' if rank else ''}: {one_line(error)}", file=sys.stderr)
         return 2
     finally:
         os.environ.pop(RUN_ID_VARIABLE, None)
@@ -87,6 +90,7 @@ class CommandLine(LightningCLI):
         add("--run_dir", type=str | None, default=None, help="folder of this run; runs/CONFIG/ID if not given")
         add("--resume", type=str | None, default=None, help="auto (newest checkpoint in --run_dir) or a checkpoint")
         add("--dry_run", action="store_true", help="try two steps and one validation, write nothing")
+        add("--num_threads", type=int | None, default=None, help="CPU threads per process; null is torch's choice")
         add("--wandb", type=Literal["offline", "online", "disabled"], default="offline", help="Weights & Biases mode")
         add("--wandb_project", type=str, default="fewstep", help="Weights & Biases project")
         add("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
@@ -107,6 +111,8 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.settings = self.config[self.subcommand]
+        if self.settings.num_threads:
+            torch.set_num_threads(self.settings.num_threads)
         self._dump_config()
         self.saved_config = {k: v for k, v in self.config_dump.items() if k not in OF_ONE_INVOCATION}
         self.folder, self.checkpoint = resume.locate(self.settings, self.run_name, fitting=self.subcommand == "fit")

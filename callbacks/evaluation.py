@@ -86,6 +86,8 @@ def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[
     The averaged weights are measured where the checkpoint has them, in full precision.
     """
     seed_everything(seed, verbose=False)
+    if threads := built.content.get("num_threads"):
+        torch.set_num_threads(threads)
     metrics = TransportMetrics()
     callbacks = [EMA()] if built.averaged else []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -9,6 +9,7 @@ _NOISE = (
     r".*`training_step` method.*log_every_n_steps.*",
     r".*number of training batches .* is smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",  # true of every resumed run
+    r".*The dirpath has changed from.*",  # true of a run that starts from another run's checkpoint
     r".*recommended to use .*devices=1.*",  # our test loaders weigh padded rows with 0, so each row counts once
     r".*LightningCLI's args parameter.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",

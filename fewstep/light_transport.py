@@ -120,6 +120,11 @@ class LightTransport(nn.Module):
         known = {id(parameter) for parameter in cost}
         return {"cost": cost, "potential": [p for p in self.parameters() if id(p) not in known]}
 
+    @property
+    def min_pairs(self) -> int:
+        """Fewest training pairs that can hold every component in place: one each when covariances are full."""
+        return len(self.center) if self.covariance == "full" else 1
+
     @torch.no_grad()
     def initialise(self, x: Tensor, y: Tensor, seed: int = 0) -> None:
         """Places the mixture on y [R, Dy], all known targets, and fixes the gauge reference to rows of x [Q, Dx].
@@ -130,10 +135,6 @@ class LightTransport(nn.Module):
             _check(
                 table.shape[1] == dim, f"the data has {name} of {table.shape[1]} dimensions, the model {name}_dim={dim}"
             )
-        _check(
-            self.covariance != "full" or len(y) >= len(self.center),
-            f"{len(y)} targets for {len(self.center)} full covariances: lower num_potential or give more y",
-        )
         self.reference_x.copy_(x[torch.arange(GAUGE_ROWS) % len(x)])
         self.queue = x[:0].clone()
         self.floor.copy_(self.covariance_floor * y.var(0, correction=0).clamp_min(1e-12))

@@ -1,5 +1,6 @@
 """Semi-supervised learning of p(y|x) by inverse entropic optimal transport (arXiv 2410.02628)."""
 
+import os
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ class OTConditionalModule(LightningModule):
         """Places the model on the data before the first step; a checkpoint, restored later, overwrites this."""
         if stage == "fit":
             tables = self.trainer.datamodule.reference()
+            num_pairs, needed = len(tables["y"]), getattr(self.model, "min_pairs", 1)
+            if num_pairs < needed:
+                raise ValueError(
+                    f"{num_pairs} training pairs for {needed} components with full covariance: lower num_potential, "
+                    "raise num_pairs or choose covariance=diagonal"
+                )
             self.model.initialise(tables["x_unpaired"], torch.cat([tables["y_unpaired"], tables["y"]]))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -88,7 +95,8 @@ class OTConditionalModule(LightningModule):
         return nll
 
     def _sample(self, x: Tensor, keys: list[str]) -> Tensor:
-        return self.model.sample(x, PerSampleRng(seed=0, keys=keys, device=x.device))
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything
+        return self.model.sample(x, PerSampleRng(seed, keys, x.device))
 
     def configure_optimizers(self) -> Any:
         h, groups = self.hparams, self.model.parameter_groups()

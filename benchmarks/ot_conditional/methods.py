@@ -95,13 +95,15 @@ METHODS: dict[str, Callable[[str], Recipe]] = {
     "energy": partial(ours, "{data}_energy.yaml"),
     "regression": lambda data: supervised(baselines.Regression, 1500, data, {"weather": {"x_noise": 0.1}}),
     "density network": lambda data: supervised(baselines.MixtureDensityNetwork, 1500, data, MDN),
-    "flow": lambda data: supervised(baselines.ConditionalFlow, 1000, data, {"weather": WEATHER_NOISE}),
-    "flow (unpaired)": lambda data: supervised(baselines.ConditionalFlow, 1000, data, FLOW_UNPAIRED),
+    "flow": lambda data: supervised(baselines.ConditionalFlow, 600, data, {"weather": WEATHER_NOISE}),
+    "flow (unpaired)": lambda data: supervised(baselines.ConditionalFlow, 600, data, FLOW_UNPAIRED),
     "flow matching": lambda data: supervised(baselines.FlowMatching, 3000, data, {"weather": WEATHER_NOISE}),
-    "CGAN": partial(adversarial, baselines.CGAN, 2000),
-    "UGAN+l2": partial(adversarial, baselines.UGAN, 2000),
+    "CGAN": partial(adversarial, baselines.CGAN, 1000),
+    "UGAN+l2": partial(adversarial, baselines.UGAN, 1000),
 }
-MDN: dict[str, dict[str, Any]] = {"weather": {"num_components": 3, "depth": 0, **WEATHER_NOISE}}
+MDN: dict[str, dict[str, Any]] = {
+    "weather": {"num_components": 1, "depth": 0, "x_noise": 0.05, "y_noise": 0.05, "adam": {"lr": 1e-2}}
+}
 FLOW_UNPAIRED: dict[str, dict[str, Any]] = {
     "swiss_roll": {"unpaired_weight": 1.0, "spline": False},
     "weather": {"unpaired_weight": 1.0, "spline": False, **WEATHER_NOISE},

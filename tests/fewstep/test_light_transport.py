@@ -168,8 +168,8 @@ def test_bad_options_are_named(options, message):
 
 
 def test_fewer_targets_than_components_is_refused_with_the_remedy(batch):
-    with pytest.raises(ValueError, match="lower num_potential or give more y"):
-        light(batch, covariance="full", num_potential=57)
+    with pytest.raises(ValueError, match="56 points cannot place 57 components"):
+        light(batch, num_potential=57)
 
 
 def test_data_of_another_dimension_is_refused(batch):

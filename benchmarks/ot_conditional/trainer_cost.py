@@ -1,0 +1,144 @@
+"""What a step costs more under the trainer than in a bare PyTorch loop of the same step.
+
+    python benchmarks/ot_conditional/trainer_cost.py [--batch 1024] [--objective inverse_ot] [--segments 8]
+
+The run is configs/ot_conditional/swiss_roll.yaml as train.py builds it, with every default callback and logger (W&B
+offline), in a temporary folder. Before each of its epochs the bare loop takes the same steps: a copy of the model, the
+same batches, optimizer and schedule. So the two alternate in one process, and after every segment they must hold the
+same weights, bit for bit; x_noise is 0 for that. Epochs end outside the clock: validation, logging of its results
+and two checkpoints are listed apart.
+
+The objective is the paper's by default: its step is short enough for a fixed cost to be seen beside it. `marginal`
+spends a [Q, M, R] tensor on the product of all conditions and targets, in which the trainer disappears.
+Wall-clock time suffers when the machine has other work; the processor time of this process, listed too, hardly does.
+"""
+
+import argparse
+import copy
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+import datamodules
+import lightning_modules  # noqa: F401, class names in the config resolve among imported packages
+from callbacks.command_line import CommandLine
+from callbacks.quiet import quiet
+
+ROOT = Path(__file__).parents[2]
+
+
+class BareLoop:
+    """A PyTorch training loop as one would write it for this model."""
+
+    def __init__(self, module: LightningModule, data: datamodules.PairedVectorsDataModule, max_steps: int) -> None:
+        self.model = copy.deepcopy(module.model)
+        self.batches = data.train_dataloader()
+        groups, h = self.model.parameter_groups(), module.hparams
+        rates = [{"params": groups["cost"], "lr": h.cost_lr}, {"params": groups["potential"], "lr": h.potential_lr}]
+        self.optimizer = torch.optim.AdamW(rates, weight_decay=0.0)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max_steps)
+
+    def segment(self) -> None:
+        """One pass of the loader."""
+        for batch in self.batches:
+            loss = torch.stack(list(self.model.losses(batch).values())).sum()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.scheduler.step()
+
+
+class Alternate(Callback):
+    """Runs the bare loop before each epoch and times both. First of the callbacks: the others are on the clock."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, list[Tensor]] = {"bare": [], "trainer": [], "between": []}
+        self._epoch_ended: Tensor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bare = BareLoop(pl_module, trainer.datamodule, trainer.max_steps)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        began = clocks()
+        if self._epoch_ended is not None:
+            self.times["between"].append(began - self._epoch_ended)
+        self.bare.segment()
+        self._epoch_began = clocks()
+        self.times["bare"].append(self._epoch_began - began)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if not trainer.is_last_batch:
+            return
+        self.times["trainer"].append(clocks() - self._epoch_began)
+        for ours, bare in zip(pl_module.model.parameters(), self.bare.model.parameters(), strict=True):
+            assert torch.equal(ours, bare), "the trainer and the bare loop have taken different steps"
+        self._epoch_ended = clocks()
+
+
+def clocks() -> Tensor:
+    """Milliseconds of the wall clock and of this process's processor time [2]."""
+    return 1e3 * torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
+
+
+def arguments(options: argparse.Namespace, folder: str) -> list[str]:
+    """The command line of train.py."""
+    values = {
+        "run_dir": folder,
+        "test_after_fit": "false",
+        "trainer.accelerator": "cpu",
+        "trainer.max_steps": options.steps * (options.segments + 1),
+        "data.init_args.path": ROOT / "data" / "swiss_roll",
+        "data.init_args.batch_size": options.batch,
+        "data.init_args.steps_per_epoch": options.steps,
+        "model.init_args.model.init_args.objective": options.objective,
+        "model.init_args.x_noise": 0.0,
+    }
+    config = str(ROOT / "configs" / "ot_conditional" / "swiss_roll.yaml")
+    return ["fit", "-c", config, *itertools.chain(*((f"--{key}", str(value)) for key, value in values.items()))]
+
+
+def measure(options: argparse.Namespace) -> dict[str, Tensor]:
+    """Milliseconds [segments, 2] of either loop, the first segment left out, and of what lies between two epochs."""
+    timing = Alternate()
+    with tempfile.TemporaryDirectory() as folder:
+        command = CommandLine(arguments(options, folder), ROOT / "configs" / "trainer" / "default.yaml")
+        command.trainer.callbacks.insert(0, timing)
+        command.run()
+    return {name: torch.stack(values[1:]) for name, values in timing.times.items()}
+
+
+def report(times: dict[str, Tensor], steps: int) -> str:
+    """Markdown: medians over the segments, and the range of the extra time."""
+    lines = ["| ms/step | bare | trainer | extra | range of extra | ratio |", "|" + "---|" * 6]
+    for clock, name in enumerate(("wall clock", "processor")):
+        bare, trainer = (times[loop][:, clock] / steps for loop in ("bare", "trainer"))
+        extra = trainer - bare
+        medians = " | ".join(f"{values.median():.2f}" for values in (bare, trainer, extra))
+        spread = f"{extra.min():.2f} to {extra.max():.2f}"
+        lines.append(f"| {name} | {medians} | {spread} | {(trainer / bare).median():.3f} |")
+    between = times["between"][:, 0].median()
+    return "\n".join([*lines, "", f"Validation, its logging and two checkpoints: {between:.0f} ms per epoch."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=1024, help="pairs, unpaired x and unpaired y per step")
+    parser.add_argument("--objective", default="inverse_ot", choices=("inverse_ot", "blend", "marginal"))
+    parser.add_argument("--steps", type=int, default=200, help="steps of one segment")
+    parser.add_argument("--segments", type=int, default=8, help="segments of each loop, after one to warm up")
+    options = parser.parse_args()
+    times = measure(options)
+    print(f"\nB = {options.batch}, {options.objective}, {options.segments} x {options.steps} steps, cpu, 1 thread\n")
+    print(report(times, options.steps))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    quiet()
+    main()

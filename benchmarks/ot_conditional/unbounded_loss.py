@@ -1,0 +1,207 @@
+"""The paper's loss has no lower bound: what that does to training, what centring the gauge mends, what it does not.
+
+    python benchmarks/ot_conditional/unbounded_loss.py          about 6 minutes on 2 CPU cores; --redraw takes seconds
+
+Light transport (N = 50, M = 25) on data/swiss_roll with 128 pairs and 1024 unpaired x and y; every step takes all pairs
+and 128 unpaired rows a side; AdamW at the paper's constant rates (3e-4 cost, 1e-3 potential); three seeds choose rows,
+weights and batches. Only objective, gauge and the slope net differ. Writes results/unbounded_loss.json and
+docs/images/unbounded_loss.png and prints a table.
+
+E_P c - E_R f + E_Q log Z averages over three different samples. Along directions that leave π(y|x) as it is the loss is
+then linear (the gauge: c + ⟨u, y⟩ with a matching f), and a cost at the paired x alone is paid for nowhere else
+(memorisation). Whoever selects on this loss selects a late and bad model; held-out likelihood is what to watch.
+"""
+
+import argparse
+import json
+import math
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewstep import inverse_ot
+from fewstep.light_transport import LightTransport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROOT = Path(__file__).parents[2]
+COST_LR, POTENTIAL_LR = 3e-4, 1e-3
+BATCH = 128
+SEEDS = (0, 1, 2)
+PANELS = (
+    ("loss", "Training value of the paper's loss (18), nats", "linear", None),
+    ("test_nll", "NLL of held-out pairs, nats", "linear", (0, None)),
+    ("gauge_drift", "Gauge: length of the mean slope", "log", (1e-2, None)),
+)
+INK = "#333333"
+STYLE = {
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#BBBBBB",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+MEASURES = ("loss", "test_nll", "pair_nll", "slope_max", "gauge_drift")
+
+
+class Run(NamedTuple):
+    label: str
+    objective: str
+    gauge: str | None
+    hidden: tuple[int, ...]  # of the slope net
+    colour: str
+
+
+VERMILION, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
+RUNS = {
+    "free_linear": Run("paper, linear", "inverse_ot", None, (), VERMILION),
+    "centred_linear": Run("centred, linear", "inverse_ot", "centred", (), BLUE),
+    "free": Run("paper", "inverse_ot", None, (25,), VERMILION),
+    "centred": Run("centred", "inverse_ot", "centred", (25,), BLUE),
+    "marginal": Run("marginal", "marginal", "centred", (25,), GREEN),
+}
+
+
+def load(seed: int) -> dict[str, Tensor]:
+    """Training tables x, y, x_unpaired, y_unpaired and the test pairs test_x, test_y."""
+    from datamodules import PairedVectorsDataModule  # imports Lightning, which the workers need not wait for
+
+    sizes = {"num_pairs": 128, "val_fraction": 0.0, "num_unpaired_x": 1024, "num_unpaired_y": 1024}
+    data = PairedVectorsDataModule(ROOT / "data" / "swiss_roll", **sizes, seed=seed)
+    test = data.test_columns[0]
+    return data.reference() | {"test_x": test["x"], "test_y": test["y"]}
+
+
+@torch.no_grad()
+def measure(model: LightTransport, data: dict[str, Tensor]) -> dict[str, float]:
+    """Loss (18) on all training rows, NLL of test and training pairs, largest slope, length of the mean slope."""
+    potential, pair, unpaired = model.potential(), model.cost(data["x"]), model.cost(data["x_unpaired"])
+    terms = inverse_ot.inverse_ot_terms(potential, pair, data["y"], unpaired, data["y_unpaired"])
+    values = (
+        torch.stack(list(terms.values())).sum(),
+        -model.log_density(data["test_y"], data["test_x"]).mean(),
+        -inverse_ot.log_density(data["y"], potential, pair).mean(),
+        pair.slope.abs().max(),
+        inverse_ot.mean_slope(unpaired).norm(),
+    )
+    return dict(zip(MEASURES, map(float, values), strict=True))
+
+
+def train(name: str, seed: int, data: dict[str, Tensor], steps: int, every: int) -> list[dict[str, float]]:
+    """Measures at step 0, `every`, 2 `every`, ..., `steps`."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    run = RUNS[name]
+    model = LightTransport(2, 2, slope_hidden=run.hidden, objective=run.objective, gauge=run.gauge)
+    model.initialise(data["x_unpaired"], torch.cat([data["y_unpaired"], data["y"]]), seed=seed)
+    groups = model.parameter_groups()
+    rates = {"cost": COST_LR, "potential": POTENTIAL_LR}
+    optimizer = torch.optim.AdamW([{"params": groups[k], "lr": rates[k]} for k in groups], weight_decay=0.0)
+    history = [measure(model, data)]
+    for step in range(1, steps + 1):
+        batch = {"x": data["x"], "y": data["y"]}
+        for side in ("x_unpaired", "y_unpaired"):
+            batch[side] = data[side][torch.randint(len(data[side]), (BATCH,))]
+        optimizer.zero_grad()
+        torch.stack(list(model.losses(batch).values())).sum().backward()
+        optimizer.step()
+        if step % every == 0:
+            history.append(measure(model, data))
+    return history
+
+
+def train_all(steps: int, every: int, workers: int) -> dict:
+    """{"steps": [...], "runs": {name: {measure: one list per seed}}}; the runs share the workers."""
+    data = {seed: load(seed) for seed in SEEDS}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = {(n, s): pool.submit(train, n, s, data[s], steps, every) for s in SEEDS for n in RUNS}
+        histories = {key: job.result() for key, job in jobs.items()}
+    curves = {n: {m: [[row[m] for row in histories[n, s]] for s in SEEDS] for m in MEASURES} for n in RUNS}
+    return {"steps": list(range(0, steps + 1, every)), "runs": curves}
+
+
+def table(results: dict) -> str:
+    """Markdown: means over the seeds at the last step, and the best test NLL of any step."""
+    lines = ["| run | loss (18) | test NLL | best test NLL | pair NLL | max slope | gauge drift |", "|" + "---|" * 7]
+    for name, run in RUNS.items():
+        curves = {m: torch.tensor(results["runs"][name][m]) for m in MEASURES}
+        last = {m: float(curve[:, -1].mean()) for m, curve in curves.items()}
+        best = float(curves["test_nll"].min(dim=1).values.mean())
+        cells = [last["loss"], last["test_nll"], best, last["pair_nll"], last["slope_max"], last["gauge_drift"]]
+        lines.append(f"| {run.label} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(results: dict, path: Path) -> None:
+    """Three panels over the training steps, mean and range of the seeds; dashed lines are linear slope nets."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 3.9), layout="constrained")
+        figure.get_layout_engine().set(wspace=0.04)
+        for ax, (measure_, title, scale, limits) in zip(figure.subplots(1, 3), PANELS, strict=True):
+            ax.set(yscale=scale, ylim=limits, xlabel="step", xlim=(0, results["steps"][-1]))
+            ax.set_title(title, loc="left", pad=10)
+            ends = {
+                name: plot(ax, results["steps"], results["runs"][name][measure_], run) for name, run in RUNS.items()
+            }
+            label_ends(ax, ends)
+        figure.savefig(path, dpi=150, facecolor="white")
+
+
+def plot(ax: "Axes", steps: list[int], curves: list[list[float]], run: Run) -> float:
+    """One line with its band; returns the mean at the last step."""
+    curve = torch.tensor(curves)  # [seeds, times]
+    ax.fill_between(steps, curve.min(0).values, curve.max(0).values, color=run.colour, alpha=0.13, linewidth=0)
+    ax.plot(steps, curve.mean(0), color=run.colour, linewidth=1.7, linestyle="-" if run.hidden else (0, (3, 1.5)))
+    return float(curve[:, -1].mean())
+
+
+def label_ends(ax: "Axes", ends: dict[str, float]) -> None:
+    """The names beside the ends of their lines, moved apart where they would overlap."""
+    lowest = -math.inf
+    for name, end in sorted(ends.items(), key=lambda item: item[1]):
+        height = ax.transAxes.inverted().transform(ax.transData.transform((0, end)))[1]
+        lowest = max(height, lowest + 0.062)
+        ax.text(1.02, lowest, RUNS[name].label, color=RUNS[name].colour, transform=ax.transAxes, va="center")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--every", type=int, default=100, help="steps between two measurements")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "unbounded_loss.json")
+    parser.add_argument("--image", type=Path, default=ROOT / "docs" / "images" / "unbounded_loss.png")
+    parser.add_argument("--redraw", action="store_true", help="draw from --results without training")
+    options = parser.parse_args()
+    if not options.redraw:
+        results = train_all(options.steps, options.every, options.workers)
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        options.results.write_text(json.dumps(results))
+    elif not options.results.is_file():
+        raise SystemExit(f"{options.results} does not exist; run without --redraw first")
+    results = json.loads(options.results.read_text())
+    options.image.parent.mkdir(parents=True, exist_ok=True)
+    draw(results, options.image)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Every shipped run config is a document and a test: its header says how to run it, and it builds."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+RUNS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name != "trainer")
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda p: p.stem)
+def test_header_names_the_command_and_what_to_expect(file):
+    header = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert f"python train.py fit -c {file.relative_to(ROOT)}" in "\n".join(header)
+    assert "on 2 CPU cores" in "\n".join(header)
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda p: p.stem)
+def test_nests_at_most_two_class_paths(file):
+    def depth(node):
+        if isinstance(node, dict):
+            return ("class_path" in node) + max([depth(v) for v in node.values()], default=0)
+        return max([depth(v) for v in node], default=0) if isinstance(node, list) else 0
+
+    assert depth(yaml.safe_load(file.read_text())) <= 2
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda p: p.stem)
+def test_dry_run_passes_and_writes_nothing(file, monkeypatch, capsys):
+    import train
+
+    monkeypatch.chdir(ROOT)
+    written = [set(ROOT.iterdir()), set((ROOT / "runs").rglob("*"))]
+    assert train.main(["fit", "-c", str(file), "--dry_run"]) == 0, capsys.readouterr().err
+    assert [set(ROOT.iterdir()), set((ROOT / "runs").rglob("*"))] == written
