@@ -7,7 +7,7 @@ maximization" (arXiv 2410.02628), Eq. 13 and Algorithm 1; the sampler follows Mo
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -160,7 +160,7 @@ class EnergyTransport(nn.Module):
         of log Z is on average too low, by about half its relative variance: with few effective samples `log_density`
         is optimistic. Distrust it below some tens.
         """
-        log_weights = torch.cat(list(self._log_weights(x)))
+        log_weights = self._log_weights(x)
         total = log_weights.logsumexp(1)
         effective = (2 * total - (2 * log_weights).logsumexp(1)).exp()
         return LogNormalizer(total - math.log(len(self.nodes)) + self._log_volume(), effective)
@@ -179,7 +179,7 @@ class EnergyTransport(nn.Module):
         with torch.inference_mode(False), torch.no_grad():  # the score needs autograd, also inside inference mode
             x = x.clone()
             place = standard_uniform(rng, x)
-            picked = categorical(torch.cat(list(self._log_weights(x))), place)
+            picked = categorical(self._log_weights(x), place)
             z = self._langevin(self._scale(x), self.nodes[picked], rng)
             return self.y_mean + z @ self.y_factor.T
 
@@ -199,12 +199,16 @@ class EnergyTransport(nn.Module):
             z, self.step_size, self.num_steps, rng, adjust=True,
         )  # fmt: skip
 
-    def _log_weights(self, x: Tensor) -> Iterator[Tensor]:
-        """log of exp((f - c) / epsilon) over the node density, in blocks [b, num_nodes] of rows of x."""
+    def _log_weights(self, x: Tensor) -> Tensor:
+        """log of exp((f - c) / epsilon) over the node density [B, num_nodes]."""
         self._check_initialised()
         potential = self._potential(self.nodes) / self.epsilon - self.node_log_density
-        for rows in self._scale(x).split(max(1, ROWS_PER_CHUNK // len(self.nodes))):
-            yield potential - self._pairwise_cost(rows, self.nodes) / self.epsilon
+        # One buffer for all blocks: small results kept between large temporaries would fragment the heap by gigabytes.
+        weights = potential.new_empty(len(x), len(self.nodes))
+        size = max(1, ROWS_PER_CHUNK // len(self.nodes))
+        for start, rows in zip(range(0, len(x), size), self._scale(x).split(size), strict=True):
+            weights[start : start + size] = potential - self._pairwise_cost(rows, self.nodes) / self.epsilon
+        return weights
 
     def _scale(self, x: Tensor) -> Tensor:
         return (x - self.x_mean) / self.x_scale
