@@ -5,8 +5,8 @@
 The run is configs/ot_conditional/swiss_roll.yaml as train.py builds it, with every default callback and logger (W&B
 offline), in a temporary folder. Before each of its epochs the bare loop takes the same steps: a copy of the model, the
 same batches, optimizer and schedule. So the two alternate in one process, and after every segment they must hold the
-same weights, bit for bit; x_noise is 0 for that. The clock stops where validation begins: validation, logging its results
-and two checkpoints are listed apart.
+same weights, bit for bit; x_noise is 0 for that. The clock stops where validation begins: validation and two
+checkpoints are listed apart, as the end of an epoch.
 
 The objective is the paper's by default: its step is short enough for a fixed cost to be seen beside it. `marginal`
 spends a [Q, M, R] tensor on the product of all conditions and targets, in which the trainer disappears.
