@@ -19,4 +19,4 @@ wheel:  ## build the wheel into dist/
 	uv build --wheel
 
 baselines:  ## the table of docs/results/ot_conditional.md (hours)
-	uv run --group baselines python benchmarks/ot_conditional/run.py
+	uv run python benchmarks/ot_conditional/run.py

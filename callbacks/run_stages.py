@@ -19,19 +19,19 @@ def fit(
     checkpoint: Path | None,
     test_after_fit: bool,
 ) -> None:
-    """Train, from `checkpoint` if given; test the best checkpoint; close the loggers; say what comes next."""
+    """Train, from `checkpoint` if given; test the best checkpoint, or the last if none is monitored; say what next."""
     exit_code = 1
     try:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        best = best_checkpoint(trainer)
-        if best and test_after_fit and has_test(model, data):
-            results = trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-            print_metrics(results, f"test metrics of {best}")
+        last = folder / "checkpoints" / "last.ckpt"
+        chosen = best_checkpoint(trainer) or (str(last) if last.is_file() else None)
+        if chosen and test_after_fit and has_test(model, data):
+            results = trainer.test(model, datamodule=data, ckpt_path=chosen, weights_only=True, verbose=False)
+            print_metrics(results, f"test metrics of {chosen}")
         exit_code = 0
     finally:
         closed = [logger.close(exit_code) for logger in trainer.loggers if hasattr(logger, "close")]
-    last = folder / "checkpoints" / "last.ckpt"
-    print_next_step(folder, best or (last if last.is_file() else None), next(iter(closed), None))
+    print_next_step(folder, chosen, next(iter(closed), None))
 
 
 def rehearse(

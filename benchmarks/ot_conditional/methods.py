@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchmarks.ot_conditional import baselines
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "ot_conditional"
+MODULE_OPTIONS = {"cost_lr", "potential_lr", "cost_weight_decay", "potential_weight_decay", "schedule", "x_noise"}
 Batch = dict[str, Tensor]
 
 
@@ -39,7 +40,7 @@ def ours(config: str, data: str, **overrides: Any) -> Recipe:
     name, options = module["model"]["class_path"], {**module["model"]["init_args"]}
     steps, ema = parsed["trainer"]["max_steps"], 0.0 if parsed.get("callbacks", {}).get("ema", 1) is None else 0.999
     for key, value in overrides.items():
-        (module if key in ("x_noise", "cost_lr", "potential_lr", "schedule") else options)[key] = value
+        (module if key in MODULE_OPTIONS else options)[key] = value
     package, _, kind = name.rpartition(".")
     model = getattr(import_module(package), kind)(**options)
     groups, noise = model.parameter_groups(), module.get("x_noise", 0.0)

@@ -26,6 +26,7 @@ def trainer(**options):
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
+        "log_every_n_steps": 1,
     }
     return L.Trainer(accelerator="cpu", max_steps=5, num_sanity_val_steps=0, **quiet, **options)
 
@@ -66,6 +67,7 @@ def test_padding_rows_do_not_count():
     }
     batch["y"][3] = 1e4
     logged = {}
+    net.log_dict = lambda *_, **__: None
     net.log = lambda key, value, **options: logged.update({key: value, "rows": options["batch_size"]})
     nll = net.validation_step(batch, 0)["nll"]
     assert logged["rows"] == 3
@@ -112,6 +114,7 @@ def test_x_noise_blurs_paired_conditions_only():
     net = module(x_noise=0.5)
     seen = {}
     net.model.losses = lambda batch: seen.update(batch) or {"pair": batch["x"].sum() * 0}
+    net.trainer = trainer()
     net.log = net.log_dict = lambda *_, **__: None
     batch = {name: torch.zeros(4096, 2) for name in ("x", "y", "x_unpaired", "y_unpaired")}
     net.training_step(batch, 0)
@@ -139,7 +142,16 @@ def test_a_conditional_gaussian_is_learned_to_its_entropy():
     x, x_unpaired, x_marginal = torch.randn(512, 2), torch.randn(2048, 2), torch.randn(2048, 2)
     mix = torch.tensor([[1.0, 0.5], [-0.5, 1.0]])
     y, y_unpaired = x @ mix + 0.3 * torch.randn(512, 2), x_marginal @ mix + 0.3 * torch.randn(2048, 2)
-    model = LightTransport(2, 2, num_potential=1, num_cost=1, slope_hidden=(), covariance="full", initial_variance=0.5)
+    model = LightTransport(
+        2,
+        2,
+        num_potential=1,
+        num_cost=1,
+        slope_hidden=(),
+        covariance="full",
+        initial_variance=0.5,
+        slope_units="target",
+    )
     model.initialise(x_unpaired, y_unpaired)
     net = OTConditionalModule(model, cost_lr=2e-2, potential_lr=2e-2, schedule="cosine")
     net.setup = lambda stage: None
