@@ -6,10 +6,13 @@ python benchmarks/ot_conditional/table.py results/ot_conditional.jsonl
 import argparse
 import json
 import statistics
+import sys
 from collections import defaultdict
 from pathlib import Path
 
-from methods import METHODS
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.ot_conditional.methods import METHODS
 
 METRICS = {
     "nll": "NLL",
@@ -23,8 +26,8 @@ PAIRS = (32, 128, 512)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
-    runs = [json.loads(line) for line in parser.parse_args().file.read_text().splitlines()]
+    parser.add_argument("files", type=Path, nargs="+")
+    runs = [json.loads(line) for file in parser.parse_args().files for line in file.read_text().splitlines()]
     groups: dict[tuple[str, str, int], list[dict]] = defaultdict(list)
     for run in runs:
         data, method, num_pairs, _ = run["run"]
