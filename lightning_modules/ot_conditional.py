@@ -91,8 +91,9 @@ class OTConditionalModule(LightningModule):
     def _log_nll(self, key: str, batch: dict[str, Tensor]) -> Tensor:
         """Mean over rows of weight 1, the same for any split of the rows over batches and ranks."""
         nll = -self.model.log_density(batch["y"], batch["x"])
-        rows = int(batch["weight"].sum())
-        mean = (nll * batch["weight"]).sum() / max(rows, 1)
+        # A float: Lightning averages whole numbers of rows over the ranks by integer division (16.5 becomes 16).
+        rows = float(batch["weight"].sum())
+        mean = (nll * batch["weight"]).sum() / max(rows, 1.0)
         self.log(key, mean, batch_size=rows, prog_bar=True, sync_dist=True, add_dataloader_idx=False)
         return nll
 

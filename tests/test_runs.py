@@ -178,7 +178,7 @@ def one_line(capsys, code):
         (["--model.model.y_dim", "3"], "y_dim=3"),
         (["--model.model.covariance", "full", "--data.num_pairs", "8"], "6 training pairs for 8 components"),
         (["--resume", "truncated.ckpt"], "truncated.ckpt"),
-        (["--resume", "other.ckpt"], "other.ckpt"),
+        (["--resume", "other.ckpt"], "holds a lightning_modules.SomethingElse"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(folder, capsys, arguments, message):
@@ -202,7 +202,10 @@ def test_bad_rows_are_named_before_the_first_step(folder, capsys, fault):
 
 
 def corrupt(folder, fault):
-    """Rewrite train_paired with a NaN, or with one y row fewer than x rows; no index, so that the folder is scanned."""
+    """Rewrite train_paired with a NaN in every eighth row, or with one y row fewer than x rows.
+
+    The index goes, so that the folder is scanned.
+    """
     (folder / "index.json").unlink()
     shard = folder / "train_paired-000000.tar"
     with tarfile.open(shard) as tar:
@@ -212,7 +215,9 @@ def corrupt(folder, fault):
             array = np.load(io.BytesIO(content), allow_pickle=False)
             if name.endswith(".y.npy"):
                 array = (
-                    array[:-1] if fault == "lengths" else np.where(np.arange(len(array))[:, None] == 0, np.nan, array)
+                    array[:-1]
+                    if fault == "lengths"
+                    else np.where(np.arange(len(array))[:, None] % 8 == 0, np.nan, array)
                 )
             buffer = io.BytesIO()
             np.save(buffer, array.astype(np.float32))
