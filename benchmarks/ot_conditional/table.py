@@ -49,7 +49,8 @@ def likelihood(data: str, groups: dict) -> None:
         row = [cells[method, *c] for c in columns]
         if any(row):
             shown = [show(v, bool(v) and statistics.mean(v) == best[c]) for v, c in zip(row, columns, strict=True)]
-            print(f"| {method} | " + " | ".join(shown) + f" | {max(map(len, row))} |")
+            counts = sorted({len(numbers) for numbers in row if numbers})
+            print(f"| {method} | " + " | ".join(shown) + f" | {'-'.join(map(str, [counts[0], *counts[1:][-1:]]))} |")
 
 
 def distances(data: str, groups: dict) -> None:
