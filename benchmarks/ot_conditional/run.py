@@ -1,7 +1,7 @@
 """The comparison of docs/results/ot_conditional.md: every method on every data set, number of pairs and seed.
 
-    python benchmarks/ot_conditional/run.py --out results/ot_conditional.jsonl --jobs 2
-    python benchmarks/ot_conditional/table.py results/ot_conditional.jsonl
+    python benchmarks/ot_conditional/run.py --out docs/results/ot_conditional.jsonl --jobs 2
+    python benchmarks/ot_conditional/table.py docs/results/ot_conditional.jsonl
 
 One line of JSON per run; runs that are already in the file are skipped, so it can be stopped and started again. Every
 method sees the same pairs and unpaired rows (PairedVectorsDataModule; the seed chooses them and the network's start),
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--pairs", nargs="+", type=int, default=[128, 32, 512])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("results/ot_conditional.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/ot_conditional.jsonl"))
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
 

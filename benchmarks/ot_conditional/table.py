@@ -1,6 +1,6 @@
 """Markdown tables from the lines that run.py wrote: mean ± standard deviation over seeds (n - 1 in the denominator).
 
-python benchmarks/ot_conditional/table.py results/ot_conditional.jsonl
+python benchmarks/ot_conditional/table.py docs/results/ot_conditional.jsonl
 """
 
 import argparse
@@ -72,7 +72,10 @@ def values(groups: dict, data: str, method: str, num_pairs: int, step: str, metr
 def show(numbers: list[float], bold: bool = False, digits: int = 2) -> str:
     if not numbers:
         return ""
-    mean, spread = statistics.mean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    mean = statistics.mean(numbers)
+    if len(numbers) == 1:
+        return f"{mean:.{digits}f}"  # one seed has no spread
+    spread = statistics.stdev(numbers)
     text = f"{mean:.{digits}f} ± {spread:.{digits}f}" if abs(mean) < 1000 else f"{mean:.2g} ± {spread:.1g}"
     return f"**{text}**" if bold else text
 
