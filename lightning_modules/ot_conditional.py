@@ -27,6 +27,9 @@ class OTConditionalModule(LightningModule):
         x_noise: standard deviation of the Gaussian noise added to paired x in training, in units of x. Few pairs are
             then kernels instead of points, which keeps a flexible cost net from memorising them.
 
+    With several processes the product over unpaired x and y of the "marginal" objective is taken within each process;
+    the other objectives are means over rows and give the same step on any number of processes.
+
     Held-out conditional NLL (`val/nll`) is the only quantity to select on: the paper's loss is not bounded below.
     """
 

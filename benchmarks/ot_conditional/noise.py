@@ -7,8 +7,8 @@ from torch import Tensor
 def blur_pairs(batch: dict[str, Tensor], x_noise: float, y_noise: float) -> dict[str, Tensor]:
     """The batch with Gaussian noise of these standard deviations on the paired x and y; unpaired rows stay.
 
-    A hundred pairs become a hundred kernels, which a flexible net cannot memorise one by one. On 128 Swiss-roll pairs
-    it lowers the best held-out NLL of a mixture density network from 1.7 to 0.7 nats: no baseline should go without.
+    A hundred pairs become a hundred kernels, which a flexible net cannot memorise one by one. No
+    baseline should go without.
     """
     x, y = batch["x"], batch["y"]
     return {**batch, "x": x + x_noise * torch.randn_like(x), "y": y + y_noise * torch.randn_like(y)}
