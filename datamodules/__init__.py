@@ -7,11 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datamodules.image_text import ImageTextDataModule
     from datamodules.paired_vectors import PairedVectorsDataModule
 
-__all__ = ["PairedVectorsDataModule"]
+__all__ = ["ImageTextDataModule", "PairedVectorsDataModule"]
 
-_HOMES = {"PairedVectorsDataModule": "datamodules.paired_vectors"}
+_HOMES = {
+    "ImageTextDataModule": "datamodules.image_text",
+    "PairedVectorsDataModule": "datamodules.paired_vectors",
+}
 
 
 def __getattr__(name: str) -> object:

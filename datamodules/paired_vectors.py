@@ -13,7 +13,8 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.vector_batches import SUBSET, EvaluationBatches, Table, TrainBatches, permutation
+from datamodules.sample_order import SUBSET, permutation
+from datamodules.vector_batches import EvaluationBatches, Table, TrainBatches
 from datamodules.vector_shards import ShardFolder, Split
 
 PAIRS, VAL, UNPAIRED_X, UNPAIRED_Y = range(4)  # each subset has its own stream of random numbers

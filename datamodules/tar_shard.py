@@ -8,11 +8,12 @@ are read from their header and raw bytes: nothing is unpickled.
 import io
 import math
 import re
-import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from datamodules.tar_members import tar_members
 
 MEMBER_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([xy])\.npy")  # WebDataset: the key ends at the first dot of the file name
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -39,8 +40,11 @@ def read_shard(path: Path, label: str, expected_bytes: int | None = None) -> lis
     if expected_bytes is not None and size != expected_bytes:
         raise ValueError(f"{path}: {size} bytes, index.json says {expected_bytes}; copy it again or rebuild it")
     raw = np.memmap(path, dtype=np.uint8, mode="r")
+    members, damage = tar_members(raw)
+    if damage:
+        raise ValueError(f"{path}: truncated or damaged tar ({damage}); copy it again or rebuild it")
     found: dict[str, dict[str, Block]] = {}
-    for member in tar_members(path, raw):
+    for member in members:
         if not (name := MEMBER_NAME.fullmatch(member.name)):
             if member.name.endswith((".x.npy", ".y.npy")):
                 raise ValueError(f"{path}: key of {member.name!r} contains a dot; use letters, digits, _ and -")
@@ -49,7 +53,7 @@ def read_shard(path: Path, label: str, expected_bytes: int | None = None) -> lis
         if side in found.setdefault(key, {}):
             raise ValueError(f"{path}: {member.name} occurs twice; every key must be unique within a shard")
         where = f"{label}: {member.name}"
-        found[key][side] = Block(parse_npy(raw[member.offset_data : member.offset_data + member.size], where), where)
+        found[key][side] = Block(parse_npy(raw[member.offset : member.offset + member.size], where), where)
     for key, sides in found.items():
         lengths = {side: len(block.rows) for side, block in sides.items()}
         if len(set(lengths.values())) > 1:
@@ -57,24 +61,6 @@ def read_shard(path: Path, label: str, expected_bytes: int | None = None) -> lis
     if not found:
         raise ValueError(f"{path}: holds no KEY.x.npy or KEY.y.npy; these are not vector shards")
     return [Sample(sides.get("x"), sides.get("y")) for sides in found.values()]
-
-
-def tar_members(path: Path, raw: np.ndarray) -> list[tarfile.TarInfo]:
-    """The regular files of an uncompressed tar, after checking that the archive is whole."""
-    damaged = f"{path}: truncated or damaged tar; copy it again or rebuild it"
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = tar.getmembers()
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise ValueError(damaged) from error
-    end = 0
-    for member in members:
-        if member.size < 0 or member.offset_data + member.size > len(raw) or member.issparse():
-            raise ValueError(damaged)
-        end = member.offset_data + (-(-member.size // 512) * 512 if member.isreg() else 0)
-    if len(raw) - end < 1024 or raw[end:].any():  # the end of a tar is two blocks of zeros
-        raise ValueError(damaged)
-    return [member for member in members if member.isreg()]
 
 
 def parse_npy(raw: np.ndarray, where: str) -> np.ndarray:

@@ -1,22 +1,12 @@
-"""The order of rows: endless seeded permutations for training, each row once for evaluation.
-
-Both are pure functions of the row numbers, never of a running generator, so that a run resumes where it stopped and
-two processes see together exactly what one would see.
-"""
+"""Batches of rows: endless seeded permutations for training (sample_order.py), each row once for evaluation."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-SUBSET, ORDER = 0, 1  # the second number of every key: which rows are used, or in which order they come
-
-
-def permutation(size: int, *key: int) -> np.ndarray:
-    """The permutation of range(size) that belongs to these whole numbers from 0."""
-    return np.random.default_rng(key).permutation(size)
+from datamodules.sample_order import ORDER, EndlessOrder
 
 
 class Table(NamedTuple):
@@ -24,25 +14,6 @@ class Table(NamedTuple):
 
     columns: dict[str, Tensor]
     batch_size: int
-
-
-class EndlessRows:
-    """Rows 0..size-1 in one endless sequence of permutations; pass number e is the permutation of (*key, e)."""
-
-    def __init__(self, size: int, *key: int):
-        self.size, self.key = size, key
-        self.number, self.current = -1, torch.empty(0, dtype=torch.int64)
-
-    def take(self, start: int, stop: int) -> Tensor:
-        """Positions [start, stop) of the sequence, int64 [stop - start]."""
-        parts = []
-        while start < stop:
-            number, offset = divmod(start, self.size)
-            if number != self.number:
-                self.number, self.current = number, torch.from_numpy(permutation(self.size, *self.key, number))
-            parts.append(self.current[offset : offset + stop - start])
-            start += len(parts[-1])
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class TrainBatches:
@@ -56,7 +27,7 @@ class TrainBatches:
     def __init__(self, tables: list[Table], steps_per_epoch: int, seed: int, rank: int = 0, world: int = 1):
         self.tables, self.steps_per_epoch, self.rank, self.world = tables, steps_per_epoch, rank, world
         self.orders = [
-            EndlessRows(len(next(iter(table.columns.values()))), seed, ORDER, number)
+            EndlessOrder(len(next(iter(table.columns.values()))), seed, ORDER, number)
             for number, table in enumerate(tables)
         ]
         self.step = 0
@@ -73,7 +44,8 @@ class TrainBatches:
         """Batch number `step`, counted from the start of the run."""
         drawn = {}
         for table, order in zip(self.tables, self.orders, strict=True):
-            rows = order.take(step * table.batch_size, (step + 1) * table.batch_size)[self.rank :: self.world]
+            positions = order.take(step * table.batch_size, (step + 1) * table.batch_size)
+            rows = torch.from_numpy(positions[self.rank :: self.world])
             drawn |= {name: column.index_select(0, rows) for name, column in table.columns.items()}
         return drawn
 

@@ -1,23 +1,59 @@
-"""Compare a shard folder with its index: sizes, sha256, counts, whole tars, finite values."""
+"""Verify a folder of shards: sizes, sha256, whole tars, counts; finite values of vectors, every picture and caption."""
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", metavar="DIR")
+    command.add_argument("folder", metavar="DIR", help="a folder of shards, a .tar, or a brace expansion of .tar files")
+    command.add_argument("--sheet", metavar="FILE.png", help="also write a contact sheet of pictures and captions")
+    command.add_argument("--quick", action="store_true", help="do not decode pictures: sizes, hashes and headers only")
+    command.add_argument("--limit", type=int, default=20, help="unreadable samples to name, of each kind (default 20)")
 
 
 def run(options: argparse.Namespace) -> int:
+    """Print the report; 1 if anything is wrong."""
+    if holds_vectors(options.folder):
+        if options.sheet or options.quick:
+            raise ValueError(f"{options.folder}: holds vectors; --sheet and --quick are for pictures")
+        return check_vectors(options.folder)
+    from datamodules.prepare.image_check import check_images
+    from datamodules.prepare.image_report import print_report, write_sheet
+
+    if options.sheet and (options.quick or not options.sheet.endswith(".png")):
+        raise ValueError(f"--sheet {options.sheet}: name a .png file, and leave --quick out")
+    report = check_images(options.folder, decode=not options.quick, examples=bool(options.sheet), progress=True)
+    print_report(options.folder, report, not options.quick, options.limit)
+    if options.sheet:
+        write_sheet(Path(options.sheet), report)
+    return 0 if report.sound else 1
+
+
+def holds_vectors(source: str) -> bool:
+    """True for an index.json of vector shards or, without one, if the first shard has KEY.x.npy or KEY.y.npy."""
+    from datamodules.image_folder import folder_index, shard_urls, splits
+    from datamodules.remote import is_remote
+    from datamodules.sample_index import scan_shard
+
+    if not source.endswith(".tar") and "{" not in source and (index := folder_index(source)) is not None:
+        return index.get("kind", "vectors") != "images"
+    found = splits(source)
+    first = shard_urls(source, found[0])[0] if found else None
+    if first is None or is_remote(first) or not Path(first).is_file():
+        return False
+    return not {"x.npy", "y.npy"}.isdisjoint(scan_shard(first)[0].fields)
+
+
+def check_vectors(path: str) -> int:
+    """Compare vector shards with their index; 1 if there are faults."""
     from rich.console import Console
     from rich.table import Table
 
     from datamodules.vector_shards import ShardFolder
 
-    folder, faults = ShardFolder(options.folder, verify=True), []
-    table = Table(
-        "split", "shards", "rows", "x", "y", title=f"{options.folder}: {folder.index.get('name', 'no index')}"
-    )
+    folder, faults = ShardFolder(path, verify=True), []
+    table = Table("split", "shards", "rows", "x", "y", title=f"{path}: {folder.index.get('name', 'no index')}")
     for split, entry in folder.index["splits"].items():
         found = split_faults(folder, split)
         faults += found
@@ -58,8 +94,6 @@ def split_faults(folder, split: str) -> list[str]:
 
 def unlisted(folder) -> list[str]:
     """One line for each tar beside an index that does not name it."""
-    from pathlib import Path
-
     if folder.remote or not Path(folder.path, "index.json").is_file():
         return []
     named = {shard["file"] for split in folder.index["splits"].values() for shard in split["shards"]}

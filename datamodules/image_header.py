@@ -1,0 +1,157 @@
+"""What a picture says about itself before any pixel is decoded: format, size, orientation, by a walk over its parts.
+
+The walks take a few microseconds and trust nothing: lengths lead only forward, and where one leads beyond the end the
+picture is truncated. JPEG markers are followed as libjpeg follows them, so both see the same frame.
+"""
+
+import io
+import struct
+from typing import NamedTuple
+
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+
+from datamodules.bad_sample import BadSample
+
+MAX_SCANS = 256  # of a progressive JPEG; files in use have about ten, and each costs a pass over all pixels
+SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length with its own two bytes
+FRAME = struct.Struct(">BHHB")  # bits, height, width, components
+CHUNK = struct.Struct(">I4s")  # of a PNG: length without name and checksum, name
+RIFF_CHUNK = struct.Struct("<4sI")
+SOF = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
+ALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD8)))  # stuffed zero, TEM, RSTn: no length follows
+
+
+class Header(NamedTuple):
+    """Stored size in pixels, EXIF orientation 1..8; `simple`: a JPEG in grey or three colours, an opaque still WebP."""
+
+    format: str  # "jpeg", "png", "webp", "gif", "bmp"
+    width: int
+    height: int
+    orientation: int = 1
+    simple: bool = False
+
+
+def read_header(data: bytes) -> Header:
+    """BadSample: empty_file, not_an_image or truncated_image."""
+    if not data:
+        raise BadSample("empty_file")
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            header = _jpeg(data)
+        elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+            header = _png(data)
+        elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            header = _webp(data)
+        elif data.startswith((b"GIF87a", b"GIF89a", b"BM")):
+            header = _by_pillow(data)
+        else:
+            raise BadSample("not_an_image", f"starts with {data[:8].hex(' ')}; JPEG, PNG, WebP, GIF and BMP are read")
+    except (struct.error, IndexError) as error:
+        raise BadSample("truncated_image", f"the header runs past the end, byte {len(data)}") from error
+    if not header.width or not header.height:
+        raise BadSample("not_an_image", f"{header.width} x {header.height} pixels")
+    return header
+
+
+def _jpeg(data: bytes) -> Header:
+    at, orientation, frame = 2, 1, None
+    while True:
+        start, marker, length = SEGMENT.unpack_from(data, at)
+        if start != 0xFF or marker == 0xFF:  # libjpeg skips stray and fill bytes too
+            at += 1
+            continue
+        if marker in ALONE:
+            at += 2
+            continue
+        if marker == 0xDA:  # the first scan
+            break
+        if marker == 0xD9 or length < 2:
+            raise BadSample("not_an_image", f"JPEG without a picture, byte {at}")
+        if marker in SOF:
+            if frame is not None:
+                raise BadSample("not_an_image", f"JPEG with a second frame, byte {at}")
+            frame = (marker, *FRAME.unpack_from(data, at + 4))
+        elif marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
+            orientation = exif_orientation(data[at + 10 : at + 2 + length])
+        at += 2 + length
+    if frame is None:
+        raise BadSample("not_an_image", "JPEG without a frame header")
+    if data.rfind(b"\xff\xd9", at) < 0:
+        raise BadSample("truncated_image", f"JPEG without its end marker, {len(data)} bytes")
+    kind, _, height, width, components = frame
+    if kind not in (0xC0, 0xC1) and data.count(b"\xff\xda", at) > MAX_SCANS:
+        raise BadSample("too_large", f"progressive JPEG of more than {MAX_SCANS} scans")
+    return Header("jpeg", width, height, orientation, components in (1, 3))
+
+
+def _png(data: bytes) -> Header:
+    if data[12:16] != b"IHDR":
+        raise BadSample("truncated_image" if len(data) < 16 else "not_an_image", "PNG without a header")
+    width, height = struct.unpack_from(">II", data, 16)
+    at, orientation = 8, 1
+    while True:
+        length, name = CHUNK.unpack_from(data, at)
+        if name == b"eXIf":
+            orientation = exif_orientation(data[at + 8 : at + 8 + length])
+        at += 12 + length
+        if at > len(data):
+            raise BadSample("truncated_image", f"PNG needs {at} bytes or more, has {len(data)}")
+        if name == b"IEND":
+            return Header("png", width, height, orientation)
+
+
+def _webp(data: bytes) -> Header:
+    size = 8 + struct.unpack_from("<I", data, 4)[0]
+    if size > len(data):
+        raise BadSample("truncated_image", f"WebP needs {size} bytes, has {len(data)}")
+    kind = data[12:16]
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Header("webp", width & 0x3FFF, height & 0x3FFF, 1, True)
+    if kind == b"VP8L" and data[20] == 0x2F:
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return Header("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, 1, not bits >> 28 & 1)
+    if kind != b"VP8X":
+        raise BadSample("not_an_image", f"WebP that starts with a {kind!r} chunk")
+    flags = data[20]  # 0x02 animation, 0x08 EXIF, 0x10 alpha
+    width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    if len(data) < 30:
+        raise IndexError
+    orientation = _webp_orientation(data, size) if flags & 0x08 else 1
+    return Header("webp", width, height, orientation, not flags & 0x12)
+
+
+def _webp_orientation(data: bytes, size: int) -> int:
+    at = 12
+    while at + 8 <= size:
+        name, length = RIFF_CHUNK.unpack_from(data, at)
+        if name == b"EXIF":
+            return exif_orientation(data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0"))
+        at += 8 + length + length % 2
+    return 1
+
+
+def _by_pillow(data: bytes) -> Header:
+    """GIF and BMP are rare: Pillow reads their headers, and still no pixel."""
+    kind, reader = ("bmp", BmpImageFile) if data.startswith(b"BM") else ("gif", GifImageFile)
+    try:
+        with reader(io.BytesIO(data)) as picture:
+            return Header(kind, *picture.size)
+    except Exception as error:  # Pillow raises whatever a damaged header leads to
+        raise BadSample("not_an_image", f"damaged {kind}: {' '.join(str(error).split())}"[:200]) from error
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """Tag 0x0112 of the first directory of an EXIF block; 1 (upright) when absent or damaged."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+        for at in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
+            if tag == 0x0112:
+                return value if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:  # also: no byte order
+        pass
+    return 1

@@ -1,0 +1,197 @@
+"""From the bytes of a sample to what a batch holds, and from sample numbers to a batch; runs in loader workers.
+
+Everything random about a sample (which of its captions, the crop, the flip) is a pure function of (seed, pass, key),
+so it depends neither on the order of reading nor on the worker that reads.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.bad_sample import BadSample
+from datamodules.captions import captions_of
+from datamodules.image_decoding import decode_image
+from datamodules.image_transforms import ImageTransform
+from datamodules.npy_decoding import decode_npy
+from datamodules.sample_index import SampleIndex
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+MOST_BYTES = 1 << 28  # of one member of a sample
+REPLACEMENTS = 32  # tries to replace one bad sample before the data are called unusable
+Fault = tuple[str, str, str]  # kind (bad_sample.KINDS), shard:key, detail
+
+
+@dataclass(frozen=True)
+class SampleDecoder:
+    """What to take from a sample.
+
+    Args:
+        transform: gives every picture of a sample its final size.
+        captions: "first", or "random": one of the sample's captions, another at every pass.
+        images: names of further pictures, KEY.NAME.{jpg,png,webp,...}, such as the target of an edit.
+        arrays: names of arrays, KEY.NAME.npy, equal in shape over all samples, such as precomputed latents.
+        metadata: keys of KEY.json, handed over as lists.
+        background: what shows through transparent pixels, (red, green, blue) in 0..255.
+        max_pixels: larger pictures are refused before they are decoded.
+    """
+
+    transform: ImageTransform
+    captions: str = "first"
+    images: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
+    background: tuple[int, int, int] = (255, 255, 255)
+    max_pixels: int = 1 << 26
+    seed: int = 0
+
+    def __call__(self, fields: Mapping[str, bytes], key: str, number: int) -> dict[str, Any]:
+        """One sample from its members {suffix: content}, at pass `number`; BadSample when it cannot be used."""
+        names = ("", *(f"{name}." for name in self.images))
+        pictures = [decode_image(self._picture(fields, name), self.background, self.max_pixels) for name in names]
+        captions, metadata = captions_of(fields.get("txt"), fields.get("json"))
+        choice, *draw = self._draws(number, key)
+        sized = self.transform(pictures, draw)
+        sample = {"image": sized[0], **dict(zip(self.images, sized[1:], strict=True))}
+        sample["caption"] = captions[choice % len(captions) if self.captions == "random" else 0]
+        sample["key"] = key
+        for name in self.arrays:
+            if (content := fields.get(f"{name}.npy")) is None:
+                raise BadSample("bad_array", f"no {name}.npy")
+            sample[name] = torch.from_numpy(decode_npy(content))
+        return sample | {name: metadata.get(name) for name in self.metadata}
+
+    def wants(self, field: str) -> bool:
+        """Whether a member with this suffix is ever read."""
+        stem, _, suffix = field.rpartition(".")
+        if suffix in IMAGE_SUFFIXES:
+            return stem in ("", *self.images)
+        return field in ("txt", "json") or (suffix == "npy" and stem in self.arrays)
+
+    def _picture(self, fields: Mapping[str, bytes], name: str) -> bytes:
+        for suffix in IMAGE_SUFFIXES:
+            if (content := fields.get(name + suffix)) is not None:
+                return content
+        raise BadSample("missing_image", f"no {name}{{{','.join(IMAGE_SUFFIXES)}}}")
+
+    def _draws(self, number: int, key: str) -> tuple[int, ...]:
+        """Three random numbers below 2^32 that belong to (seed, pass, key)."""
+        digest = blake2b(
+            key.encode(), digest_size=12, salt=self.seed.to_bytes(8, "little") + number.to_bytes(8, "little")
+        )
+        return tuple(np.frombuffer(digest.digest(), dtype="<u4").tolist())
+
+
+class ImageSamples(torch.utils.data.Dataset):
+    """Batches by sample numbers: `samples[[(pass, number), ...]]` reads, decodes and collates.
+
+    A bad sample is left out and named in the batch's `faults`. With `replace` another one, chosen by (seed, pass,
+    number) alone, takes its place; without, its weight is 0 and its picture empty, so that shapes never change.
+    """
+
+    def __init__(self, index: SampleIndex, decoder: SampleDecoder, replace: bool):
+        self.index, self.decoder, self.replace = index, decoder, replace
+        self.fields = [field for field in index.fields if decoder.wants(field)]
+        self.files = ShardFiles()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitems__(self, wanted: list[tuple[int, int]]) -> dict[str, Any]:
+        faults: list[Fault] = []
+        samples = [self._sample(number, row, faults) for number, row in wanted]
+        blank = next((s for s in samples if s is not None), None)
+        if blank is None:
+            blank = self._blank()
+        empty = {name: torch.zeros_like(v) if isinstance(v, Tensor) else None for name, v in blank.items()}
+        for place, (_, row) in enumerate(wanted):
+            if samples[place] is None:
+                samples[place] = {**empty, "caption": "", "key": self.index.key(row)}
+        batch = collate(samples)
+        if not self.replace:
+            bad = {where for _, where, _ in faults}
+            weights = [0.0 if self._where(row) in bad else 1.0 for _, row in wanted]
+            batch["weight"] = torch.tensor(weights)
+        return {**batch, "faults": faults}
+
+    def _sample(self, number: int, row: int, faults: list[Fault]) -> dict[str, Any] | None:
+        """The sample of this row; if it is bad, its replacement, or None."""
+        for attempt in range(REPLACEMENTS):
+            try:
+                return self.decoder(self.read(row), self.index.key(row), number)
+            except BadSample as bad:
+                faults.append((bad.kind, self._where(row), bad.detail))
+            if not self.replace:
+                return None
+            row = int(np.random.default_rng((self.decoder.seed, number, row, attempt)).integers(len(self.index)))
+        kind, where, _ = faults[-1]
+        raise ValueError(f"{REPLACEMENTS} unusable samples in a row, the last {where} ({kind}); check the folder")
+
+    def read(self, row: int) -> dict[str, bytes]:
+        """{suffix: content} of the members of a sample that the decoder reads; BadSample when they cannot be read."""
+        spans = ((field, self.index.span(row, field)) for field in self.fields)
+        return {field: self.files.read(*span) for field, span in spans if span is not None}
+
+    def _where(self, row: int) -> str:
+        return f"{os.path.basename(self.index.paths[self.index.shard[row]])}:{self.index.key(row)}"
+
+    def _blank(self) -> dict[str, Any]:
+        """The shape of a sample, taken from the first that can be read."""
+        for row in range(len(self.index)):
+            try:
+                return self.decoder(self.read(row), self.index.key(row), 0)
+            except BadSample:
+                continue
+        raise ValueError(f"{self.index.paths[0]}: no sample of it can be read; run python -m datamodules.prepare check")
+
+
+class ShardFiles:
+    """Reads spans of local files; keeps the last few open. Every process opens its own."""
+
+    def __init__(self, keep: int = 64):
+        self.keep, self.open = keep, OrderedDict()
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Exactly these bytes; BadSample when they are too many, or the file is gone or has become shorter."""
+        if size > MOST_BYTES:
+            raise BadSample("too_large", f"a file of {size} bytes, the limit is {MOST_BYTES}")
+        try:
+            if path not in self.open:
+                self.open[path] = os.open(path, os.O_RDONLY)
+                if len(self.open) > self.keep:
+                    os.close(self.open.popitem(last=False)[1])
+            self.open.move_to_end(path)
+            content = os.pread(self.open[path], size, offset)
+        except OSError as error:
+            raise BadSample("unreadable", f"{error.strerror}") from error
+        if len(content) < size:
+            raise BadSample("damaged_tar", f"the file ends {size - len(content)} bytes too early")
+        return content
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"keep": self.keep, "open": OrderedDict()}
+
+    def __del__(self) -> None:
+        for handle in self.open.values():
+            os.close(handle)
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack tensors, list everything else; ValueError in one line when shapes differ."""
+    batch: dict[str, Any] = {}
+    for name in samples[0]:
+        values = [sample[name] for sample in samples]
+        if not isinstance(values[0], Tensor):
+            batch[name] = values
+            continue
+        shapes = {tuple(value.shape) for value in values}
+        if len(shapes) > 1:
+            raise ValueError(f"{name}: shapes {sorted(shapes)} in one batch; all samples need the same")
+        batch[name] = torch.stack(values)
+    return batch

@@ -1,0 +1,254 @@
+"""Captioned images, streamed from WebDataset shards (image_folder.py says which folders and addresses are read).
+
+train      image [B,3,H,W], caption list[str], key list[str]; the data set is walked through in one endless shuffle
+val, test  the same and weight float32 [B]: every sample once, 0 marks padding and unreadable samples
+Images are uint8 until they are on the device and float32 in [-1, 1] from there on. Beside them stand, if asked for,
+further images (such as the target of an edit) in the same form, arrays [B, ...] and lists of metadata.
+"""
+
+import re
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from lightning import LightningDataModule
+from torch import Tensor
+
+from datamodules.image_folder import open_images, shard_urls, splits
+from datamodules.image_samples import ImageSamples, SampleDecoder
+from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
+from datamodules.image_transforms import ImageTransform
+from datamodules.resampled_stream import ResampledImages
+from datamodules.sample_index import SampleIndex
+from datamodules.sample_order import ORDER, SUBSET, EndlessOrder, local_permutation, permutation
+from datamodules.sample_selection import select
+from datamodules.skipped import Skipped
+
+
+class ImageTextDataModule(LightningDataModule):
+    """Captioned images from shards.
+
+    Args:
+        path: shard folder (with or without index.json), .tar file, brace expansion `a/{000..127}.tar` or a list of
+            these; local, s3://, gs://, https:// or hf://.
+        image_size: every image becomes [3, image_size, image_size].
+        batch_size: images per training step over all processes. eval_batch_size: per process.
+        steps_per_epoch: batches between two validations; None for one walk through the training split.
+        train_split, val_split, test_split: names of the splits in the folder.
+        val_path, test_path: where those splits are read from, if not from `path`.
+        select: keep only samples whose metadata match, such as {style: noto, skin_tone: [light, dark]}.
+        num_train, num_val, num_test: use only that many samples, chosen by the seed; None means all.
+        captions: "first" or "random" (training only): one of the sample's captions.
+        crop: "center", "random" (training only) or "none" (pad to a square); flip: mirror half of the training images.
+        images, arrays, metadata: further fields of the batch, see SampleDecoder.
+        background: colour behind transparent pixels as rrggbb.
+        max_pixels: refuse larger pictures before they are decoded.
+        max_skipped: share of unusable samples that stops the run; strict: the first one does.
+        sampling: "exact", or "resampled" for shards that cannot be read at random places (see ResampledImages).
+        shuffle_window: shuffle within shards of about this many samples in all, for slow disks; None for everything.
+        num_workers, prefetch, start_method: loader processes, batches each reads ahead, fork | spawn | forkserver.
+        verify: compare the sha256 of every shard with the index before training.
+        cache_dir: where remote shards are kept; None for the user's cache folder.
+        seed: order, crops, captions and subsets.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        image_size: int = 64,
+        batch_size: int = 64,
+        eval_batch_size: int = 64,
+        steps_per_epoch: int | None = None,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+        val_path: str | list[str] | None = None,
+        test_path: str | list[str] | None = None,
+        select: dict[str, Any] | None = None,
+        num_train: int | None = None,
+        num_val: int | None = None,
+        num_test: int | None = None,
+        captions: str = "random",
+        crop: str = "center",
+        flip: bool = False,
+        images: list[str] | None = None,
+        arrays: list[str] | None = None,
+        metadata: list[str] | None = None,
+        background: str = "ffffff",
+        max_pixels: int = 1 << 26,
+        max_skipped: float = 0.1,
+        strict: bool = False,
+        sampling: str = "exact",
+        shuffle_window: int | None = None,
+        num_workers: int = 1,
+        prefetch: int = 2,
+        start_method: str | None = None,
+        verify: bool = False,
+        cache_dir: str | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        check_choice("captions", captions, ("first", "random"))
+        check_choice("sampling", sampling, ("exact", "resampled"))
+        check_choice("start_method", start_method, ("fork", "spawn", "forkserver", None))
+        sizes = ("image_size", "batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window", "prefetch")
+        for name in (*sizes, "num_train", "num_val", "num_test"):
+            if (size := self.hparams[name]) is not None and size < 1:
+                raise ValueError(f"{name}={size}: must be at least 1")
+        for name in ("num_workers", "seed"):
+            if self.hparams[name] < 0:
+                raise ValueError(f"{name}={self.hparams[name]}: must be at least 0")
+        if sampling == "resampled" and (select or num_train or steps_per_epoch is None):
+            raise ValueError("sampling=resampled needs steps_per_epoch and cannot select: it never sees all samples")
+        self.skipped = Skipped(max_skipped, strict)  # of all loaders; progress and loggers show it
+        self.train_decoder, self.eval_decoder = self._decoder(True), self._decoder(False)
+
+    def prepare_data(self) -> None:
+        """Fetch remote shards and index new ones once per machine, before the processes read them together."""
+        for part in ("train", "val", "test"):
+            if self._exists(part) and not (part == "train" and self.hparams.sampling == "resampled"):
+                open_images(*self._place(part), verify=self.hparams.verify, cache_dir=self.hparams.cache_dir)
+
+    def setup(self, stage: str) -> None:
+        """Open what this stage reads, so that a bad folder is reported before any step."""
+        if stage == "fit":
+            _ = self.train_index if self.hparams.sampling == "exact" else self.train_urls
+        if stage in ("fit", "validate"):
+            _ = self.val_index
+        if stage in ("test", "predict"):
+            _ = self.test_index
+
+    @cached_property
+    def train_index(self) -> SampleIndex:
+        return self._open("train")
+
+    @cached_property
+    def train_urls(self) -> list[str]:
+        """Shards of the training split, for sampling=resampled."""
+        return shard_urls(self.hparams.path, self.hparams.train_split)
+
+    @cached_property
+    def val_index(self) -> SampleIndex | None:
+        """None when the folder has no such split."""
+        return self._open("val") if self._exists("val") else None
+
+    @cached_property
+    def test_index(self) -> SampleIndex:
+        return self._open("test")
+
+    def train_dataloader(self) -> TrainImages | ResampledImages:
+        h, (rank, world) = self.hparams, topology(self.trainer)
+        if h.batch_size % world:
+            raise ValueError(f"batch_size={h.batch_size} cannot be shared by {world} processes; choose a multiple")
+        if h.sampling == "resampled":
+            urls = self.train_urls
+            return ResampledImages(
+                urls,
+                self.train_decoder,
+                h.batch_size,
+                h.steps_per_epoch,
+                h.seed,
+                rank,
+                world,
+                self._workers(),
+                self.skipped,
+            )
+        index = self.train_index
+        sizes = np.bincount(index.shard, minlength=len(index.paths))
+        draw = partial(local_permutation, sizes, h.shuffle_window) if h.shuffle_window else None
+        order = EndlessOrder(len(index), h.seed, ORDER, draw=draw)
+        steps = h.steps_per_epoch or max(1, len(index) // h.batch_size)
+        samples = ImageSamples(index, self.train_decoder, replace=True)
+        plan = TrainPlan(order, h.batch_size, steps, rank, world)
+        return TrainImages(samples, plan, self._workers(), self.skipped)
+
+    def val_dataloader(self) -> EvaluationImages | list:
+        """An empty list when the folder has no split of this name."""
+        return self._evaluation(self.val_index) if self.val_index is not None else []
+
+    def test_dataloader(self) -> EvaluationImages:
+        return self._evaluation(self.test_index)
+
+    def predict_dataloader(self) -> EvaluationImages:
+        return self._evaluation(self.test_index)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """uint8 -> float32 in [-1, 1], on the device: a quarter of the bytes to transfer, no work for the workers."""
+        for name in ("image", *self.train_decoder.images):
+            batch[name] = to_unit_range(batch[name])
+        return batch
+
+    def _decoder(self, training: bool) -> SampleDecoder:
+        h = self.hparams
+        background = parse_color(h.background)
+        crop = "center" if h.crop == "random" and not training else h.crop
+        return SampleDecoder(
+            ImageTransform(h.image_size, crop, flip=h.flip and training, background=background),
+            captions=h.captions if training else "first",
+            images=tuple(h.images or ()),
+            arrays=tuple(h.arrays or ()),
+            metadata=tuple(h.metadata or ()),
+            background=background,
+            max_pixels=h.max_pixels,
+            seed=h.seed,
+        )
+
+    def _workers(self) -> Workers:
+        h = self.hparams
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return Workers(h.num_workers, h.prefetch, h.start_method, pin_memory=on_gpu)
+
+    def _place(self, part: str) -> tuple[str | list[str], str]:
+        """Source and split of train, val or test; a source of its own may hold unnamed shards."""
+        own, name = self.hparams.get(f"{part}_path"), self.hparams[f"{part}_split"]
+        if own and name not in (found := splits(own)) and len(found) == 1:
+            name = found[0]
+        return own or self.hparams.path, name
+
+    def _exists(self, part: str) -> bool:
+        source, name = self._place(part)
+        return name in splits(source)
+
+    def _open(self, part: str) -> SampleIndex:
+        """The samples of a split that are wanted, at least one."""
+        h, (source, name) = self.hparams, self._place(part)
+        index = open_images(source, name, cache_dir=h.cache_dir)
+        self.skipped.damaged(index.faults)
+        if h.select:
+            index = select(index, h.select)
+        wanted = h[f"num_{part}"]
+        if wanted is not None and wanted > len(index):
+            raise ValueError(f"num_{part}={wanted}: split {name!r} of {source} has {len(index)} samples; lower it")
+        if wanted is not None:
+            index = index.select(np.sort(permutation(len(index), h.seed, SUBSET)[:wanted]))
+        if not len(index):
+            raise ValueError(f"split {name!r} of {source} holds no sample; run python -m datamodules.prepare check")
+        return index
+
+    def _evaluation(self, index: SampleIndex) -> EvaluationImages:
+        samples = ImageSamples(index, self.eval_decoder, replace=False)
+        return EvaluationImages(
+            samples, self.hparams.eval_batch_size, *topology(self.trainer), self._workers(), self.skipped
+        )
+
+
+def topology(trainer: Any) -> tuple[int, int]:
+    """(rank, number of processes), asked here in the parent: worker processes do not know it."""
+    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+
+def to_unit_range(image: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 [-1, 1]."""
+    return image.float().div_(127.5).sub_(1.0)
+
+
+def parse_color(color: str) -> tuple[int, int, int]:
+    if not re.fullmatch("[0-9a-fA-F]{6}", str(color)):
+        raise ValueError(f"background={color!r}: give six hexadecimal digits, such as ffffff for white")
+    return tuple(bytes.fromhex(color))
+
+
+def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")

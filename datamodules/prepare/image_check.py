@@ -1,0 +1,189 @@
+"""Read every sample of a set of image shards as training would, and account for what is there and what is wrong."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from datamodules.bad_sample import BadSample
+from datamodules.build_progress import BuildProgress
+from datamodules.image_folder import shards_by_split
+from datamodules.remote import file_sha256, is_remote, local_copy
+from datamodules.sample_index import SampleIndex, read_offsets, scan_shard
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+LARGEST_FIELD = 1 << 28  # bytes; a larger member is not read
+SHEET_PICTURES = 60  # examples kept for the contact sheet
+
+
+@dataclass
+class SplitReport:
+    """What one split holds; `shards` and `samples` count what is there, not what the index says."""
+
+    shards: int = 0
+    samples: int = 0
+    fields: Counter = field(default_factory=Counter)  # samples that have each field
+    sizes: Counter = field(default_factory=Counter)  # (width, height) of the pictures
+    captions: list[int] = field(default_factory=list)  # characters of the first caption of each sample
+    unreadable: Counter = field(default_factory=Counter)  # bad samples by kind
+
+
+@dataclass
+class Report:
+    """The account of all splits. `faults` are about files, `unreadable` (kind, shard:key, detail) about samples."""
+
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str, str]] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)  # (first, again), each SPLIT/shard:key
+    examples: list[tuple[str, np.ndarray]] = field(default_factory=list)  # first caption, uint8 [H, W, 3]
+
+    @property
+    def sound(self) -> bool:
+        return not self.faults and not self.unreadable
+
+
+def check_images(
+    source: str | list[str], decode: bool = True, examples: bool = False, progress: bool = False
+) -> Report:
+    """Check the structure of every shard and, with `decode`, every sample; ValueError if there is nothing to check."""
+    report, opened = Report(), []
+    for split, shards in shards_by_split(source).items():
+        report.splits[split] = SplitReport()
+        for shard in shards:
+            index, faults = check_shard(*shard)
+            report.faults += faults
+            if index is not None:
+                count(report.splits[split], index)
+                opened.append((split, index, state(Path(index.paths[0]).stat())))
+    if not opened and not report.faults:
+        raise ValueError(f"{source}: no .tar files; pack pictures with python -m datamodules.prepare folder")
+    report.faults += [f"{file}: not in index.json" for file in unlisted(source)]
+    if decode:
+        read_all(report, opened, examples, progress)
+    return report
+
+
+def state(file: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to."""
+    return file.st_ino, file.st_size, file.st_mtime_ns
+
+
+def read_all(report: Report, opened: list[tuple[str, SampleIndex, tuple]], examples: bool, progress: bool) -> None:
+    """Read every sample of these (split, one shard, its state); what is seen and what fails goes into the report."""
+    import datamodules.image_decoding  # noqa: F401  seconds, which are not the samples' fault
+
+    total, number, first = sum(len(index) for _, index, _ in opened), 0, {}
+    shown = set(np.linspace(0, total - 1, min(SHEET_PICTURES, total)).astype(int).tolist()) if examples else set()
+    with BuildProgress("check", total, quiet=not progress) as bar:
+        for split, index, scanned in opened:
+            shard = Path(index.paths[0]).name
+            with open(index.paths[0], "rb") as file:
+                if state(os.fstat(file.fileno())) != scanned:
+                    report.faults.append(f"{index.paths[0]}: changed while it was checked; check it again")
+                    continue
+                for row in range(len(index)):
+                    where = f"{shard}:{index.key(row)}"
+                    try:
+                        digest = read_sample(report, split, sample_fields(index, row, file), number in shown)
+                        if (again := f"{split}/{where}") != (known := first.setdefault(digest, again)):
+                            report.duplicates.append((known, again))
+                    except BadSample as bad:
+                        report.unreadable.append((bad.kind, where, bad.detail))
+                        report.splits[split].unreadable[bad.kind] += 1
+                    number += 1
+                    bar.advance(1)
+
+
+def sample_fields(index: SampleIndex, row: int, file: BinaryIO) -> dict[str, bytes]:
+    """The members of one sample that are read, {field: content}."""
+    fields = {}
+    for name in index.fields:
+        if name.rpartition(".")[2] not in (*PICTURES, "txt", "json") or not (span := index.span(row, name)):
+            continue
+        _, offset, size = span
+        if size > LARGEST_FIELD:
+            raise BadSample("too_large", f"{name} of {size} bytes")
+        file.seek(offset)
+        fields[name] = file.read(size)
+    return fields
+
+
+def read_sample(report: Report, split: str, fields: dict[str, bytes], show: bool) -> bytes:
+    """Decode the pictures of one sample and read its captions; the hash of its main picture. BadSample if it is one."""
+    from datamodules.captions import captions_of
+    from datamodules.image_decoding import decode_image
+
+    pictures = {name: content for name, content in fields.items() if name.rpartition(".")[2] in PICTURES}
+    if not pictures:
+        raise BadSample("missing_image", f"only {', '.join(fields)}" if fields else "no picture, no caption")
+    main = min(pictures, key=lambda name: name.count("."))  # KEY.png before KEY.edited.png
+    decoded = {name: decode_image(content) for name, content in pictures.items()}
+    captions, _ = captions_of(fields.get("txt"), fields.get("json"))
+    about = report.splits[split]
+    about.sizes.update((image.shape[2], image.shape[1]) for image in decoded.values())
+    about.captions.append(len(captions[0]))
+    if show:
+        report.examples.append((captions[0], decoded[main].permute(1, 2, 0).numpy()))
+    return hashlib.sha256(pictures[main]).digest()
+
+
+def check_shard(location: str, entry: dict | None) -> tuple[SampleIndex | None, list[str]]:
+    """The index of one shard by its headers, None if it cannot be read, and the faults: one line each."""
+    if entry is None and is_remote(location):
+        return None, [f"{location}: remote shards without index.json are not checked; copy them here"]
+    try:
+        path = str(local_copy(location, entry["sha256"])) if entry and is_remote(location) else location
+        index, faults = scan_shard(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        return None, [f"{location}: {reason}"]
+    if entry:
+        faults = [*faults, *(f"{location}: {fault}" for fault in differences(Path(path), index, entry))]
+    return index, faults
+
+
+def differences(path: Path, index: SampleIndex, entry: dict) -> Iterator[str]:
+    """What of a local shard is not as index.json says."""
+    if (size := path.stat().st_size) != entry["bytes"]:
+        yield f"{size} bytes, index.json says {entry['bytes']}"
+    elif file_sha256(path) != entry["sha256"]:
+        yield "content differs from index.json (sha256)"
+    if (stated := entry.get("samples", len(index))) != len(index):
+        yield f"{len(index)} samples, index.json says {stated}"
+    offsets = path.parent / entry["offsets"] if "offsets" in entry else None
+    if offsets is None or size != entry["bytes"] or not offsets.is_file():
+        return  # without them readers scan the shard
+    if file_sha256(offsets) != entry["offsets_sha256"]:
+        yield f"{offsets.name} differs from index.json (sha256)"
+        return
+    try:
+        kept = read_offsets(str(offsets), str(path))
+    except ValueError:
+        yield f"{offsets.name} is not the offsets of this shard"
+        return
+    same = kept.keys.tolist() == index.keys.tolist() and kept.fields.keys() == index.fields.keys()
+    if not same or any(not np.array_equal(kept.fields[name], index.fields[name]) for name in kept.fields):
+        yield f"{offsets.name} differs from the headers of the tar"
+
+
+def count(report: SplitReport, index: SampleIndex) -> None:
+    report.shards += 1
+    report.samples += len(index)
+    for name, spans in index.fields.items():
+        report.fields[name] += int((spans[:, 0] >= 0).sum())
+
+
+def unlisted(source: str | list[str]) -> list[str]:
+    """Tars beside an index.json that does not name them."""
+    if not isinstance(source, str) or is_remote(source) or not Path(source, "index.json").is_file():
+        return []
+    named = {shard.location for shards in shards_by_split(source).values() for shard in shards}
+    return [
+        str(file) for file in sorted(Path(source).glob("*.tar")) if f"{source.rstrip('/')}/{file.name}" not in named
+    ]

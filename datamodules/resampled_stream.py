@@ -1,0 +1,118 @@
+"""Training from shards that can only be read from front to back: remote tars without an index.
+
+Each worker of each rank walks through all shards in an order of its own, without end, and mixes samples in a buffer. A
+remote shard is copied to a temporary file while it is read, so that it can be checked like a local one.
+Promised: every rank gets the same number of equally large batches, no shell is started, nothing is unpickled.
+Not promised: that every sample is seen equally often, or that a resumed run sees what the uninterrupted one would
+have seen. It draws anew, from (seed, samples seen so far), and never replays the beginning.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from datamodules.bad_sample import BadSample
+from datamodules.image_samples import REPLACEMENTS, ImageSamples, SampleDecoder, collate
+from datamodules.image_stream import Workers
+from datamodules.remote import local_file
+from datamodules.sample_index import scan_shard
+from datamodules.skipped import Skipped
+
+BUFFER = 1000  # samples that wait, undecoded, to be mixed
+
+
+class ResampledImages:
+    """`steps` batches per pass of the trainer; state {seed, samples}: see the module docstring for what it promises."""
+
+    def __init__(
+        self,
+        urls: list[str],
+        decoder: SampleDecoder,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        rank: int,
+        world: int,
+        workers: Workers,
+        skipped: Skipped,
+    ):
+        self.source = ShardDraws(urls, decoder, batch_size // world, (seed, 0, rank))
+        self.steps, self.batch_size, self.seed, self.rank, self.skipped = steps, batch_size, seed, rank, skipped
+        self.workers, self.samples, self.batches = workers, 0, None
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.batches is None:  # one endless stream for the whole run: its buffers stay filled between passes
+            self.source.key = (self.seed, self.samples, self.rank)
+            self.batches = iter(self.workers.loader(self.source))
+        for _ in range(self.steps):
+            batch = next(self.batches)
+            self.samples += self.batch_size
+            self.skipped.update(len(batch["key"]), batch.pop("faults"))
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed, "samples": self.samples}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.samples, self.batches = state["samples"], None
+
+
+class ShardDraws(IterableDataset):
+    """Endless collated batches from shards drawn at random; `key` are whole numbers that fix the draws of a rank."""
+
+    def __init__(self, urls: list[str], decoder: SampleDecoder, batch_size: int, key: tuple[int, ...]):
+        self.urls, self.decoder, self.batch_size, self.key = urls, decoder, batch_size, key
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        rng = np.random.default_rng((*self.key, worker.id if worker else 0))
+        samples, faults, misses = [], [], 0
+        for number, (where, key, fields) in enumerate(mixed(self._read(rng, faults), rng)):
+            try:
+                samples.append(self.decoder(fields, key, number))
+                misses = 0
+            except BadSample as bad:
+                faults.append((bad.kind, where, bad.detail))
+                misses += 1
+                if misses == REPLACEMENTS:
+                    raise ValueError(f"{misses} unusable samples in a row, the last {where} ({bad})") from bad
+            if len(samples) == self.batch_size:
+                yield {**collate(samples), "faults": faults.copy()}
+                samples = []
+                faults.clear()
+
+    def _read(self, rng: np.random.Generator, faults: list) -> Iterator[tuple[str, str, dict[str, bytes]]]:
+        """(shard:key, key, fields) of one shard after another, without end."""
+        while True:
+            given = 0
+            for url in rng.permutation(self.urls):
+                shard = url.rpartition("/")[2]
+                try:
+                    with local_file(url) as path:
+                        index, damage = scan_shard(path)
+                        faults.extend(("damaged_tar", shard, line.removeprefix(f"{path}: ")) for line in damage)
+                        reader = ImageSamples(index, self.decoder, replace=False)
+                        for row in range(len(index)):
+                            given += 1
+                            yield f"{shard}:{index.key(row)}", index.key(row), reader.read(row)
+                except (OSError, ValueError) as error:
+                    faults.append(("unreadable", shard, str(error)))
+            if not given:
+                raise ValueError(f"no sample in any of {len(self.urls)} shards; the last fault: {faults[-1:]}")
+
+
+def mixed(samples: Iterator, rng: np.random.Generator) -> Iterator:
+    """The same samples in random order, through a buffer that begins to give early and fills while it is used."""
+    buffer: list = []
+    for sample in samples:
+        buffer.append(sample)
+        if len(buffer) < BUFFER // 10 or (len(buffer) < BUFFER and rng.random() < 0.5):
+            continue
+        place = int(rng.integers(len(buffer)))
+        buffer[place], buffer[-1] = buffer[-1], buffer[place]
+        yield buffer.pop()

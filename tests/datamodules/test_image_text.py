@@ -1,0 +1,136 @@
+"""ImageTextDataModule as a trainer uses it: splits, devices, selections, and one clear line for what is wrong."""
+
+import pickle
+
+import pytest
+import torch
+
+from datamodules import ImageTextDataModule
+from datamodules.image_text import to_unit_range
+from tests.datamodules.picture_shards import sample, write_folder, write_tar
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = write_folder(tmp_path_factory.mktemp("data") / "shards", [20, 4])
+    write_folder(folder, [7], "val", first=100)
+    return str(write_folder(folder, [5], "test", first=200))
+
+
+def data(path, stage="fit", **options):
+    sizes = {"image_size": 8, "batch_size": 8, "eval_batch_size": 4, "num_workers": 0}
+    module = ImageTextDataModule(path, **{**sizes, **options})
+    module.prepare_data()
+    module.setup(stage)
+    return module
+
+
+def test_splits_sizes_and_the_length_of_a_pass(shards):
+    module = data(shards)
+    assert len(module.train_dataloader()) == 3
+    assert len(data(shards, steps_per_epoch=50).train_dataloader()) == 50
+    assert [key for b in module.val_dataloader() for key in b["key"]] == [f"{n:05d}" for n in range(100, 107)]
+    module.setup("test")
+    assert sum(b["weight"].sum() for b in module.test_dataloader()) == 5
+
+
+def test_workers_give_bytes_and_the_device_gets_unit_range(shards):
+    module = data(shards)
+    batch = next(iter(module.train_dataloader()))
+    assert batch["image"].dtype == torch.uint8
+    red = batch["image"][:, 0, 0, 0].clone()
+    image = module.on_after_batch_transfer(batch, 0)["image"]
+    assert image.dtype == torch.float32
+    torch.testing.assert_close(image[:, 0, 0, 0], red / 255 * 2 - 1)
+    assert to_unit_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+def test_a_folder_without_validation_has_no_validation_loader(tmp_path):
+    assert data(str(write_folder(tmp_path, [9]))).val_dataloader() == []
+
+
+def test_validation_from_shards_of_its_own(shards, tmp_path):
+    write_tar(tmp_path / "00000.tar", {f"{n}": sample(n) for n in range(3)})
+    module = data(str(tmp_path), val_path=shards)
+    assert len(module.val_index) == 7
+    assert len(data(shards, val_path=str(tmp_path / "00000.tar")).val_index) == 3
+
+
+def test_selection_by_metadata_and_seeded_subsets(shards):
+    odd = data(shards, select={"parity": "odd"})
+    assert all(int(key) % 2 for batch in odd.train_dataloader() for key in batch["key"])
+    assert len(data(shards, select={"number": [3, 4, 5]}, val_path=shards, val_split="train").train_index) == 3
+    few, fewer = (data(shards, num_train=n).train_index for n in (10, 5))
+    assert set(fewer.keys) < set(few.keys)
+    assert set(data(shards, num_train=5, seed=1).train_index.keys) != set(fewer.keys)
+
+
+def test_ranks_come_from_the_trainer_in_the_parent(shards):
+    class Strategy:
+        root_device = torch.device("cpu")
+
+    class Trainer:
+        global_rank, world_size, strategy = 1, 2, Strategy()
+
+    module = data(shards)
+    alone = [batch["key"] for batch in module.train_dataloader()]
+    module.trainer = Trainer()
+    assert [batch["key"] for batch in module.train_dataloader()] == [keys[1::2] for keys in alone]
+
+
+def test_the_loader_travels_to_a_spawned_process(shards):
+    samples = data(shards).train_dataloader().loader.dataset
+    batch = samples.__getitems__([(0, 3)])  # opens a file
+    again = pickle.loads(pickle.dumps(samples)).__getitems__([(0, 3)])
+    assert torch.equal(batch["image"], again["image"])
+
+
+def test_hyper_parameters_are_plain_types(shards):
+    state = dict(data(shards, select={"parity": "odd"}).hparams)
+    assert all(type(v) in (str, int, float, bool, list, dict, type(None)) for v in state.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "nowhere"}, "nowhere"),
+        ({"train_split": "training"}, "no split 'training', only 'test', 'train', 'val'"),
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"captions": "last"}, "captions='last': choose one of first, random"),
+        ({"background": "white"}, "background='white': give six hexadecimal digits"),
+        ({"crop": "middle"}, "crop='middle'"),
+        ({"num_train": 25}, "num_train=25: split 'train' of .* has 24 samples; lower it"),
+        ({"select": {"parity": "even", "number": 3}}, "matches no sample; the metadata hold .*parity: even, odd"),
+        ({"max_skipped": 2.0}, "max_skipped=2.0: give a share"),
+        ({"start_method": "thread"}, "start_method='thread'"),
+        ({"sampling": "resampled"}, "sampling=resampled needs steps_per_epoch"),
+        ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_step(shards, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        data(**{"path": shards, **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(shards):
+    module = data(shards)
+
+    class Trainer:
+        global_rank, world_size = 0, 3
+
+    module.trainer = Trainer()
+    with pytest.raises(ValueError, match="batch_size=8 cannot be shared by 3 processes"):
+        module.train_dataloader()
+
+
+def test_a_damaged_shard_gives_what_stands_before_the_damage(tmp_path, caplog):
+    folder = write_folder(tmp_path, [10])
+    path = folder / "train-000000.tar"
+    path.write_bytes(path.read_bytes()[:-16_000])
+    module = data(str(folder))
+    assert 0 < len(module.train_index) < 10
+    assert module.skipped.counts["damaged_tar"] == 1
+    assert "the samples before it are used" in caplog.text
+    with pytest.raises(ValueError, match="with strict=false"):
+        data(str(folder), strict=True)

@@ -1,0 +1,124 @@
+"""Avatars: the attributes without drawing, node on fake packages, npm, and what is said when a tool is missing."""
+
+import io
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from datamodules.prepare import avatar_attributes, avatars
+from datamodules.prepare.__main__ import main
+from datamodules.prepare.npm_packages import Package, package_files
+
+FAKE_CORE = b"""export const createAvatar = (style, options) => style.draw(options);"""
+
+
+FAKE_STYLE = (
+    b"""export const draw = (options) => `<svg xmlns="http://www.w3.org/2000/svg">${options.skinColor}</svg>`;"""
+)
+
+
+def write_package(folder, package, files):
+    """A .tgz as `npm pack` makes it."""
+    files = {"package.json": json.dumps({"name": package.name, "version": package.version}).encode(), **files}
+    with tarfile.open(folder / package.archive, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("style", avatar_attributes.STYLES)
+def test_an_edit_changes_only_the_options_of_one_attribute(style):
+    seen = set()
+    for number in range(200):
+        before = avatar_attributes.attributes_of(style, f"0 {number}")
+        changed, after = avatar_attributes.edited(style, f"0 {number}", before)
+        old, new = (avatar_attributes.options_of(style, f"0 {number}", values) for values in (before, after))
+        may_change = {
+            name for options in avatar_attributes.STYLES[style].attributes[changed].values() for name in options
+        }
+        assert {name for name in old | new if old.get(name) != new.get(name)} <= may_change
+        assert all(len(choice) == 1 for choice in new.values() if isinstance(choice, list))
+        assert avatar_attributes.instruction(changed, before[changed], after[changed])
+        assert avatar_attributes.describe(style, before)[0] != avatar_attributes.describe(style, after)[0]
+        seen.add(changed)
+    assert seen == set(avatar_attributes.STYLES[style].attributes)
+
+
+@pytest.fixture
+def fake_dicebear(tmp_path):
+    for package, code in ((avatars.CORE, FAKE_CORE), (Package("@dicebear/pixel-art", "9.4.3"), FAKE_STYLE)):
+        about = {"name": package.name, "version": package.version, "type": "module", "exports": "./lib/index.js"}
+        write_package(tmp_path, package, {"package.json": json.dumps(about).encode(), "lib/index.js": code})
+    return tmp_path
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_node_draws_from_the_packages(fake_dicebear):
+    with avatars.Avatars("pixel-art", str(fake_dicebear)) as drawn:
+        folder = Path(drawn.folder.name)
+        assert (
+            drawn.svg({"skinColor": ["a'\"`\n</svg>"]})
+            == """<svg xmlns="http://www.w3.org/2000/svg">a'"`\n</svg></svg>"""
+        )
+        assert ">b<" in drawn.svg({"skinColor": ["b"]})
+    assert drawn.node.returncode == 0
+    assert not folder.exists()
+
+
+def test_missing_tools_are_one_line(tmp_path, fake_dicebear, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    command = ["avatars", "--out", str(tmp_path / "a"), "--packages", str(fake_dicebear), "--num", "10"]
+    if shutil.which("node"):
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert "pip install resvg-py" in error
+        assert error.count("\n") == 1
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["avatars", "--out", str(tmp_path / "b"), "--packages", str(fake_dicebear)]) == 1
+    assert "node is not installed" in capsys.readouterr().err
+
+
+def test_a_missing_npm_says_what_to_place_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(
+        ValueError, match=r"npm is not installed.* place dicebear-core-9\.4\.3\.tgz in a folder.*--packages"
+    ):
+        package_files(avatars.CORE, None, r"(lib/.*)")
+
+
+def test_a_failing_npm_is_one_line(tmp_path, monkeypatch):
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho 'E404 not here' >&2\nexit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"could not fetch openmoji@17\.0\.0 \(E404 not here\)"):
+        package_files(Package("openmoji", "17.0.0"), None, "(.*)")
+
+
+def test_packages_are_read_safely(tmp_path):
+    package = Package("odd", "1.0.0")
+    write_package(tmp_path, package, {"../../evil.txt": b"x", "a.txt": b"fine"})
+    with tarfile.open(tmp_path / package.archive, "r:gz") as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    link = tarfile.TarInfo("package/b.txt")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / package.archive, "w:gz") as tar:
+        for member, content in members:
+            tar.addfile(member, io.BytesIO(content))
+        tar.addfile(link)
+    assert package_files(package, str(tmp_path), r"([a-z]\.txt)") == {"a.txt": b"fine"}
+    assert [file.name for file in tmp_path.iterdir()] == [package.archive]
+    (tmp_path / package.archive).rename(tmp_path / "odd-2.0.0.tgz")
+    with pytest.raises(ValueError, match=r"is version 1\.0\.0; this command needs odd 2"):
+        package_files(Package("odd", "2.0.0"), str(tmp_path), r"([a-z]\.txt)")
+    whole = (tmp_path / "odd-2.0.0.tgz").read_bytes()
+    (tmp_path / package.archive).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a readable npm package"):
+        package_files(package, str(tmp_path), r"([a-z]\.txt)")
