@@ -16,6 +16,7 @@ from datamodules.remote import file_sha256, is_remote, local_copy, read_bytes
 from datamodules.tar_shard import Block, Sample, read_shard
 
 SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-\d+\.tar")
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 
 
 class Rows:
@@ -138,6 +139,6 @@ def parse_index(content: bytes, folder: str) -> dict:
     if schema != 1:
         raise ValueError(f"{name} has schema {schema!r}, this version reads 1; rebuild the folder")
     for file, sha256, _ in named:  # both become paths, so neither may climb out of its folder
-        if not SHARD_NAME.fullmatch(str(file)) or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
-            raise ValueError(f"{name} names the shard {file!r} ({sha256!r}); expected SPLIT-000000.tar and its sha256")
+        if not SAFE_NAME.fullmatch(str(file)) or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
+            raise ValueError(f"{name} names the shard {file!r} ({sha256!r}); expected a .tar beside it and its sha256")
     return index

@@ -9,7 +9,12 @@ COMMANDS = {
     "swiss_roll": "Gaussian -> Swiss roll, pairs from entropic optimal transport plans",
     "weather": "weather at a New York airport -> weather there 12 hours later",
     "table": "your own pairs and unpaired rows, from .npy or .csv files",
-    "check": "compare a shard folder with its index: sizes, hashes, counts, finite values",
+    "emoji": "emoji in several styles and skin tones, with captions, from npm packages",
+    "fashion_mnist": "Fashion-MNIST with captions, from its idx files",
+    "avatars": "rule-drawn avatars with exact attributes, and edit pairs with instructions",
+    "folder": "your own pictures, with captions from .txt files or a table",
+    "index": "write the index of shards that were made elsewhere",
+    "check": "verify a folder of shards: sizes, hashes, headers, every picture and caption, finite values",
 }
 
 
