@@ -108,21 +108,23 @@ class ImageSamples(torch.utils.data.Dataset):
         return len(self.index)
 
     def __getitems__(self, wanted: list[tuple[int, int]]) -> dict[str, Any]:
+        """The batch; or, when nothing of it can be had, {"stop": why} instead of an exception out of a worker."""
+        try:
+            return self._batch(wanted)
+        except ValueError as error:
+            return {"stop": str(error)}
+
+    def _batch(self, wanted: list[tuple[int, int]]) -> dict[str, Any]:
         faults: list[Fault] = []
         samples = [self._sample(number, row, faults) for number, row in wanted]
-        blank = next((s for s in samples if s is not None), None)
-        if blank is None:
-            blank = self._blank()
-        empty = {name: torch.zeros_like(v) if isinstance(v, Tensor) else None for name, v in blank.items()}
-        for place, (_, row) in enumerate(wanted):
-            if samples[place] is None:
-                samples[place] = {**empty, "caption": "", "key": self.index.key(row)}
-        batch = collate(samples)
-        if not self.replace:
-            bad = {where for _, where, _ in faults}
-            weights = [0.0 if self._where(row) in bad else 1.0 for _, row in wanted]
-            batch["weight"] = torch.tensor(weights)
-        return {**batch, "faults": faults}
+        bad = [sample is None for sample in samples]
+        if any(bad):
+            full = samples[bad.index(False)] if not all(bad) else self._first()
+            empty = {name: torch.zeros_like(v) if isinstance(v, Tensor) else None for name, v in full.items()}
+            for place, (_, row) in enumerate(wanted):
+                samples[place] = samples[place] or {**empty, "caption": "", "key": self.index.key(row)}
+        batch = {**collate(samples), "faults": faults}
+        return batch if self.replace else {**batch, "weight": 1.0 - torch.tensor(bad, dtype=torch.float32)}
 
     def _sample(self, number: int, row: int, faults: list[Fault]) -> dict[str, Any] | None:
         """The sample of this row; if it is bad, its replacement, or None."""
@@ -152,8 +154,8 @@ class ImageSamples(torch.utils.data.Dataset):
     def _where(self, row: int) -> str:
         return f"{os.path.basename(self.index.paths[self.index.shard[row]])}:{self.index.key(row)}"
 
-    def _blank(self) -> dict[str, Any]:
-        """The shape of a sample, taken from the first that can be read."""
+    def _first(self) -> dict[str, Any]:
+        """The first sample that can be read, for its shapes."""
         for row in range(len(self.index)):
             try:
                 return self.decoder(self.read(row), self.index.key(row), 0)

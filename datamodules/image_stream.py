@@ -48,6 +48,14 @@ def as_read(batch: dict[str, Any]) -> dict[str, Any]:
     return batch
 
 
+def accounted(batch: dict[str, Any], skipped: Skipped) -> dict[str, Any]:
+    """The batch without its faults, which go into the account; ValueError if a worker could not go on."""
+    if "stop" in batch:
+        raise ValueError(batch["stop"])
+    skipped.update(len(batch["key"]), batch.pop("faults"))
+    return batch
+
+
 @dataclass
 class TrainPlan:
     """Which samples each batch holds: (pass, number) of positions [k*B, (k+1)*B) of the order, every world-th."""
@@ -88,8 +96,7 @@ class TrainImages:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.loader:
             self.plan.position += self.plan.batch_size
-            self.skipped.update(len(batch["key"]), batch.pop("faults"))
-            yield batch
+            yield accounted(batch, self.skipped)
 
     def state_dict(self) -> dict[str, int]:
         epoch, sample = divmod(self.plan.position, self.plan.order.size)
@@ -126,6 +133,6 @@ class EvaluationImages:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for real, batch in zip(self.real, self.loader, strict=True):
+            batch = accounted(batch, self.skipped)
             batch["weight"] *= real
-            self.skipped.update(len(batch["key"]), batch.pop("faults"))
             yield batch

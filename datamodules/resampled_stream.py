@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.bad_sample import BadSample
 from datamodules.image_samples import REPLACEMENTS, ImageSamples, SampleDecoder, collate
-from datamodules.image_stream import Workers
+from datamodules.image_stream import Workers, accounted
 from datamodules.remote import local_file
 from datamodules.sample_index import scan_shard
 from datamodules.skipped import Skipped
@@ -52,8 +52,7 @@ class ResampledImages:
         for _ in range(self.steps):
             batch = next(self.batches)
             self.samples += self.batch_size
-            self.skipped.update(len(batch["key"]), batch.pop("faults"))
-            yield batch
+            yield accounted(batch, self.skipped)
 
     def state_dict(self) -> dict[str, int]:
         return {"seed": self.seed, "samples": self.samples}
@@ -69,6 +68,12 @@ class ShardDraws(IterableDataset):
         self.urls, self.decoder, self.batch_size, self.key = urls, decoder, batch_size, key
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self._batches()
+        except ValueError as error:
+            yield {"stop": str(error)}
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         rng = np.random.default_rng((*self.key, worker.id if worker else 0))
         samples, faults, misses = [], [], 0

@@ -249,3 +249,10 @@ def test_nothing_readable_is_one_clear_line(tmp_path):
     folder = write_folder(tmp_path / "shards", [5], bad={key: {"png": b"x"} for key in range(5)})
     with pytest.raises(ValueError, match=r"unusable samples in a row, the last train-000000\.tar"):
         next(iter(train_stream(folder)))
+
+
+def test_it_is_one_clear_line_out_of_a_worker_too(tmp_path):
+    folder = write_folder(tmp_path / "shards", [5], bad={key: {"png": b"x"} for key in range(5)})
+    with pytest.raises(ValueError, match="unusable samples in a row") as caught:
+        next(iter(train_stream(folder, workers=Workers(1))))
+    assert "\n" not in str(caught.value)
