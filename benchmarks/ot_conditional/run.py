@@ -73,7 +73,7 @@ def one_run(run: tuple[str, str, int, int]) -> dict[str, Any]:
     )
     rows.setup("fit")
     rows.setup("test")
-    recipe = METHODS[method](data)
+    recipe = METHODS[method](data, num_pairs)
     initialise(recipe.model, rows)
     start = time.perf_counter()
     selected, final, step = fit(recipe, rows)

@@ -56,13 +56,12 @@ def likelihood(data: str, groups: dict) -> None:
 def distances(data: str, groups: dict) -> None:
     """The other metrics at P = 128, of the selected step."""
     others = [name for name in METRICS if name != "nll"]
-    print("\n| P = 128, selected | " + " | ".join(METRICS[n] for n in others) + " | seconds |")
-    print("|---|" + "---|" * (len(others) + 1))
+    print("\n| P = 128, selected | " + " | ".join(METRICS[n] for n in others) + " |")
+    print("|---|" + "---|" * len(others))
     for method in METHODS:
         row = [values(groups, data, method, 128, "selected", name) for name in others]
         if any(row):
-            seconds = statistics.median(run["seconds"] for run in groups[data, method, 128])
-            print(f"| {method} | " + " | ".join(show(v, digits=3) for v in row) + f" | {seconds:.0f} |")
+            print(f"| {method} | " + " | ".join(show(v, digits=3) for v in row) + " |")
 
 
 def values(groups: dict, data: str, method: str, num_pairs: int, step: str, metric: str) -> list[float]:
