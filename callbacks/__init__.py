@@ -1,11 +1,36 @@
 """Callbacks: run care (weights, checkpoints, seeds, progress) and metrics that read what a module returns."""
 
 from callbacks.atomic_checkpoint import AtomicCheckpointIO
+from callbacks.cmmd import CMMDCallback
+from callbacks.diversity import DiversityCallback
 from callbacks.ema import EMA
+from callbacks.fid import FIDCallback
+from callbacks.kid import KIDCallback
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.paired_image import PairedImageCallback
 from callbacks.progress import Progress
+from callbacks.reward_scores import CLIPScoreCallback, ImageRewardCallback
+from callbacks.sample_grid import SampleGridCallback
 from callbacks.sample_picture import SamplePicture
+from callbacks.skipped_samples import SkippedSamples
 from callbacks.step_seed import StepSeed
 from callbacks.transport_metrics import TransportMetrics
 
-__all__ = ["EMA", "AtomicCheckpointIO", "LastCheckpoint", "Progress", "SamplePicture", "StepSeed", "TransportMetrics"]
+__all__ = [
+    "EMA",
+    "AtomicCheckpointIO",
+    "CLIPScoreCallback",
+    "CMMDCallback",
+    "DiversityCallback",
+    "FIDCallback",
+    "ImageRewardCallback",
+    "KIDCallback",
+    "LastCheckpoint",
+    "PairedImageCallback",
+    "Progress",
+    "SampleGridCallback",
+    "SamplePicture",
+    "SkippedSamples",
+    "StepSeed",
+    "TransportMetrics",
+]

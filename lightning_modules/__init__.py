@@ -5,6 +5,7 @@ A module computes, logs and returns; schedules, solvers, files, plots and metric
 order with optional `reference`, `reconstruction`, `score` [B], `nfe` [B]; for vectors `nll` [B] and `sample` [B, Dy].
 """
 
+from lightning_modules.contrastive import ContrastiveModule
 from lightning_modules.ot_conditional import OTConditionalModule
 
-__all__ = ["OTConditionalModule"]
+__all__ = ["ContrastiveModule", "OTConditionalModule"]

@@ -1,0 +1,49 @@
+"""Numbers and how they were taken: to the loggers, to a dict for the evaluation and to a file of the run."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+Measured = dict[str, dict[str, Any]]  # log key -> {"value": ..., and what it depends on}
+
+
+def publish(trainer: Trainer, module: LightningModule, values: dict[str, float], protocol: dict[str, Any]) -> Measured:
+    """Log values by their full key and append them with their protocol to RUN/logs/measurements.jsonl.
+
+    Every process must call it, with the same values. Returns log key -> {"value": float, **protocol}.
+    """
+    measured = {key: {"value": float(value), **protocol} for key, value in values.items()}
+    # Every process measured the same images, so the mean over processes is the value itself.
+    logged = {key: torch.tensor(float(value), device=module.device) for key, value in values.items()}
+    module.log_dict(logged, sync_dist=True)
+    if not trainer.fast_dev_run:
+        _append(trainer, measured)
+    return measured
+
+
+@rank_zero_only
+def _append(trainer: Trainer, measured: Measured) -> None:
+    path = Path(trainer.default_root_dir) / "logs" / "measurements.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for key, entry in measured.items():
+            value = entry["value"] if math.isfinite(entry["value"]) else None
+            line = {"key": key, "step": trainer.global_step, "epoch": trainer.current_epoch} | entry | {"value": value}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def sum_over_processes(trainer: Trainer, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The sums over all processes, on every one; without a change to the arguments."""
+    if trainer.world_size == 1:
+        return tensors
+    device = trainer.strategy.root_device
+    summed = tuple(tensor.to(device, copy=True) for tensor in tensors)
+    for tensor in summed:
+        torch.distributed.all_reduce(tensor)
+    return summed

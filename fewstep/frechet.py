@@ -1,0 +1,105 @@
+"""The Fréchet distance between two sets of features, each taken as a Gaussian.
+
+Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, Eq. 6; on the FID Inception's features it is the FID.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BUFFERED_ROWS = 512  # a product of that many rows at once costs a fifth of products of 32
+
+
+class Gaussian(NamedTuple):
+    """mean [D], covariance [D, D] in float64; num: of the samples behind them, 0 if unknown."""
+
+    mean: Tensor
+    covariance: Tensor
+    num: int = 0
+
+
+class FeatureMoments:
+    """Mean and covariance of features that come in batches; memory 8 D^2 bytes, however many there are.
+
+    The sums are float64, so neither the order nor the split into batches or processes shows (relative 1e-12).
+    """
+
+    def __init__(self, num_features: int, device: torch.device | str = "cpu") -> None:
+        # Apple's GPUs have no float64.
+        device = "cpu" if torch.device(device).type == "mps" else device
+        options = {"dtype": torch.float64, "device": device}
+        self.num = torch.zeros((), **options)
+        self.sum = torch.zeros(num_features, **options)
+        self.outer_sum = torch.zeros(num_features, num_features, **options)
+        self._buffer: list[Tensor] = []
+
+    def add(self, features: Tensor) -> None:
+        """features [B, D], of any floating point type; B may be 0."""
+        if features.ndim != 2 or features.shape[1] != len(self.sum):
+            raise ValueError(f"features must be [B, {len(self.sum)}], got {list(features.shape)}")
+        self._buffer.append(features.detach())
+        if sum(map(len, self._buffer)) >= BUFFERED_ROWS:
+            self._flush()
+
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(count [], sum [D], sum of outer products [D, D]), float64: adding those of all processes gives the whole."""
+        self._flush()
+        return self.num, self.sum, self.outer_sum
+
+    def gaussian(self) -> Gaussian:
+        """The moments so far; the covariance divides by n - 1, so n >= 2 is needed."""
+        num, total, outer = self.sums()
+        if num < 2:
+            raise ValueError(f"a Fréchet distance needs at least 2 images on either side, got {int(num)}")
+        mean = total / num
+        return Gaussian(mean, (outer - num * torch.outer(mean, mean)) / (num - 1), int(num))
+
+    def _flush(self) -> None:
+        if self._buffer:
+            rows = torch.cat(self._buffer).to(self.sum)
+            self._buffer = []
+            self.num += len(rows)
+            self.sum += rows.sum(0)
+            self.outer_sum.addmm_(rows.T, rows)
+
+
+def frechet_distance(real: Gaussian, generated: Gaussian) -> float:
+    """||mean difference||^2 + tr(A) + tr(B) - 2 tr sqrt(A B) >= 0 up to rounding; A, B are the covariances.
+
+    Singular covariances, which n <= D samples always give, need no offset on the diagonal: tr sqrt(A B) is the sum of
+    the singular values of sqrt(A) sqrt(B), and sqrt(A) is taken on the directions in which A is not zero within float64
+    (relative D * 2e-16). A is that of the smaller set, so that no eigenvalue of the product is noise around zero.
+    """
+    for name, side in (("real", real), ("generated", generated)):
+        if not (torch.isfinite(side.mean).all() and torch.isfinite(side.covariance).all()):
+            raise ValueError(f"the {name} features have a mean or covariance that is not finite")
+    if real.mean.shape != generated.mean.shape:
+        raise ValueError(
+            f"{len(real.mean)} real features against {len(generated.mean)} generated ones: not one network"
+        )
+    if generated.num and generated.num < (real.num or generated.num + 1):
+        real, generated = generated, real  # the distance is symmetric
+    a, b = (side.covariance.to(real.mean) for side in (real, generated))
+    values, vectors = torch.linalg.eigh(a)
+    kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
+    root = vectors[:, kept] * values[kept].sqrt()
+    inner = root.T @ b @ root
+    cross = torch.linalg.eigvalsh(inner).clamp(min=0).sqrt().sum()
+    squared = (real.mean - generated.mean.to(real.mean)).square().sum()
+    return float(squared + a.trace() + b.trace() - 2 * cross)
+
+
+def read_gaussian(path: str | Path, num_features: int) -> Gaussian:
+    """`mu` [D] and `sigma` [D, D] from an .npz, as pytorch-fid keeps them; no pickle is read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean, covariance = (torch.from_numpy(np.asarray(file[name], dtype=np.float64)) for name in ("mu", "sigma"))
+    except Exception as error:  # the zip and npy readers raise whatever they stumble over
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise ValueError(f"cannot read mu and sigma from {path}: {reason}") from None
+    if mean.shape != (num_features,) or covariance.shape != (num_features, num_features):
+        raise ValueError(f"{path} holds statistics of {len(mean)} features, the network has {num_features}")
+    return Gaussian(mean, covariance)

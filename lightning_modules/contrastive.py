@@ -1,0 +1,114 @@
+"""Contrastive training of an image and a text tower (CLIP; Radford et al. 2021, arXiv 2103.00020)."""
+
+import random
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from fewstep.contrastive import contrastive_loss, labels_of
+from fewstep.learning_rate import warmup_cosine
+
+
+class ContrastiveModule(LightningModule):
+    """Trains images and captions to find one another.
+
+    Args:
+        model: `fewstep.clip_networks.CLIPNetwork`, or any network with encode_image(images [B, 3, H, W] in [-1, 1])
+            and encode_text(captions) -> unit vectors [B, D], scale, clamp_scale(largest) and parameter_groups() ->
+            {"decay": ..., "free": ...}.
+        lr, betas, weight_decay: of AdamW; only the "decay" group decays.
+        warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.
+        max_scale: the inverse temperature is learned but kept within 1..max_scale.
+        positive_field: field of the batch; pairs of a batch that agree in it are positives of one another, such as
+            drawings of one `concept`. None: only the pair itself is, as in CLIP. Pairs with equal captions need no
+            such field (see contrastive_loss).
+        caption_field: field of the batch that holds the captions; where it holds lists, training draws one of each at
+            random and evaluation takes the first.
+
+    Several processes compare all rows of their batches with one another: the same step as one process with them all.
+    `val/loss` compares within a batch of each process, so it depends on `eval_batch_size`; retrieval does not
+    (callbacks/retrieval.py).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.1,
+        warmup_steps: int = 200,
+        max_scale: float = 100.0,
+        positive_field: str | None = None,
+        caption_field: str = "caption",
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("lr", lr, 0), ("max_scale", max_scale, 1)):
+            if not value > least:
+                raise ValueError(f"{name}={value}: must be above {least}")
+        self.save_hyperparameters()
+        self.model = model
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self.model.clamp_scale(self.hparams.max_scale)  # of the step before
+        loss = self._losses(batch, training=True)["loss"].mean()
+        self.log_dict({"train/loss": loss, "train/scale": self.model.scale}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """image_features, text_features [B, D], loss [B], label int64 [B] (equal for equal captions)."""
+        return self._evaluate("val/loss", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate("test/loss", batch)
+
+    def export(self, folder: str) -> None:
+        """Write the network as it is now to a folder that open_clip loads."""
+        self.model.export(folder)
+
+    def _evaluate(self, key: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+        outputs = self._losses(batch, training=False)
+        rows = float(batch["weight"].sum())  # a float, else Lightning averages over ranks in whole numbers
+        mean = (outputs["loss"] * batch["weight"]).sum() / max(rows, 1.0)
+        self.log(key, mean, batch_size=rows, prog_bar=True, sync_dist=True)
+        return outputs
+
+    def _losses(self, batch: dict[str, Any], training: bool) -> dict[str, Tensor]:
+        captions = _captions(batch, self.hparams.caption_field, training)
+        image, text = self.model.encode_image(batch["image"]), self.model.encode_text(captions)
+        field = self.hparams.positive_field
+        positives = None if field is None else labels_of(batch[field], image.device)
+        if training:
+            loss = contrastive_loss(image, text, self.model.scale, positives, across_ranks=True)
+        else:
+            real = batch["weight"] > 0  # padding is nobody's negative
+            positives = None if positives is None else positives[real]
+            loss = torch.zeros_like(batch["weight"])
+            loss[real] = contrastive_loss(image[real], text[real], self.model.scale, positives)
+        labels = labels_of(captions, image.device)
+        return {"image_features": image, "text_features": text, "loss": loss, "label": labels}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h, groups = self.hparams, self.model.parameter_groups()
+        decays = {"decay": h.weight_decay, "free": 0.0}
+        parameters = [{"params": groups[name], "weight_decay": decay} for name, decay in decays.items()]
+        optimizer = torch.optim.AdamW(parameters, lr=h.lr, betas=tuple(h.betas))
+        share = partial(warmup_cosine, warmup_steps=h.warmup_steps, max_steps=self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _captions(batch: dict[str, Any], field: str, training: bool) -> list[str]:
+    """One caption per sample, "" for those of weight 0; ValueError in one line where a sample has none."""
+    if field not in batch:
+        raise ValueError(f"the batch has no {field!r}: list it in --data.metadata or set --model.caption_field caption")
+    weights = batch["weight"].tolist() if "weight" in batch else [1.0] * len(batch[field])
+    captions = []
+    for key, entry, weight in zip(batch["key"], batch[field], weights, strict=True):
+        if not entry and weight:
+            raise ValueError(f"sample {key} has no {field!r} in its json; set --model.caption_field caption")
+        several = [entry or ""] if isinstance(entry, str | None) else entry
+        captions.append(random.choice(several) if training else several[0])
+    return captions

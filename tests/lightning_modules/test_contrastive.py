@@ -1,0 +1,249 @@
+"""The module, retrieval and export together, on squares of a few colours that their captions name."""
+
+import itertools
+
+import lightning as L
+import open_clip
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from callbacks.export import Export
+from callbacks.retrieval import RetrievalMetrics
+from fewstep.bpe_vocabulary import write_vocabulary
+from fewstep.clip_networks import CLIPNetwork
+from fewstep.contrastive import contrastive_loss
+from lightning_modules import ContrastiveModule
+
+LEVELS = {"no": -1.0, "some": 0.0, "much": 1.0}
+THINGS = [
+    (f"{r} red, {g} green, {b} blue", torch.tensor([LEVELS[r], LEVELS[g], LEVELS[b]]))
+    for r, g, b in itertools.product(LEVELS, repeat=3)
+]
+
+
+def collate(rows):
+    return {
+        "image": torch.stack([color[:, None, None].expand(3, 16, 16) for _, color, _, _ in rows]).contiguous(),
+        "caption": [caption for caption, *_ in rows],
+        "key": [f"k{number}" for *_, number, _ in rows],
+        "weight": torch.tensor([weight for *_, weight in rows]),
+        "names": [None if not weight else [caption, f"{caption} again"] for caption, _, _, weight in rows],
+    }
+
+
+def rows(count=27, world=1, rank=0):
+    """Every world-th thing, the last rank's repeated with weight 0 so that all ranks have equally many."""
+    total = -(-count // world) * world
+    return [(*THINGS[i % count], i, float(i < count)) for i in range(rank, total, world)]
+
+
+class Data(L.LightningDataModule):
+    def __init__(self, batch_size=27, count=27):
+        super().__init__()
+        self.batch_size, self.count = batch_size, count
+
+    def _loader(self, batch_size):
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        return DataLoader(rows(self.count, world, rank), batch_size=batch_size, collate_fn=collate)
+
+    def train_dataloader(self):
+        return self._loader(self.batch_size // self.trainer.world_size)
+
+    def val_dataloader(self):
+        return self._loader(5)
+
+    test_dataloader = val_dataloader
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "bpe.txt.gz"
+    write_vocabulary([caption for caption, _ in THINGS], 560, path)
+    return str(path)
+
+
+def module(vocabulary, **options):
+    torch.manual_seed(0)
+    vision = {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
+    return ContrastiveModule(CLIPNetwork(16, vision, text, vocabulary), **{"warmup_steps": 5, **options})
+
+
+def trainer(folder, *callbacks, max_steps=5, **options):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "use_distributed_sampler": False,
+    }
+    return L.Trainer(
+        accelerator="cpu",
+        max_steps=max_steps,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **quiet,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(vocabulary, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    metrics = RetrievalMetrics(ks=(1, 3))
+    runner = trainer(folder, metrics, Export(), max_steps=150, check_val_every_n_epoch=150)
+    net = module(vocabulary, lr=3e-3)
+    first = runner.validate(net, Data(), verbose=False)[0]
+    runner.fit(net, Data())
+    last = runner.test(net, Data(), verbose=False)[0]
+    return net, folder, first, last, metrics
+
+
+def test_learns_to_find_colours_by_their_names_and_back(fitted):
+    _, _, first, last, _ = fitted
+    assert first["val/image_to_text_r1"] < 0.3
+    assert last["test/image_to_text_r1"] > 0.8
+    assert last["test/text_to_image_r3"] > 0.95
+    assert last["test/loss"] < first["val/loss"] / 2
+
+
+def test_retrieval_is_the_share_of_right_first_places(fitted):
+    net, _, _, last, metrics = fitted
+    batch = collate(rows())
+    with torch.no_grad():
+        similarity = net.model.encode_image(batch["image"]) @ net.model.encode_text(batch["caption"]).T
+    right = torch.arange(27)
+    found = {"image_to_text": similarity, "text_to_image": similarity.T}
+    for way, scores in found.items():
+        assert last[f"test/{way}_r1"] == pytest.approx((scores.argmax(1) == right).float().mean().item())
+        top = (scores.topk(3).indices == right[:, None]).any(1).float().mean().item()
+        assert last[f"test/{way}_r3"] == pytest.approx(top)
+    recalls = [value for name, value in last.items() if name[-3:] in ("_r1", "_r3")]
+    assert last["test/mean_recall"] == pytest.approx(sum(recalls) / 4)
+    low, high = metrics.intervals(num_draws=200)["test/image_to_text_r1"]
+    assert low <= last["test/image_to_text_r1"] <= high
+
+
+def test_a_test_leaves_a_folder_for_open_clip(fitted):
+    net, folder, *_ = fitted
+    clip = open_clip.create_model(f"local-dir:{folder / 'export'}", require_pretrained=True).eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder / 'export'}")(["no red, much green, no blue"])
+    expected = net.model.encode_text(["no red, much green, no blue"])
+    torch.testing.assert_close(clip.encode_text(tokens, normalize=True), expected, rtol=0, atol=5e-3)
+
+
+def test_padding_is_no_candidate_and_no_query(vocabulary, tmp_path):
+    net = module(vocabulary)
+    net.log = lambda key, value, **options: logged.update({key: value, "rows": options["batch_size"]})
+    logged = {}
+    batch, padded = collate(rows(4)), collate([*rows(4), (*THINGS[9], 4, 0.0), ("", THINGS[0][1], 5, 0.0)])
+    with torch.no_grad():
+        loss = net.validation_step(batch, 0)["loss"]
+        expected = logged["val/loss"]
+        both = net.validation_step(padded, 0)
+        torch.testing.assert_close(both["loss"], torch.cat([loss, torch.zeros(2)]))
+        torch.testing.assert_close(logged["val/loss"], expected)
+        assert logged["rows"] == 4
+        net.validation_step({**padded, "weight": torch.zeros(6)}, 0)
+        assert logged["val/loss"] == 0
+
+
+class Descent(ContrastiveModule):
+    """Plain gradient descent: Adam would blow up rounding errors where a gradient is 0."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_two_processes_train_and_measure_as_one(vocabulary, tmp_path):
+    results = []
+    for options in ({}, {"strategy": "ddp_fork", "devices": 2}):
+        net = module(vocabulary)
+        net = Descent(net.model)
+        # 13 things, 12 of them in training batches: the second process has a padding row in validation.
+        runner = trainer(tmp_path, RetrievalMetrics(), max_steps=2, limit_train_batches=2, **options)
+        runner.fit(net, Data(batch_size=6, count=13))
+        results.append((net.state_dict(), {k: v.item() for k, v in runner.callback_metrics.items()}))
+    for name, weight in results[0][0].items():
+        torch.testing.assert_close(results[1][0][name], weight, rtol=1e-4, atol=1e-6, msg=name)
+    recalls = {name for name in results[0][1] if "_r" in name}
+    assert recalls == {f"val/{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)} | {
+        "val/mean_recall"
+    }
+    for name in recalls:
+        assert results[1][1][name] == pytest.approx(results[0][1][name]), name
+
+
+def test_learning_rate_rises_and_falls_and_only_matrices_decay(vocabulary, tmp_path):
+    net = module(vocabulary, lr=1e-2, warmup_steps=4, weight_decay=0.3)
+    rates = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    runner = trainer(tmp_path, Watch(), max_steps=8, limit_val_batches=0)
+    runner.fit(net, Data())
+    half = [1.0, 0.853553, 0.5, 0.146447]  # (1 + cos(pi k / 4)) / 2
+    assert rates == pytest.approx([1e-2 * share for share in (0.25, 0.5, 0.75, 1.0, *half)], rel=1e-4)
+    groups = runner.optimizers[0].param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_lists_of_captions_are_drawn_from_in_training_only(vocabulary):
+    net = module(vocabulary, caption_field="names")
+    seen = []
+    encode = net.model.encode_text
+    net.model.encode_text = lambda captions: seen.append(captions) or encode(captions)
+    net.log = lambda *_, **__: None
+    batch = collate([*rows(20), (*THINGS[0], 20, 0.0)])
+    with torch.no_grad():
+        net.validation_step(batch, 0)
+        net.training_step(batch, 0)
+    assert seen[0] == [*batch["caption"][:20], ""]
+    again = sum(caption.endswith("again") for caption in seen[1])
+    assert 2 < again < 18
+
+
+def test_missing_captions_are_named(vocabulary):
+    net = module(vocabulary, caption_field="scoring_captions")
+    with pytest.raises(ValueError, match=r"--data\.metadata"):
+        net.training_step(collate(rows(4)), 0)
+    with pytest.raises(ValueError, match="sample k2 has no 'scoring_captions'"):
+        net.validation_step({**collate(rows(4)), "scoring_captions": [["a"], ["b"], None, ["d"]]}, 0)
+
+
+def test_a_field_names_further_positives(vocabulary):
+    batch = {**collate(rows(4)), "concept": ["a", "b", "a", "c"]}
+    losses = {}
+    for field in (None, "key", "concept"):
+        net = module(vocabulary, positive_field=field).eval()
+        net.log = lambda *_, **__: None
+        losses[field] = net.training_step(batch, 0)
+        image, text = net.model.encode_image(batch["image"]), net.model.encode_text(batch["caption"])
+    torch.testing.assert_close(losses["key"], losses[None])
+    expected = contrastive_loss(image, text, net.model.scale, torch.tensor([0, 1, 0, 2])).mean()
+    torch.testing.assert_close(losses["concept"], expected)
+    assert abs(losses["concept"] - losses[None]) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lr": 0.0}, "lr=0.0"), ({"max_scale": 1.0}, "max_scale=1.0")],
+)
+def test_bad_options_are_named(options, message, vocabulary):
+    with pytest.raises(ValueError, match=message):
+        module(vocabulary, **options)
+
+
+def test_callbacks_say_what_they_need():
+    with pytest.raises(ValueError, match="ks="):
+        RetrievalMetrics(ks=())
+    with pytest.raises(ValueError, match="text_features"):
+        RetrievalMetrics().on_validation_batch_end(None, None, {"loss": 0}, {}, 0)
+    with pytest.raises(ValueError, match="no export"):
+        Export().setup(None, L.LightningModule(), "fit")
