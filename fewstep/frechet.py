@@ -30,10 +30,9 @@ class FeatureMoments:
     def __init__(self, num_features: int, device: torch.device | str = "cpu") -> None:
         # Apple's GPUs have no float64.
         device = "cpu" if torch.device(device).type == "mps" else device
-        options = {"dtype": torch.float64, "device": device}
-        self.num = torch.zeros((), **options)
-        self.sum = torch.zeros(num_features, **options)
-        self.outer_sum = torch.zeros(num_features, num_features, **options)
+        self.num = torch.zeros((), dtype=torch.float64, device=device)
+        self.sum = torch.zeros(num_features, dtype=torch.float64, device=device)
+        self.outer_sum = torch.zeros(num_features, num_features, dtype=torch.float64, device=device)
         self._buffer: list[Tensor] = []
 
     def add(self, features: Tensor) -> None:

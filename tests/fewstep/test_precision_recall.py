@@ -57,7 +57,7 @@ def test_a_generator_that_repeats_itself_has_precision_without_recall():
 
 
 def test_too_few_images_are_one_line():
-    with pytest.raises(ValueError, match="5 neighbours need more than that many images .* got 5 real and 9 generated"):
+    with pytest.raises(ValueError, match=r"5 neighbours need more than that many images .* got 5 real and 9 generated"):
         prdc(features(5), features(9))
     with pytest.raises(ValueError, match="finite"):
         prdc(features(9), features(9) * torch.nan)
