@@ -12,9 +12,11 @@ from callbacks.progress import Progress
 from callbacks.reward_scores import CLIPScoreCallback, ImageRewardCallback
 from callbacks.sample_grid import SampleGridCallback
 from callbacks.sample_picture import SamplePicture
+from callbacks.sample_table import SampleTableCallback
 from callbacks.skipped_samples import SkippedSamples
 from callbacks.step_seed import StepSeed
 from callbacks.transport_metrics import TransportMetrics
+from callbacks.wandb_artifacts import WandbArtifacts
 
 __all__ = [
     "EMA",
@@ -30,7 +32,9 @@ __all__ = [
     "Progress",
     "SampleGridCallback",
     "SamplePicture",
+    "SampleTableCallback",
     "SkippedSamples",
     "StepSeed",
     "TransportMetrics",
+    "WandbArtifacts",
 ]

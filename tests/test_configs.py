@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-RUNS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name != "trainer")
+RUNS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("trainer", "sweeps"))
 
 
 @pytest.mark.parametrize("file", RUNS, ids=lambda p: p.stem)

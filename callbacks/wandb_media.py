@@ -1,0 +1,31 @@
+"""Tables and histograms as wandb takes them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def histograms(values: Mapping[str, Any]) -> dict[str, Any]:
+    """log key -> [N] numbers; those that are not finite are left out, and keys without any other."""
+    import wandb
+
+    columns = {key: np.asarray(column, dtype=float) for key, column in values.items()}
+    finite = {key: column[np.isfinite(column)] for key, column in columns.items()}
+    return {key: wandb.Histogram(column) for key, column in finite.items() if len(column)}
+
+
+def sample_table(columns: list[str], rows: Sequence[Sequence[Any]], folder: str | Path) -> Any:
+    """A wandb.Table; entries of type bytes are PNG pictures, written to `folder` until the table has been logged."""
+    import wandb
+
+    def cell(value: Any, name: str) -> Any:
+        if not isinstance(value, bytes):
+            return value
+        path = Path(folder, f"{name}.png")
+        path.write_bytes(value)
+        return wandb.Image(str(path))
+
+    cells = [[cell(value, f"{i}-{j}") for j, value in enumerate(row)] for i, row in enumerate(rows)]
+    return wandb.Table(columns=columns, data=cells)
