@@ -1,7 +1,7 @@
 """The one file, beside image_reward.py, that imports diffusers and transformers."""
 
-import json
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.hub_files import missing
+from fewstep.prompt_encoder import PromptEncoder
 
 
 class TransformersCLIP(nn.Module):
@@ -162,8 +163,13 @@ def load_pipeline(folder: str | Path) -> Any:
     Reads safetensors only and runs no code of the folder. ValueError in one line where that is not enough.
     """
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "torch_dtype": torch.float32}
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in bars:
+        log.disable_progress_bar()
     try:
         index = json.loads(Path(folder, "model_index.json").read_text())
         if "safety_checker" in index:  # it blackens pictures, which no metric knows of
@@ -172,9 +178,12 @@ def load_pipeline(folder: str | Path) -> Any:
     except Exception as error:  # OSError, ValueError, TypeError, AttributeError, whatever the readers raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"cannot load the diffusers pipeline {folder}: {reason}") from None
+    finally:
+        for log in bars:
+            log.enable_progress_bar()
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
-            part.eval().requires_grad_(False)
+            part.float().eval().requires_grad_(False)
     return pipeline
 
 
@@ -219,9 +228,16 @@ def load_autoencoder(source: str | Path) -> Any:
 
     Frozen, eval mode, float32 on the CPU.
     """
-    from diffusers import AutoModel
+    import diffusers
 
-    return _frozen_network(AutoModel, source, "vae", "diffusion_pytorch_model.safetensors")
+    options = {} if Path(source, "config.json").is_file() else {"subfolder": "vae"}
+    try:
+        name = str(diffusers.AutoencoderKL.load_config(str(source), **options).get("_class_name"))
+    except (OSError, ValueError) as error:
+        raise ValueError(missing(source, "vae/config.json", error)) from None
+    if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
+        raise ValueError(f"{source} holds a {name}, not an autoencoder of diffusers; name the folder of one")
+    return _frozen_network(getattr(diffusers, name), source, "vae", "diffusion_pytorch_model.safetensors")
 
 
 def _frozen_network(kind: Any, source: str | Path, part: str, filename: str) -> Any:
@@ -233,37 +249,6 @@ def _frozen_network(kind: Any, source: str | Path, part: str, filename: str) -> 
     if lacking := sorted(report["missing_keys"]):  # the libraries would only print that they are random
         raise ValueError(f"{source} lacks {lacking[0]} ({len(lacking)} entries lacking); is it a whole {part}?")
     return model.float().eval().requires_grad_(False)
-
-
-class PromptEncoder:
-    """Prompts -> the states of every token that a Stable Diffusion network attends to.
-
-    text_encoder, tokenizer: transformers' CLIPTextModel and CLIPTokenizer. Not an nn.Module: a network that holds one
-    neither trains it nor stores it.
-    """
-
-    def __init__(self, text_encoder: Any, tokenizer: Any) -> None:
-        self.text_encoder, self.tokenizer = text_encoder.eval().requires_grad_(False), tokenizer
-        self.length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)  # in tokens
-        self.width = text_encoder.config.hidden_size
-
-    def to(self, device: torch.device | str) -> "PromptEncoder":
-        self.text_encoder.to(device)
-        return self
-
-    @torch.no_grad()
-    def __call__(self, prompts: list[str], truncate: bool = False) -> Tensor:
-        """float32 [B, length, width]. A prompt that is too long is cut, or a one-line ValueError without `truncate`."""
-        if not truncate:
-            sizes = [len(ids) for ids in self.tokenizer(prompts).input_ids]
-            for prompt, size in zip(prompts, sizes, strict=True):
-                if size > self.length:
-                    raise ValueError(f"prompt of {size} tokens, at most {self.length}; shorten {prompt[:60]!r}")
-        ids = self.tokenizer(
-            prompts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        ).input_ids
-        with torch.autocast(self.text_encoder.device.type, enabled=False):
-            return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
 
 
 def load_prompt_encoder(source: str | Path) -> PromptEncoder:
@@ -292,17 +277,26 @@ def save_stable_diffusion(
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     foreign = {"eps": "epsilon", "v": "v_prediction"}[prediction]
-    StableDiffusionPipeline(
-        unet=_copied(unet, dtype),
-        vae=_copied(autoencoder, dtype),
-        text_encoder=_copied(prompts.text_encoder, dtype),
+    pipeline: Any = StableDiffusionPipeline(
+        unet=copied_to(unet, dtype),
+        vae=copied_to(autoencoder, dtype),
+        text_encoder=copied_to(prompts.text_encoder, dtype),
         tokenizer=prompts.tokenizer,
         scheduler=DDIMScheduler(**STABLE_DIFFUSION_SCHEDULER, prediction_type=foreign),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(str(folder))
+    )
+    pipeline.save_pretrained(str(folder))
+    # diffusers computes in float32 unless told otherwise, transformers in what config.json says.
+    config = Path(folder, "text_encoder", "config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
-def _copied(network: Any, dtype: torch.dtype) -> Any:
-    return copy.deepcopy(network).to("cpu", dtype).eval()
+def copied_to(network: Any, dtype: torch.dtype) -> Any:
+    """A copy on the CPU with its floating-point weights in this dtype; `.to(dtype)` of diffusers would warn."""
+    copied = copy.deepcopy(network).cpu().eval()
+    for weight in (*copied.parameters(), *copied.buffers()):
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
+    return copied

@@ -5,7 +5,9 @@ A module computes, logs and returns; schedules, solvers, files, plots and metric
 order with optional `reference`, `reconstruction`, `score` [B], `nfe` [B]; for vectors `nll` [B] and `sample` [B, Dy].
 """
 
+from lightning_modules.autoencoder import AutoencoderModule
 from lightning_modules.contrastive import ContrastiveModule
+from lightning_modules.diffusion_teacher import DiffusionTeacherModule
 from lightning_modules.ot_conditional import OTConditionalModule
 
-__all__ = ["ContrastiveModule", "OTConditionalModule"]
+__all__ = ["AutoencoderModule", "ContrastiveModule", "DiffusionTeacherModule", "OTConditionalModule"]

@@ -13,6 +13,7 @@ COMMANDS = {
     "fashion_mnist": "Fashion-MNIST with captions, from its idx files",
     "avatars": "rule-drawn avatars with exact attributes, and edit pairs with instructions",
     "folder": "your own pictures, with captions from .txt files or a table",
+    "latents": "latents and prompt states beside captioned images, for latent diffusion",
     "index": "write the index of shards that were made elsewhere",
     "check": "verify a folder of shards: sizes, hashes, headers, every picture and caption, finite values",
 }

@@ -1,0 +1,150 @@
+"""Training of a text-conditional latent diffusion model: Stable Diffusion, only small (Rombach et al. 2022).
+
+Classifier-free guidance by dropped prompts: Ho and Salimans 2022. Loss weights: Hang et al. 2023 (Min-SNR).
+"""
+
+import os
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from fewstep.backbones import STABLE_DIFFUSION_SCHEDULER, save_stable_diffusion
+from fewstep.frozen_encoders import FrozenEncoders
+from fewstep.guidance import ClassifierFree, Condition, DynamicGuidance
+from fewstep.learning_rate import warmup_cosine
+from fewstep.losses import l2
+from fewstep.predictions import Parametrization
+from fewstep.rng import PerSampleRng
+from fewstep.schedules import schedule_of_config
+from fewstep.solvers import ddim, even_times
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class DiffusionTeacherModule(LightningModule):
+    """Trains a UNet to denoise latents of images, given the states of their captions' tokens.
+
+    Args:
+        unet: diffusers' UNet2DConditionModel, such as fewstep.backbones.diffusers_network makes.
+        autoencoder, text_encoder: folders or hub ids (load_autoencoder, load_prompt_encoder of fewstep.backbones).
+            Both are frozen; checkpoints hold only their hashes.
+        prediction: "eps" or "v", on the schedule of Stable Diffusion.
+        prompt_dropout: share of the training prompts that become "", the unguided prompt.
+        min_snr_gamma: see Parametrization.min_snr_weight; None weights every time alike.
+        sampling_steps: of DDIM, for a picture of every caption in validation and test; 0 for none. `data.num_val` says
+            how many that are.
+        guidance_scale: of those pictures; 1 is unguided.
+        lr, betas, weight_decay: of AdamW.
+        warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.
+        export_dtype: "float32" or "float16", of the exported weights.
+
+    A batch has `image` and `caption`, or also the arrays `latent` and `prompt` that `python -m datamodules.prepare
+    latents` has made of them, which saves their encoders.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        autoencoder: str,
+        text_encoder: str,
+        prediction: str = "eps",
+        prompt_dropout: float = 0.1,
+        min_snr_gamma: float | None = 5.0,
+        sampling_steps: int = 0,
+        guidance_scale: float = 4.0,
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
+        warmup_steps: int = 200,
+        export_dtype: str = "float16",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["unet"])
+        for name, value, choices in (("prediction", prediction, ("eps", "v")), ("export_dtype", export_dtype, DTYPES)):
+            if value not in choices:
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+        if not 0 <= prompt_dropout < 1 or sampling_steps < 0:
+            raise ValueError(f"prompt_dropout={prompt_dropout}, sampling_steps={sampling_steps}: below 1; 0 or more")
+        self.unet = unet
+        self.parametrization = Parametrization(schedule_of_config(STABLE_DIFFUSION_SCHEDULER), prediction)
+        self.encoders = FrozenEncoders(autoencoder, text_encoder)
+        self.encoders.check_unet(unet.config)
+
+    def setup(self, stage: str) -> None:
+        self.encoders.to(self.trainer.strategy.root_device)
+
+    def network(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """What the UNet answers [B, C, h, w] to x_t [B, C, h, w] at times t [B] in [0, 1]."""
+        timestep = self.parametrization.schedule.timestep(t)
+        return self.unet(x, timestep, encoder_hidden_states=condition["prompt"]).sample
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        data, condition = self.encoders.read(batch, training=True)
+        dropped = torch.rand(len(data), 1, 1, device=data.device) < self.hparams.prompt_dropout
+        prompt = torch.where(dropped, self.encoders.null_condition["prompt"], condition["prompt"])
+        t = self._times(torch.rand(len(data), device=data.device))
+        loss = self._losses(data, torch.randn_like(data), t, {"prompt": prompt}).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """loss [B], each at one time and noise that belong to the key; `image` [B, 3, H, W] if sampling_steps > 0."""
+        if batch_idx == 0:
+            self.encoders.check_stored(batch)
+        return self._evaluate("val/loss", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate("test/loss", batch)
+
+    def _evaluate(self, log_key: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+        data, condition = self.encoders.read(batch, training=False)
+        rng = PerSampleRng(int(os.environ.get("PL_GLOBAL_SEED", 0)), batch["key"], data.device)  # of seed_everything
+        noise, t = rng.normal(*data.shape[1:]), self._times(rng.uniform())
+        outputs = {"loss": self._losses(data, noise, t, condition)}
+        rows = float(batch["weight"].sum())  # a float, else Lightning averages over ranks in whole numbers
+        mean = (outputs["loss"] * batch["weight"]).sum() / max(rows, 1.0)
+        self.log(log_key, mean, batch_size=rows, prog_bar=True, sync_dist=True)
+        if self.hparams.sampling_steps:
+            outputs["image"] = self.generate(noise, condition, self.hparams.sampling_steps, self.hparams.guidance_scale)
+        return outputs
+
+    @torch.no_grad()
+    def generate(self, noise: Tensor, condition: Condition, num_steps: int, guidance_scale: float) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] from noise [B, C, h, w] by DDIM; guidance_scale 1 is unguided."""
+        denoiser = ClassifierFree(self.network, self.encoders.null_condition)
+        times, guidance = even_times(num_steps, 1.0, 0.0), DynamicGuidance(guidance_scale)
+        return self.encoders.latents.decode(ddim(denoiser, self.parametrization, noise, times, condition, guidance))
+
+    def _losses(self, data: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Weighted squared errors of the UNet [B]."""
+        output = self.network(self.parametrization.add_noise(data, noise, t), t, condition)
+        losses = l2(output, self.parametrization.target(data, noise, t))
+        gamma = self.hparams.min_snr_gamma
+        return losses if gamma is None else self.parametrization.min_snr_weight(t, gamma) * losses
+
+    def _times(self, uniform: Tensor) -> Tensor:
+        """The time [B] of one of the training steps for each uniform draw on [0, 1)."""
+        steps = self.parametrization.schedule.num_train_timesteps
+        return ((uniform * steps).floor().clamp(max=steps - 1) + 1) / steps
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["frozen"] = dict(self.encoders.hashes)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.encoders.check_hashes(checkpoint.get("frozen"))
+
+    def export(self, folder: str) -> None:
+        """Write a StableDiffusionPipeline that plain diffusers loads."""
+        dtype = DTYPES[self.hparams.export_dtype]
+        encoders = self.encoders.latents.autoencoder, self.encoders.prompts
+        save_stable_diffusion(folder, self.unet, *encoders, self.hparams.prediction, dtype)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h = self.hparams
+        optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
+        share = partial(warmup_cosine, warmup_steps=h.warmup_steps, max_steps=self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

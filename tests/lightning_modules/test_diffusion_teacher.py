@@ -1,0 +1,210 @@
+"""A Stable Diffusion of a few thousand weights: it trains, leaves its frozen parts alone, and diffusers samples it."""
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from callbacks.ema import EMA
+from fewstep.frozen_encoders import FrozenEncoders
+from lightning_modules import DiffusionTeacherModule
+from tests.tiny_diffusion import CAPTIONS, batch, unet, write_autoencoder, write_text_encoder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    return write_autoencoder(folder / "vae"), write_text_encoder(folder / "text")
+
+
+def module(folders, seed=0, **options):
+    net = DiffusionTeacherModule(unet(seed), *folders, **{"warmup_steps": 5, "export_dtype": "float32", **options})
+    net.log = lambda key, value, **_: net.logged.update({key: value.item()})
+    net.logged = {}
+    return net
+
+
+def trainer(folder, *callbacks, **options):
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return L.Trainer(
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **quiet,
+        **options,
+    )
+
+
+class Data(L.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader([batch(range(16))], batch_size=None)
+
+    def val_dataloader(self):
+        return DataLoader([batch(range(8))], batch_size=None)
+
+    test_dataloader = val_dataloader
+
+
+@pytest.fixture(scope="module")
+def fitted(folders, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    net = DiffusionTeacherModule(unet(), *folders, lr=1e-2, warmup_steps=5)
+    runner = trainer(folder, EMA(decay=0.9), max_steps=60, check_val_every_n_epoch=60)
+    first = runner.validate(net, Data(), verbose=False)[0]["val/loss"]
+    runner.fit(net, Data())
+    runner.save_checkpoint(folder / "end.ckpt")
+    return net, first, runner.validate(net, Data(), verbose=False)[0]["val/loss"], folder / "end.ckpt"
+
+
+def test_learns(fitted):
+    _, first, last, _ = fitted
+    assert last < 0.6 * first
+
+
+def test_only_the_unet_is_trained_and_stored(fitted, folders):
+    net, *_, checkpoint = fitted
+    stored = torch.load(checkpoint, weights_only=True)
+    assert {name.partition(".")[0] for name in stored["state_dict"]} == {"unet"}
+    untouched = FrozenEncoders(*folders)
+    assert stored["frozen"] == untouched.hashes == FrozenEncoders(*folders).hashes
+    for part in ("latents.autoencoder", "prompts.text_encoder"):
+        outer, inner = part.split(".")
+        own, fresh = (getattr(getattr(encoders, outer), inner) for encoders in (net.encoders, untouched))
+        assert not own.training
+        assert not any(weight.requires_grad for weight in own.parameters())
+        for name, weight in fresh.state_dict().items():
+            assert torch.equal(own.state_dict()[name], weight), name
+
+
+def test_a_checkpoint_of_other_frozen_weights_is_refused(fitted, folders, tmp_path):
+    stored = torch.load(fitted[-1], weights_only=True)
+    module(folders).on_load_checkpoint(stored)
+    other = write_autoencoder(tmp_path / "vae", seed=1)
+    with pytest.raises(ValueError, match="trained with another autoencoder"):
+        module((other, folders[1])).on_load_checkpoint(stored)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_plain_diffusers_draws_the_same_pictures(prediction, folders, tmp_path):
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    net = module(folders, prediction=prediction)
+    net.export(str(tmp_path / "sd"))
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    for scale in (1.0, 3.0):
+        options = {"guidance_scale": scale, "num_inference_steps": 5, "output_type": "np"}
+        theirs = pipeline(CAPTIONS[:2], latents=noise.clone(), **options).images
+        ours = net.generate(noise, {"prompt": net.encoders.prompts(CAPTIONS[:2])}, 5, scale)
+        assert ours.shape == (2, 3, 16, 16)
+        np.testing.assert_allclose(ours.permute(0, 2, 3, 1).add(1).div(2).numpy(), theirs, atol=2e-5)
+    unguided = net.generate(noise, {"prompt": net.encoders.prompts(CAPTIONS[:2])}, 5, 1.0)
+    assert (ours - unguided).abs().max() > 1e-3  # guidance did something
+
+
+def test_half_precision_export_is_smaller_and_draws_nearly_the_same(folders, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    sizes, pictures = {}, {}
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    for dtype in ("float32", "float16"):
+        module(folders, export_dtype=dtype).export(str(tmp_path / dtype))
+        sizes[dtype] = (tmp_path / dtype / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
+        pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        options = {"guidance_scale": 3.0, "num_inference_steps": 3, "output_type": "np"}
+        pictures[dtype] = pipeline(CAPTIONS[0], latents=noise.clone(), **options).images
+    assert sizes["float16"] < 0.75 * sizes["float32"]
+    np.testing.assert_allclose(pictures["float16"], pictures["float32"], atol=0.02)
+
+
+def test_val_loss_belongs_to_samples_not_to_batches(folders):
+    net = module(folders, sampling_steps=2)
+    with torch.no_grad():
+        whole = net.validation_step(batch(range(6)), 0)
+        parts = [net.validation_step(batch(rows), 1) for rows in ([5, 2], [0, 1, 4, 3])]
+    order = torch.tensor([5, 2, 0, 1, 4, 3])
+    for name in ("loss", "image"):
+        torch.testing.assert_close(torch.cat([part[name] for part in parts]), whole[name][order], rtol=1e-4, atol=1e-5)
+    assert whole["image"].shape == (6, 3, 16, 16)
+    assert whole["image"].abs().max() <= 1
+    with torch.no_grad():
+        net.validation_step(batch(range(6), [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]), 0)
+    assert net.logged["val/loss"] == pytest.approx(whole["loss"][[0, 2, 3]].mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_losses_are_those_of_diffusers_min_snr_recipe(prediction, folders):
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import compute_snr
+
+    net = module(folders, prediction=prediction)
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    foreign = {"eps": "epsilon", "v": "v_prediction"}[prediction]
+    scheduler = DDPMScheduler(**schedule, prediction_type=foreign)
+    steps = torch.tensor([0, 19, 300, 999])
+    data, noise = torch.randn(2, 4, 4, 8, 8).unbind()
+    condition = {"prompt": net.encoders.prompts(CAPTIONS)}
+    with torch.no_grad():
+        losses = net._losses(data, noise, (steps + 1) / 1000, condition)
+        output = net.unet(scheduler.add_noise(data, noise, steps), steps, condition["prompt"]).sample
+    target = noise if prediction == "eps" else scheduler.get_velocity(data, noise, steps)
+    snr = compute_snr(scheduler, steps)
+    weight = snr.clamp(max=5.0) / (snr if prediction == "eps" else snr + 1)
+    torch.testing.assert_close(losses, weight * (output - target).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_the_stated_share_of_prompts_is_dropped(folders):
+    net = module(folders, prompt_dropout=0.3)
+    seen = []
+    net.network = lambda x, t, condition: seen.append(condition["prompt"]) or x
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for _ in range(4):
+            net.training_step(batch(range(100)), 0)
+    dropped = (torch.cat(seen) == net.encoders.prompts([""])).all(-1).all(-1).float().mean()
+    assert 0.23 < dropped < 0.37
+
+
+def test_stored_latents_and_prompts_stand_for_their_encoders(folders, tmp_path):
+    net, plain = module(folders), batch(range(5))
+    latents = net.encoders.latents.encode(plain["image"])
+    prompts = net.encoders.prompts(plain["caption"])
+    other = net.encoders.prompts(["a blue square"] * 5)
+    stored = {**plain, "latent": latents.half(), "prompt": torch.stack([prompts, other], 1).half()}
+    with torch.no_grad():
+        expected = net.validation_step(plain, 0)["loss"]
+        torch.testing.assert_close(net.validation_step(stored, 0)["loss"], expected, rtol=5e-3, atol=1e-4)
+    torch.manual_seed(0)
+    drawn = torch.stack([net.encoders.read(stored, training=True)[1]["prompt"] for _ in range(20)])
+    share = (drawn - other).abs().amax((2, 3)).lt(1e-2)[:, :2].float().mean()
+    assert 0.2 < share < 0.8
+    unread = {**stored, "weight": torch.tensor([0.0, 1, 1, 1, 1]), "latent": stored["latent"].clone()}
+    unread["latent"][0] = 0
+    net.validation_step(unread, 0)
+    foreign = FrozenEncoders(write_autoencoder(tmp_path / "vae", seed=1), write_text_encoder(tmp_path / "text", seed=1))
+    arrays = {"latent": foreign.latents.encode(plain["image"]), "prompt": foreign.prompts(plain["caption"])[:, None]}
+    for name, values in arrays.items():
+        with pytest.raises(ValueError, match=f"the stored {name} of k0 is not what"):
+            net.validation_step({**stored, name: values.half()}, 0)
+
+
+def test_mistakes_are_named(folders, tmp_path):
+    with pytest.raises(ValueError, match="prediction='x0'"):
+        module(folders, prediction="x0")
+    with pytest.raises(ValueError, match="prompt_dropout=1"):
+        module(folders, prompt_dropout=1.0)
+    with pytest.raises(ValueError, match="cross_attention_dim=8, its autoencoder and text encoder need 16"):
+        DiffusionTeacherModule(unet(cross_attention_dim=8), *folders)
+    with pytest.raises(ValueError, match="no sample_size"):
+        DiffusionTeacherModule(unet(sample_size=None), *folders)
+    with pytest.raises(ValueError, match="cannot get vae/"):
+        DiffusionTeacherModule(unet(), str(tmp_path / "nothing"), folders[1])
+    with pytest.raises(ValueError, match="at most 12; shorten"):
+        FrozenEncoders(*folders).prompts(["a red square and " * 6])
+    with pytest.raises(ValueError, match="multiples of 2"):
+        FrozenEncoders(*folders).latents.encode(torch.zeros(1, 3, 15, 16))
