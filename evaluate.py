@@ -1,57 +1,150 @@
-"""Measure trained checkpoints on their test data: a table, metrics.json and a report with plots.
+"""Measure trained checkpoints or diffusers pipelines on test data: a table, metrics.json and a report with plots.
 
 examples
   python evaluate.py runs/weather/ID --out runs/weather/ID/evaluation
   python evaluate.py runs/weather/A runs/weather/B/checkpoints/last.ckpt --out comparison
+  python evaluate.py runs/emoji/ID --metrics fid kid clip_score --num-samples 2000 --out quality
+  python evaluate.py some/pipeline --data data/emoji64 --metrics kid clip_score --steps 1 2 4 8 --out by_steps
+  python evaluate.py some/pipeline --prompts prompts.txt --metrics image_reward --devices 2 --out rewards
+
+options of a metric, as its class in callbacks/ has them
+  --metrics.kid.subset_size 100
+  --metrics.fid.network fewstep.features.FIDInception --metrics.fid.network.weights FILE
+
+The same command again goes on where a broken one stopped (OUT/partial); metrics and batch size may be changed.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+# What the samples depend on, and therefore what a broken-off evaluation must be continued with.
+OF_THE_SAMPLES = ("checkpoint", "config", "data", "prompts", "num_samples", "steps", "guidance_scale", "seed")
+
+if TYPE_CHECKING:
+    from callbacks.evaluation import Built
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("evaluate.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        "evaluate.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+    )
     add = parser.add_argument
     add(
-        "checkpoint", nargs="+", metavar="CKPT", help="checkpoint, or run directory: its best checkpoint, else the last"
+        "checkpoint",
+        nargs="+",
+        metavar="CKPT",
+        help="checkpoint; run directory: its best checkpoint, else the last; or folder of a diffusers pipeline",
     )
     add(
         "--out", type=Path, required=True, metavar="DIR", help="receives metrics.json, report.md, report.html, pictures"
     )
     add("--config", type=Path, metavar="C", help="config with the model and the data; RUN/config.yaml if not given")
-    add("--seed", type=int, default=0, help="of the intervals and of the global random generators (0)")
-    add("--devices", type=int, default=1, help="processes that share the test data (1)")
-    add("--bootstrap", type=int, default=1000, help="resamples behind each 95%% interval (1000)")
-    add("--overwrite", action="store_true", help="replace a report about other checkpoints")
-    return parser.parse_args(argv)
+    add("--metrics", nargs="+", metavar="NAME", help="such as fid clip_score; if not given, those of the run's config")
+    add("--data", metavar="FOLDER", help="other test data than the config's; for a pipeline, captioned images")
+    add("--prompts", type=Path, metavar="FILE", help="prompts of a pipeline, one per line, in the place of --data")
+    add("--num-samples", type=positive, metavar="N", help="use so many test samples; all if not given")
+    add("--batch-size", type=positive, metavar="N", help="samples per step and process")
+    add("--steps", type=positive, nargs="+", metavar="N", help="inference steps of a pipeline; several are compared")
+    add("--guidance-scale", type=float, metavar="W", help="of a pipeline; 1 is unguided; its own default if not given")
+    add("--seed", type=int, default=0, help="of intervals, noise and the global random generators (0)")
+    add("--devices", type=positive, default=1, help="processes that share the test data (1)")
+    add("--bootstrap", type=positive, default=1000, help="resamples behind each 95%% interval (1000)")
+    add("--overwrite", action="store_true", help="replace a report about other checkpoints, drop another's OUT/partial")
+    return parser.parse_known_args(argv)
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def list_jobs(args: argparse.Namespace) -> list[tuple[Path, Path, int | None]]:
+    """Checkpoint and config, or pipeline, its index and its steps, of each run. Errors: one line."""
+    from callbacks.evaluation import locate
+    from callbacks.evaluation_pipeline import is_pipeline
+
+    jobs: list[tuple[Path, Path, int | None]] = []
+    for given in args.checkpoint:
+        path, config = locate(Path(given), args.config)
+        if args.steps and not is_pipeline(path):
+            raise ValueError(f"--steps is for diffusers folders; {path} is a checkpoint")
+        jobs += (
+            [(path, config, steps) for steps in (args.steps or [50])] if is_pipeline(path) else [(path, config, None)]
+        )
+    return jobs
+
+
+def build_all(args: argparse.Namespace, words: list[str], jobs: list[tuple[Path, Path, int | None]]) -> "list[Built]":
+    """Models, data and metrics of all runs. Errors: one line."""
+    from callbacks.evaluation import Options, build, build_pipeline
+    from callbacks.evaluation_metrics import check_names, read_options
+    from datamodules import ImageTextDataModule
+    from fewstep.backbones import load_pipeline
+
+    given = read_options(words)
+    check_names(args.metrics or (), given)
+    own = {name: getattr(args, name) for name in Options._fields if name != "metric_options"}
+    options = Options(**own | {"metrics": args.metrics or ()}, metric_options=given)
+    built, pipelines = [], {}
+    for path, config, steps in jobs:
+        if steps is None:
+            built.append(build(path, config, options))
+            continue
+        if path not in pipelines:
+            pipelines[path] = load_pipeline(path)
+        built.append(build_pipeline(path, pipelines[path], steps, options, ImageTextDataModule))
+    return built
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, write, print; returns 0, or 2 after one line on stderr and with nothing written."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parse(argv)
+    """Measure, write, print; returns 0, or 2 after one line on stderr and with no report written."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args, options = parse(argv)
     # Class names in a config and in a checkpoint resolve among imported packages only.
     import datamodules  # noqa: F401
     import lightning_modules  # noqa: F401
     from callbacks import report
-    from callbacks.evaluation import build, locate, measure
+    from callbacks.evaluation_measure import measure
+    from callbacks.evaluation_partial import Partial
+    from callbacks.evaluation_pipeline import PipelineModule
+    from callbacks.evaluation_replay import keep_outputs
     from callbacks.quiet import quiet
 
     quiet()
+    command = shlex.join(["python", "evaluate.py", *argv])
     try:
-        files = [locate(Path(path), args.config) for path in args.checkpoint]
-        report.check_out(args.out, [str(checkpoint) for checkpoint, _ in files], args.overwrite)
-        built = [build(*pair) for pair in files]  # every one, before the first is measured
-        measured = [m for b in built if (m := measure(b, args.seed, args.devices, args.bootstrap))]
-        if measured:  # in the first process only
+        jobs = list_jobs(args)
+        report.check_out(args.out, [str(path) for path, _, _ in jobs], args.overwrite)
+        settings = {name: getattr(args, name) for name in OF_THE_SAMPLES}
+        read = [path for job in jobs for path in job[:2]] + ([args.prompts] if args.prompts else [])
+        partial = Partial(args.out, command, settings, read, [args.metrics, options, args.bootstrap])
+        partial.check(args.overwrite)
+        built = build_all(args, options, jobs)  # every one, before the first is measured
+        finished = [partial.finished(number) for number in range(len(built))]  # asked before any process adds one
+        measured = []
+        for number, run in enumerate(built):
+            if (result := finished[number]) is None:
+                if isinstance(run.model, PipelineModule):
+                    run.model.kept = partial.images(number)
+                else:
+                    keep_outputs(run.model, partial, number)
+                result = measure(run, args.seed, args.devices, args.bootstrap)
+                if result:  # in the first process only
+                    partial.keep(number, *result)
+            measured.append(result)
+        if None not in measured:
             runs, pictures = [run for run, _ in measured], [picture for _, picture in measured]
-            report.write(args.out, runs, pictures, " ".join(["python evaluate.py", *map(str, argv)]))
+            report.write(args.out, runs, pictures, command)
+            partial.remove()
             report.print_table(runs)
             print(f"report  {args.out / 'report.html'}")
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {' '.join(str(error).split())[:400]}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())[:800]}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,58 +1,75 @@
-"""From a checkpoint and its config to measured values: the steps of evaluate.py."""
+"""From a checkpoint or a diffusers pipeline to a model, data and metrics that can be measured."""
 
-import importlib.metadata
-import math
-import platform
-import tempfile
-import time
 import warnings
 from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, read_configs
 from callbacks.ema import EMA
+from callbacks.evaluation_metrics import OF_REAL_IMAGES, by_name, of_config
+from callbacks.evaluation_pipeline import PipelineModule, PromptData, is_pipeline
 from callbacks.resume import run_directory_of
-from callbacks.sample_picture import SamplePicture
-from callbacks.transport_metrics import TransportMetrics
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
 ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
-VERSIONS_OF = ("fewstep", "torch", "lightning", "pot")
+DATA_KEYS = {"path": "data", "num_test": "num_samples", "eval_batch_size": "batch_size"}  # argument -> option
+
+
+class Options(NamedTuple):
+    """Of the command line, see `evaluate.py --help`; None where nothing is given."""
+
+    metrics: Sequence[str] = ()
+    metric_options: Mapping[str, dict[str, Any]] = {}
+    data: str | None = None
+    prompts: Path | None = None
+    num_samples: int | None = None
+    batch_size: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 0
 
 
 class Built(NamedTuple):
-    checkpoint: Path
+    checkpoint: Path  # or a pipeline's folder
     config: Path
     content: dict[str, Any]  # of the config
     model: LightningModule
     data: LightningDataModule
-    averaged: bool  # the checkpoint carries an exponential moving average of the weights
+    metrics: list[Callback]
+    averaged: bool = False  # the checkpoint carries an exponential moving average of the weights
+    step: int | None = None  # of training
 
 
 def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
     """Checkpoint file and config file for a checkpoint or a run directory. Errors: FileNotFoundError in one line."""
+    if is_pipeline(path):
+        return path, path / "model_index.json"
     if path.is_dir():
         best = sorted(path.glob("checkpoints/best*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
         path = best[-1] if best else path / "checkpoints" / "last.ckpt"
     config = config or run_directory_of(path) / "config.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist; give a .ckpt file or a run directory")
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist; give a .ckpt file, a run directory or a diffusers folder"
+        )
     if not config.is_file():
         raise FileNotFoundError(f"config {config} does not exist; name the run's config with --config")
     return path, config
 
 
-def build(checkpoint: Path, config: Path) -> Built:
+def build(checkpoint: Path, config: Path, options: Options = Options()) -> Built:  # noqa: B008
     """Model and data of a config, the model with the weights of the checkpoint; nothing in either file is executed.
 
     Errors: ValueError in one line for files that cannot be read or do not belong together.
     """
+    for name in ("prompts", "guidance_scale"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is for diffusers folders; {checkpoint} is a checkpoint")
     stored = read_checkpoint(checkpoint, lazily=True)
     configs = read_configs([config])
     content = configs[str(config)]
@@ -61,6 +78,9 @@ def build(checkpoint: Path, config: Path) -> Built:
         if not isinstance(content.get(key), dict) or "class_path" not in content[key]:
             raise ValueError(f"config {config} has no {key}.class_path; name the run's own config with --config")
         parser.add_subclass_arguments(base, key, fail_untyped=False)
+    wanted = {key: getattr(options, option) for key, option in DATA_KEYS.items()}
+    changes = {key: value for key, value in wanted.items() if value is not None}
+    content["data"]["init_args"] = (content["data"].get("init_args") or {}) | changes
     try:
         parsed = parser.parse_object({key: content[key] for key in ("model", "data")})
     except ArgumentError as error:
@@ -77,54 +97,35 @@ def build(checkpoint: Path, config: Path) -> Built:
         reason = " ".join(str(error).split()[:40])
         raise ValueError(f"checkpoint {checkpoint} does not fit the model of {config}: {reason}") from error
     averaged = EMA().state_key in stored.get("callbacks", {})
-    return Built(checkpoint, config, content, ready.model, ready.data, averaged)
+    chosen = options.metrics and by_name(options.metrics, options.metric_options)
+    metrics = chosen or of_config(content, ready.data, str(config))
+    step = stored.get("global_step")
+    return Built(checkpoint, config, content, ready.model, ready.data, metrics, averaged, step)
 
 
-def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[dict[str, Any], bytes | None] | None:
-    """Run the test; returns (run as in report.py, PNG of the samples), or None in all processes but the first.
+def build_pipeline(
+    folder: Path, pipeline: Any, steps: int, options: Options, images: type[LightningDataModule]
+) -> Built:
+    """A diffusers folder with prompts from a file or from the test split of `--data`, read by a datamodule `images`.
 
-    The averaged weights are measured where the checkpoint has them, in full precision.
+    pipeline: of the folder. Errors: ValueError in one line.
     """
-    seed_everything(seed, verbose=False)
-    if threads := built.content.get("num_threads"):
-        torch.set_num_threads(threads)
-    metrics = TransportMetrics()
-    callbacks = [EMA()] if built.averaged else []
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=ADVICE)
-        trainer = Trainer(
-            devices=devices,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,  # the datamodules share their rows among the ranks themselves
-            default_root_dir=folder,
-            callbacks=[*callbacks, metrics, SamplePicture()],
+    if not options.metrics:
+        raise ValueError(f"{folder} is a diffusers folder without a config; choose --metrics, such as fid clip_score")
+    if (options.data is None) == (options.prompts is None):
+        raise ValueError(
+            f"{folder} is a diffusers folder; take its prompts from either --data FOLDER or --prompts FILE"
         )
-        start = time.perf_counter()
-        trainer.test(built.model, built.data, ckpt_path=built.checkpoint, weights_only=True, verbose=False)
-        seconds = time.perf_counter() - start
-        if not trainer.is_global_zero:
-            return None
-        picture = Path(folder) / "pictures" / "samples.png"
-        image = picture.read_bytes() if picture.exists() else None
-    values = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("test/")}
-    run = {
-        "checkpoint": str(built.checkpoint),
-        "config": str(built.config),
-        "data": built.content["data"],
-        "metrics": {k: v if math.isfinite(v) else None for k, v in values.items()},
-        "intervals": {k: v for k, v in metrics.intervals(num_bootstrap, seed).items() if k in values},
-        "seconds": round(seconds, 2),
-        "device": _device(trainer),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF}
-        | {"python": platform.python_version()},
-    }
-    return run, image
-
-
-def _device(trainer: Trainer) -> str:
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
+    model = PipelineModule(pipeline, steps, options.guidance_scale, options.seed)
+    if options.prompts is not None:
+        for name in set(options.metrics) & set(OF_REAL_IMAGES):
+            if name != "fid" or "reference" not in options.metric_options.get(name, {}):
+                raise ValueError(f"--metrics {name} compares with real images; give --data FOLDER instead of --prompts")
+        data: LightningDataModule = PromptData(options.prompts, options.num_samples, options.batch_size or 8)
+        described: dict[str, Any] = {"prompts": str(options.prompts), "num_samples": options.num_samples}
+    else:
+        arguments = {"path": options.data, "image_size": model.image_size, "num_test": options.num_samples}
+        data = images(**arguments, eval_batch_size=options.batch_size or 8)
+        described = {"class_path": f"{images.__module__}.{images.__name__}", "init_args": arguments}
+    metrics = by_name(options.metrics, options.metric_options)
+    return Built(folder, folder / "model_index.json", {"data": described}, model, data, metrics)

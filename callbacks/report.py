@@ -6,12 +6,14 @@ The runs that all functions take are those of report_rows.py.
 import base64
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from callbacks.report_page import PAGE
-from callbacks.report_rows import COLOURS, labels, metric_rows, whiskers
+from callbacks.report_plots import curves, trade_offs
+from callbacks.report_rows import COLOURS, metric_rows, run_labels, whiskers
 
 
 def check_out(out: Path, checkpoints: Sequence[str], overwrite: bool) -> None:
@@ -36,15 +38,18 @@ def write(out: Path, runs: list[dict[str, Any]], pictures: Sequence[bytes | None
     """
     from jinja2 import Environment
 
-    names = labels([run["checkpoint"] for run in runs])
+    names = run_labels(runs)
     rows = metric_rows(runs)
-    files = [f"samples-{name.replace('/', '_')}.png" if p else None for name, p in zip(names, pictures, strict=True)]
+    plain = [re.sub(r"[^\w.-]+", "_", name) for name in names]
+    files = [f"samples-{name}.png" if p else None for name, p in zip(plain, pictures, strict=True)]
     embedded = [base64.b64encode(p).decode() if p else None for p in pictures]
     shown = [
         run | {"label": name, "colour": COLOURS[i % len(COLOURS)], "picture": embedded[i], "file": files[i]}
         for i, (run, name) in enumerate(zip(runs, names, strict=True))
     ]
     page = {"runs": shown, "rows": rows, "plots": [whiskers(r, names) for r in rows], "command": command}
+    page |= {"curves": curves(rows, runs), "trade_offs": trade_offs(rows, runs, names)}
+    page |= {"protocols": _shared_protocols(runs, names), "floors": any(row["floor"] is not None for row in rows)}
     page |= {"same_data": all(run["data"] == runs[0]["data"] for run in runs), "dumps": json.dumps}
     html = Environment(autoescape=True, trim_blocks=True).from_string(PAGE).render(page)
     contents = {"report.html": html, "report.md": markdown(shown, rows, command)}
@@ -57,16 +62,37 @@ def write(out: Path, runs: list[dict[str, Any]], pictures: Sequence[bytes | None
         _replace(out / file, text.encode())
 
 
+def _shared_protocols(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, str]]:
+    """How each number was taken: {"metric", "runs", "text"}, once for the runs that took it in the same way."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for metric, protocol in run.get("protocol", {}).items():
+            text = ", ".join(f"{k} {_flat(v)}" for k, v in protocol.items() if v is not None)
+            groups.setdefault((metric, text), []).append(name)
+    return [
+        {"metric": metric, "runs": "" if len(members) == len(runs) else "; ".join(members), "text": text}
+        for (metric, text), members in groups.items()
+    ]
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{k} {_flat(v)}" for k, v in value.items()) + ")"
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def markdown(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], command: str) -> str:
-    lines = ["# Evaluation", "", "95 % intervals in brackets; lower is better; bold is best.", ""]
+    lines = ["# Evaluation", "", "95 % intervals in brackets; ↓ lower, ↑ higher is better; bold is best.", ""]
     lines += [f"| metric | {' | '.join(run['label'] for run in runs)} | floor |", "|---|" + "--:|" * (len(runs) + 1)]
     for row in rows:
         cells = [
             (f"**{c['text']}**" if c["best"] else c["text"]) + (f" [{c['interval']}]" if c["interval"] else "")
             for c in row["cells"]
         ]
-        lines.append(f"| {row['title']} | {' | '.join(cells)} | {row['floor_text']} |")
-    lines += ["", "The floor is what a perfect sampler scores on average on these finite samples.", ""]
+        lines.append(f"| {row['title']}{row['arrow']} | {' | '.join(cells)} | {row['floor_text']} |")
+    lines += [""]
+    if any(row["floor"] is not None for row in rows):
+        lines += ["The floor is what a perfect sampler scores on average on these finite samples.", ""]
     for run in runs:
         lines += [f"![samples of {run['label']}]({run['file']})", ""] if run["file"] else []
     return "\n".join([*lines, "```", command, "```", ""])
@@ -81,15 +107,18 @@ def print_table(runs: Sequence[dict[str, Any]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric", no_wrap=True)
-    for name in labels([run["checkpoint"] for run in runs]):
+    for name in run_labels(runs):
         table.add_column(escape(name), justify="right", overflow="fold")
-    table.add_column("floor", justify="right", style="dim")
-    for row in metric_rows(runs):
+    rows = metric_rows(runs)
+    floors = any(row["floor_text"] for row in rows)
+    if floors:
+        table.add_column("floor", justify="right", style="dim")
+    for row in rows:
         cells = [
             (f"[bold]{c['text']}[/]" if c["best"] else c["text"]) + f"\n[dim]{c['margin']}[/]" * bool(c["margin"])
             for c in row["cells"]
         ]
-        table.add_row(row["name"], *cells, row["floor_text"])
+        table.add_row(row["name"], *cells, *([row["floor_text"]] if floors else []))
     Console().print(table)
 
 

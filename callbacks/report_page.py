@@ -42,33 +42,34 @@ dd { margin: 0; overflow-wrap: anywhere; }
 </head>
 <body>
 <h1>Evaluation</h1>
-<p class="soft">{{ runs | length }} checkpoint{{ "s" if runs | length > 1 }} on {{ runs[0].device }}.
-Lower is better throughout{{ "; the best value is bold" if runs | length > 1 }}.</p>
+<p class="soft">{{ runs | length }} run{{ "s" if runs | length > 1 }} on {{ runs[0].device }}.
+{% if runs | length > 1 %}The best value is bold.{% endif %}</p>
 {% if not same_data %}
-<p class="warning">The checkpoints were measured on different data, so their columns do not compare.</p>
+<p class="warning">The runs were measured on different data, so their columns do not compare.</p>
 {% endif %}
 
 <div class="scroll"><table>
 <thead><tr><th>Metric</th>
 {% for run in runs %}<th><span class="dot" style="background:{{ run.colour }}"></span>{{ run.label }}</th>{% endfor %}
-<th>floor</th></tr></thead>
+{% if floors %}<th>floor</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in rows %}
-<tr><td title="{{ row.name }}">{{ row.title }}<small>{{ row.note }}</small></td>
+<tr><td title="{{ row.name }}">{{ row.title }}{{ row.arrow }}<small>{{ row.note }}</small></td>
 {% for cell in row.cells %}
 <td>{% if cell.best %}<b>{{ cell.text }}</b>{% else %}{{ cell.text }}{% endif %}<small>{{ cell.interval }}</small></td>
 {% endfor %}
-<td class="floor">{{ row.floor_text }}</td></tr>
+{% if floors %}<td class="floor">{{ row.floor_text }}</td>{% endif %}</tr>
 {% endfor %}
 </tbody></table></div>
-<p class="soft">Small print under a value: its 95 % interval over test rows or probes, taken as independent.
-The floor is the same distance between two halves of the true draws: what a perfect sampler scores on average on
-this many samples.</p>
+<p class="soft">↓ lower is better, ↑ higher. Small print under a value: its 95 % bootstrap interval over test samples,
+rows or probes, taken as independent; a distance between sets of images has none.
+{% if floors %}The floor is the same distance between two halves of the true draws: what a perfect sampler scores on
+average on this many samples.{% endif %}</p>
 
 <h2>Values with their 95 % intervals</h2>
 <div class="plots">
 {% for plot in plots %}
-<figure><figcaption>{{ rows[loop.index0].title }}</figcaption>
+<figure><figcaption>{{ rows[loop.index0].title }}{{ rows[loop.index0].arrow }}</figcaption>
 <svg viewBox="0 0 {{ plot.width }} {{ plot.height }}" role="img" aria-label="{{ rows[loop.index0].title }}">
 {% for tick in plot.ticks %}
 <line x1="{{ tick.x }}" x2="{{ tick.x }}" y1="4" y2="{{ plot.height - 24 }}" stroke="#e8ebee"/>
@@ -91,12 +92,61 @@ this many samples.</p>
 </svg></figure>
 {% endfor %}
 </div>
-<p class="soft">Dashed: the floor. Where intervals overlap, the order may be chance.</p>
+<p class="soft">{% if floors %}Dashed: the floor. {% endif %}Where intervals overlap, the order may be chance.</p>
+
+{% macro xy(plot) %}
+<figure><figcaption>{{ plot.title }}</figcaption>
+<svg viewBox="0 0 {{ plot.width }} {{ plot.height }}" role="img" aria-label="{{ plot.title }} by {{ plot.x_title }}">
+{% for tick in plot.y_ticks %}
+<line x1="62" x2="{{ plot.width - 24 }}" y1="{{ tick.at }}" y2="{{ tick.at }}" stroke="#e8ebee"/>
+<text x="54" y="{{ tick.at + 4 }}" text-anchor="end" fill="#656d76">{{ tick.text }}</text>
+{% endfor %}
+{% for tick in plot.x_ticks %}
+<line x1="{{ tick.at }}" x2="{{ tick.at }}" y1="12" y2="{{ plot.height - 44 }}" stroke="#e8ebee"/>
+<text x="{{ tick.at }}" y="{{ plot.height - 28 }}" text-anchor="middle" fill="#656d76">{{ tick.text }}</text>
+{% endfor %}
+<text x="{{ (plot.width + 38) / 2 }}" y="{{ plot.height - 8 }}" text-anchor="middle" fill="#656d76">{{ plot.x_title
+ }}</text>
+{% for line in plot.lines %}
+<polyline points="{{ line.points }}" fill="none" stroke="{{ line.colour }}" stroke-width="1.8"
+ stroke-dasharray="{{ line.dash }}"/>
+{% endfor %}
+{% for dot in plot.dots %}
+{% if dot.low is not none %}
+<line x1="{{ dot.x }}" x2="{{ dot.x }}" y1="{{ dot.low }}" y2="{{ dot.high }}" stroke="{{ dot.colour }}"
+ stroke-width="2"/>
+{% endif %}
+<circle cx="{{ dot.x }}" cy="{{ dot.y }}" r="4.4" fill="{{ dot.colour }}"/>
+<text x="{{ dot.x - 9 if dot.before else dot.x + 9 }}" y="{{ dot.y + 16 if dot.below else dot.y - 7 }}"
+ text-anchor="{{ "end" if dot.before else "start" }}" fill="#1f2328">{{ dot.label }}</text>
+{% endfor %}
+</svg></figure>
+{% endmacro %}
+
+{% if curves %}
+<h2>Along the steps</h2>
+<div class="plots">{% for plot in curves %}{{ xy(plot) }}{% endfor %}</div>
+{% endif %}
+
+{% if trade_offs %}
+<h2>Quality against its cost</h2>
+<div class="plots">{% for plot in trade_offs %}{{ xy(plot) }}{% endfor %}</div>
+<p class="soft">Dashed: the Pareto front, the runs that no other beats in both.</p>
+{% endif %}
 
 {% for run in runs if run.picture %}
 <h2>Samples: {{ run.label }}</h2>
-<img src="data:image/png;base64,{{ run.picture }}" alt="True and sampled y, probes and calibration of {{ run.label }}">
+<img src="data:image/png;base64,{{ run.picture }}" alt="Samples of {{ run.label }}">
 {% endfor %}
+
+{% if protocols %}
+<h2>How each number was taken</h2>
+<dl>
+{% for entry in protocols %}
+<dt>{{ entry.metric }}</dt><dd>{% if entry.runs %}<b>{{ entry.runs }}</b>: {% endif %}{{ entry.text }}</dd>
+{% endfor %}
+</dl>
+{% endif %}
 
 <h2>How this was made</h2>
 <pre>{{ command }}</pre>
@@ -106,6 +156,12 @@ this many samples.</p>
 <dt>checkpoint</dt><dd><code>{{ run.checkpoint }}</code></dd>
 <dt>config</dt><dd><code>{{ run.config }}</code></dd>
 <dt>data</dt><dd><code>{{ dumps(run.data) }}</code></dd>
+{% if run.sampling %}
+<dt>sampling</dt><dd>{% for name, value in run.sampling.items() %}{{ name }} {{ value }}{{ ", " if not loop.last }}{%
+ endfor %}</dd>
+{% endif %}
+{% if run.step %}<dt>training step</dt><dd>{{ run.step }}</dd>{% endif %}
+
 <dt>time, device</dt><dd>{{ "%.1f" | format(run.seconds) }} s on {{ run.device }}</dd>
 <dt>versions</dt>
 <dd>{% for name, version in run.versions.items() %}{{ name }} {{ version }}{{ ", " if not loop.last }}{% endfor %}</dd>

@@ -1,31 +1,89 @@
 """The numbers of several evaluations side by side, rounded, compared and laid out for tables and plots.
 
-A *run* is one measured checkpoint as metrics.json stores it: {"checkpoint", "config", "data", "metrics": {name: value},
-"intervals": {name: [low, high]}, "seconds", "device", "versions"}.
+A *run* is one measurement as metrics.json stores it: {"checkpoint", "config", "data", "metrics": {name: value},
+"intervals": {name: [low, high]}, "seconds", "device", "versions"} and, since images are measured, "protocol": {name:
+how it was taken}, "sampling": {"seconds_per_sample", "nfe", "steps", ...}, "step" (of training) and "seed".
 """
 
 import math
+import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-# name -> (title, what it is, unit); lower is better for all of them. Other metrics appear under their own names.
+
+class Description(NamedTuple):
+    title: str
+    note: str = ""
+    unit: str = ""
+    better: str = ""  # "lower", "higher", or "" where it is not known
+
+
+# What a metric is, by its name without the stage; a name may be a pattern. Others appear under their own names.
 DESCRIPTIONS = {
-    "test/nll": ("Negative log-likelihood", "of the true y given x, mean over the test pairs", "nats"),
-    "test/conditional_w2": ("Conditional W₂", "exact 2-Wasserstein distance at fixed x, mean over the probes", ""),
-    "test/conditional_sw2": ("Conditional sliced W₂", "the same over random one-dimensional projections", ""),
-    "test/conditional_energy": ("Conditional energy distance", "unbiased: 0 for equal distributions", ""),
-    "test/marginal_sw2": ("Marginal sliced W₂", "all samples against all true y; blind to the pairing with x", ""),
-    "test/mmd": ("Marginal MMD²", "five Gaussian kernels, unbiased: 0 for equal distributions", ""),
+    "nll": Description("Negative log-likelihood", "of the true y given x, mean over the test pairs", "nats", "lower"),
+    "conditional_w2": Description(
+        "Conditional W₂", "exact 2-Wasserstein distance at fixed x, mean over the probes", "", "lower"
+    ),
+    "conditional_sw2": Description(
+        "Conditional sliced W₂", "the same over random one-dimensional projections", "", "lower"
+    ),
+    "conditional_energy": Description(
+        "Conditional energy distance", "unbiased: 0 for equal distributions", "", "lower"
+    ),
+    "marginal_sw2": Description(
+        "Marginal sliced W₂", "all samples against all true y; blind to the pairing with x", "", "lower"
+    ),
+    "mmd": Description("Marginal MMD²", "five Gaussian kernels, unbiased: 0 for equal distributions", "", "lower"),
+    "fid": Description("FID", "Fréchet distance of Inception features; biased upwards on few images", "", "lower"),
+    "fd_(.+)": Description("Fréchet distance, {}", "as the FID, with another network; not an FID", "", "lower"),
+    "kid": Description("KID", "kernel distance of Inception features, unbiased", "", "lower"),
+    "kd_(.+)": Description("Kernel distance, {}", "as the KID, with another network; not a KID", "", "lower"),
+    "cmmd": Description("CMMD", "kernel distance of CLIP embeddings", "", "lower"),
+    "cmmd_(.+)": Description("CMMD, {}", "with another network than the published one", "", "lower"),
+    "image_reward": Description("ImageReward", "about N(0, 1) on people's data", "", "higher"),
+    "clip_score": Description("CLIP score", "100 cosine of image and caption, not clamped", "", "higher"),
+    "(.*_)?psnr": Description("PSNR {}", "of 8-bit pictures", "dB", "higher"),
+    "(.*_)?ssim": Description("SSIM {}", "of 8-bit pictures", "", "higher"),
+    "(.*_)?lpips(?:_.+)?": Description("LPIPS {}", "perceptual distance", "", "lower"),
+    "(.*_)?dinov2": Description("DINOv2 cosine {}", "", "", "higher"),
+    "precision": Description("Precision", "share of generated images among the real ones", "", "higher"),
+    "recall": Description("Recall", "share of real images among the generated ones", "", "higher"),
+    "density": Description("Density", "", "", "higher"),
+    "coverage": Description("Coverage", "", "", "higher"),
+    "image_to_text_r(.+)": Description("Caption found by image, R@{}", "", "", "higher"),
+    "text_to_image_r(.+)": Description("Image found by caption, R@{}", "", "", "higher"),
+    "mean_recall": Description("Mean recall", "of all retrieval rows", "", "higher"),
 }
+BESIDE = ("_floor", "_se", "_std")  # endings of numbers that belong to another metric
+ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LABEL_WIDTH, PLOT_WIDTH, ROW_HEIGHT = 190, 330, 26  # of a whisker plot, in pixels
 
 
+def describe(name: str) -> tuple[int, Description]:
+    """Place in the table, and what the metric is."""
+    bare = name.partition("/")[2] or name
+    for place, (pattern, description) in enumerate(DESCRIPTIONS.items()):
+        if found := re.fullmatch(pattern, bare):
+            word = (found[1] or "").strip("_") if found.groups() else ""
+            return place, description._replace(title=description.title.format(word).strip())
+    return len(DESCRIPTIONS), Description(name)
+
+
+def run_labels(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Short names for runs: those of their checkpoints, with the inference steps where these alone tell them apart."""
+    names = labels([run["checkpoint"] for run in runs])
+    steps = [run.get("sampling", {}).get("steps") for run in runs]
+    pairs = zip(names, steps, strict=True)
+    return [f"{n}, {s} step{'s' * (s > 1)}" if s and names.count(n) > 1 else n for n, s in pairs]
+
+
 def labels(checkpoints: Sequence[str]) -> list[str]:
     """Short names for checkpoint paths: what is left without the folders and the file name that all of them share."""
-    paths = [[part for part in Path(c).absolute().with_suffix("").parts if part != "checkpoints"] for c in checkpoints]
+    absolute = [Path(str(Path(c).absolute()).removesuffix(".ckpt")) for c in checkpoints]
+    paths = [[part for part in path.parts if part != "checkpoints"] for path in absolute]
     if len(set(map(tuple, paths))) == 1:
         return ["/".join(path[-2:]) for path in paths]
     head = min(_num_shared(paths), min(map(len, paths)) - 1)
@@ -40,35 +98,39 @@ def _num_shared(paths: Sequence[Sequence[str]]) -> int:
 
 
 def metric_rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per metric: title, note, floor (None if unknown or not shared) and a cell per run.
+    """One row per metric of any run: title, note, better, floor (None if unknown or not shared) and a cell per run.
 
     A cell has value, low, high (floats or None), texts rounded to the interval's second digit, and `best`.
     """
-    names = [n for n in runs[0]["metrics"] if not n.endswith(("_floor", "_se"))]
-    order = list(DESCRIPTIONS)
-    names.sort(key=lambda n: (order.index(n) if n in order else len(order), n))
-    return [_metric_row(name, runs) for name in names]
+    everything = {name for run in runs for name in run["metrics"]}
+    names = [name for name in everything if not any(name.removesuffix(b) in everything - {name} for b in BESIDE)]
+    return [_metric_row(name, runs) for name in sorted(names, key=lambda name: (describe(name)[0], name))]
 
 
 def _metric_row(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    title, note, unit = DESCRIPTIONS.get(name, (name, "", ""))
+    _, (title, note, unit, better) = describe(name)
     title += f" ({unit})" if unit else ""
     cells = []
     for run in runs:
         low, high = run["intervals"].get(name) or (None, None)
-        cells.append({"value": run["metrics"].get(name), "low": low, "high": high})
+        std = run["metrics"].get(f"{name}_std")
+        cells.append({"value": run["metrics"].get(name), "low": low, "high": high, "std": std})
     known = [c["value"] for c in cells if c["value"] is not None]
     floors = {run["metrics"].get(f"{name}_floor") for run in runs}
     floor = floors.pop() if len(floors) == 1 else None
-    digits = _decimals(known, [c["high"] - c["low"] for c in cells if c["low"] is not None])
+    widths = [c["high"] - c["low"] for c in cells if c["low"] is not None]
+    digits = _decimals(known, widths or [c["std"] for c in cells if c["std"]])
+    best = {"lower": min, "higher": max}[better](known) if better and known else None
     for cell in cells:
-        cell["best"] = len(runs) > 1 and name in DESCRIPTIONS and bool(known) and cell["value"] == min(known)
+        cell["best"] = len(runs) > 1 and best is not None and cell["value"] == best
         cell["text"] = _text(cell["value"], digits)
         cell["interval"] = cell["margin"] = ""
         if cell["low"] is not None:
             cell["interval"] = f"{_text(cell['low'], digits)} … {_text(cell['high'], digits)}"
             cell["margin"] = f"±{_text((cell['high'] - cell['low']) / 2, digits)}"
-    row = {"name": name, "title": title, "note": note, "cells": cells}
+        elif cell["std"] is not None:
+            cell["interval"] = f"std of subsets {_text(cell['std'], digits)}"
+    row = {"name": name, "title": title, "note": note, "better": better, "arrow": ARROWS[better], "cells": cells}
     return row | {"floor": floor, "floor_text": _text(floor, digits) if floor is not None else ""}
 
 
@@ -99,15 +161,15 @@ def whiskers(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
     dots = [
         {k: pixel(c[k]) for k in ("value", "low", "high")}
-        | {"y": ROW_HEIGHT * (i + 0.7), "colour": COLOURS[i % len(COLOURS)], "label": _shorten(names[i])}
+        | {"y": ROW_HEIGHT * (i + 0.7), "colour": COLOURS[i % len(COLOURS)], "label": shorten(names[i])}
         for i, c in enumerate(row["cells"])
     ]
-    ticks = [{"x": pixel(t), "text": text} for t, text in _ticks(low, high)]
+    marks = [{"x": pixel(t), "text": text} for t, text in ticks(low, high)]
     height = ROW_HEIGHT * len(dots) + 30
-    return {"dots": dots, "ticks": ticks, "floor": pixel(row["floor"]), "width": 540, "height": height}
+    return {"dots": dots, "ticks": marks, "floor": pixel(row["floor"]), "width": 540, "height": height}
 
 
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+def ticks(low: float, high: float) -> list[tuple[float, str]]:
     """Three to seven round numbers inside (low, high) and their texts."""
     power = 10.0 ** math.floor(math.log10((high - low) / 3))
     step = max(s * power for s in (1, 2, 5) if s * power <= (high - low) / 3)
@@ -115,7 +177,7 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(k * step, _text(k * step, digits)) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _shorten(label: str, length: int = 26) -> str:
+def shorten(label: str, length: int = 26) -> str:
     """Both ends of a long label."""
     half = length // 2
     return label if len(label) <= length else f"{label[:half]}…{label[-half + 1 :]}"

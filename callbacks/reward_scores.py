@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from callbacks.image_outputs import counted, generated_images
 from callbacks.measurements import Measured, publish
 from callbacks.sample_values import SampleValues, intervals
-from fewstep.features import full_float32, weights_sha256
+from fewstep.features import full_float32
+from fewstep.local_weights import weights_sha256
 
 
 class Scores:

@@ -121,6 +121,30 @@ def test_nll_is_that_of_the_averaged_weights_on_the_test_rows(evaluate, run_dir,
     assert abs(nll(stored["state_dict"]) - value) > 1e-4  # the raw weights would have shown
 
 
+def test_the_numbers_are_those_of_a_plain_test_with_the_vector_metrics(evaluate, run_dir, tmp_path):
+    from lightning.pytorch import Trainer
+
+    import datamodules
+    import lightning_modules
+    from callbacks import EMA, TransportMetrics
+    from fewstep.light_transport import LightTransport
+
+    init = yaml.safe_load((run_dir / "config.yaml").read_text())
+    arguments = init["model"]["init_args"]
+    network = LightTransport(**arguments["model"]["init_args"])
+    model = lightning_modules.OTConditionalModule(**arguments | {"model": network})
+    trainer = Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, callbacks=[EMA(), TransportMetrics()],
+    )  # fmt: skip
+    data = datamodules.PairedVectorsDataModule(**init["data"]["init_args"])
+    checkpoint = run_dir / "checkpoints" / "best.ckpt"
+    trainer.test(model, data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    plain = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    assert evaluate([str(run_dir), "--out", str(tmp_path / "out"), "--bootstrap", "50"]) == 0
+    assert measured(tmp_path / "out")[0]["metrics"] == plain
+
+
 def test_the_same_command_gives_the_same_numbers(evaluate, run_dir, tmp_path):
     arguments = [str(run_dir), "--bootstrap", "50", "--out"]
     assert evaluate([*arguments, str(tmp_path / "a")]) == evaluate([*arguments, str(tmp_path / "b")]) == 0

@@ -102,7 +102,7 @@ def test_the_report_is_complete_and_needs_nothing_else(tmp_path):
     assert "python evaluate.py a b --out new/folder" in page
     assert "different data" not in page
     table = (out / "report.md").read_text()
-    assert "| Negative log-likelihood (nats) | **1.000** [0.966 … 1.034] | 2.000 [1.966 … 2.034] |  |" in table
+    assert "| Negative log-likelihood (nats) ↓ | **1.000** [0.966 … 1.034] | 2.000 [1.966 … 2.034] |  |" in table
     assert "![samples of a](samples-a.png)" in table
 
 

@@ -1,0 +1,145 @@
+"""OUT/partial: what an evaluation that broke off had finished, so that the same command goes on from there."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class KeptImage(NamedTuple):
+    pixels: np.ndarray  # uint8 [3, H, W]
+    nfe: float
+    seconds: float
+
+
+class Partial:
+    """plan.json: the samples that everything in the folder belongs to. RUN.json, RUN.png: a measured run.
+
+    RUN/: what was generated for it. Every file appears whole or not at all; the folder, with its first file.
+
+    settings, files: what the samples depend on; another value or a changed file is another plan.
+    metrics: what a measured run depends on besides; with others, the samples are measured again but not made again.
+    """
+
+    def __init__(
+        self, out: Path, command: str, settings: Mapping[str, Any], files: Sequence[Path], metrics: Any
+    ) -> None:
+        identity = _digest([dict(settings), [_state(path) for path in files]])
+        self._run_id = _digest([identity, metrics])
+        self.folder = out / "partial"
+        self._plan = {"schema": 1, "command": command, "id": identity}
+
+    def check(self, overwrite: bool) -> None:
+        """ValueError if the folder belongs to another command; with `overwrite` that is deleted instead."""
+        if not self.folder.exists():
+            return
+        try:
+            plan = json.loads((self.folder / "plan.json").read_text())
+            identity, command = plan["id"], plan["command"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{self.folder} was not left by an evaluation; move it away or choose another --out"
+            ) from None
+        if identity == self._plan["id"]:
+            return
+        if overwrite:
+            shutil.rmtree(self.folder)
+        elif command == self._plan["command"]:
+            raise ValueError(
+                f"{self.folder} holds a broken-off evaluation of files that have changed since; delete it or add "
+                "--overwrite to begin anew"
+            )
+        else:
+            raise ValueError(
+                f"{self.folder} holds a broken-off evaluation by `{command}`; repeat that command to finish it (other "
+                "metrics may be chosen), name another --out, or add --overwrite to drop it"
+            )
+
+    def finished(self, number: int) -> tuple[dict[str, Any], bytes | None] | None:
+        """The run of this number and its picture, if it had been measured."""
+        try:
+            kept = json.loads((self.folder / f"{number:03d}.json").read_text())
+            identity, run = kept["id"], kept["run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if identity != self._run_id:
+            return None
+        picture = self.folder / f"{number:03d}.png"
+        return run, picture.read_bytes() if picture.exists() else None
+
+    def keep(self, number: int, run: Mapping[str, Any], picture: bytes | None) -> None:
+        content = json.dumps({"id": self._run_id, "run": run}, allow_nan=False).encode()
+        if picture:
+            self.write(f"{number:03d}.png", picture)
+        self.write(f"{number:03d}.json", content)  # last: where it is, all is
+
+    def images(self, number: int) -> "KeptImages":
+        return KeptImages(self, f"{number:03d}")
+
+    def write(self, name: str, content: bytes) -> None:
+        if not (self.folder / "plan.json").exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _replace(self.folder / "plan.json", json.dumps(self._plan, indent=1).encode())
+        (self.folder / name).parent.mkdir(exist_ok=True)
+        _replace(self.folder / name, content)
+
+    def remove(self) -> None:
+        """The report is written: nothing of this is needed any more."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+
+class KeptImages:
+    """Generated images of one run by key, as PNG files with what they cost."""
+
+    def __init__(self, partial: Partial, name: str) -> None:
+        self._partial, self._name = partial, name
+
+    def read(self, key: str) -> KeptImage | None:
+        """None where there is none, or a damaged one."""
+        from PIL import Image
+
+        try:
+            with Image.open(self._partial.folder / self._file(key)) as picture:
+                pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+                return KeptImage(pixels.copy(), float(picture.text["nfe"]), float(picture.text["seconds"]))
+        except (OSError, SyntaxError, ValueError, KeyError, AttributeError):
+            return None
+
+    def keep(self, key: str, image: KeptImage) -> None:
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        notes, file = PngInfo(), io.BytesIO()
+        notes.add_text("nfe", repr(image.nfe))
+        notes.add_text("seconds", repr(image.seconds))
+        Image.fromarray(image.pixels.transpose(1, 2, 0)).save(file, "png", pnginfo=notes)
+        self._partial.write(self._file(key), file.getvalue())
+
+    def _file(self, key: str) -> str:
+        return f"{self._name}/{hashlib.sha256(key.encode()).hexdigest()[:32]}.png"  # a key may hold anything
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _state(path: Path) -> list[Any]:
+    """Path, size and time of a file, or of every file in a folder."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.tmp.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

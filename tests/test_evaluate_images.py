@@ -1,0 +1,206 @@
+"""evaluate.py on a trained image module: its own metrics, metrics by name, broken-off runs, the report in a browser."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.tiny_pipeline import CHOSEN, NUM_TEST, TINY, check_one_line, measured, write_pictures
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    write_pictures(folder, train=24, val=9, test=NUM_TEST)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def evaluate():
+    import evaluate
+
+    return evaluate.main
+
+
+def config_of(pictures):
+    network = {"class_path": f"{TINY}.Colours", "init_args": {"scale": 2.0}}
+    metrics = {
+        "fid": {"class_path": "callbacks.FIDCallback", "init_args": {"network": network}},
+        "kid": {"class_path": "callbacks.KIDCallback", "init_args": {"network": network, "subset_size": 5}},
+        "score": {
+            "class_path": "callbacks.CLIPScoreCallback",
+            "init_args": {"scorer": {"class_path": f"{TINY}.Brightness"}, "name": "brightness"},
+        },
+        "grid": {"class_path": "callbacks.SampleGridCallback", "init_args": {"num_images": 4}},
+        "checkpoint": None,
+    }
+    data = {"path": pictures, "image_size": 16, "batch_size": 8, "eval_batch_size": 4, "num_workers": 0}
+    return {
+        "model": {"class_path": f"{TINY}.TinyPainter"},
+        "data": {"class_path": "datamodules.ImageTextDataModule", "init_args": data | {"steps_per_epoch": 3}},
+        "trainer": {"max_steps": 6, "accelerator": "cpu"},
+        "callbacks": metrics,
+        "wandb": "disabled",
+    }
+
+
+@pytest.fixture(scope="module")
+def run_dir(pictures, tmp_path_factory):
+    import train
+
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config_of(pictures)))
+    assert train.main(["fit", "-c", str(folder / "tiny.yaml"), "--run_dir", str(folder / "runs" / "first")]) == 0
+    return folder / "runs" / "first"
+
+
+def test_the_numbers_are_those_that_training_logged_after_its_test(evaluate, run_dir, tmp_path):
+    lines = [json.loads(line) for line in (run_dir / "logs" / "measurements.jsonl").read_text().splitlines()]
+    logged = {line["key"]: line for line in lines if line["key"].startswith("test/")}
+    assert logged.keys() == {"test/fd_colours", "test/kd_colours", "test/kd_colours_std", "test/brightness"}
+    assert evaluate([str(run_dir), "--out", str(tmp_path / "out"), "--bootstrap", "50"]) == 0
+    (run,) = measured(tmp_path / "out")
+    assert run["metrics"].pop("test/mean") is not None  # of the module itself
+    assert run["metrics"] == {key: pytest.approx(line["value"], rel=1e-6) for key, line in logged.items()}
+    for key, line in logged.items():
+        beside = {name: value for name, value in line.items() if name not in ("key", "value", "step", "epoch")}
+        assert run["protocol"][key] == beside
+    assert run["step"] == 6
+    assert run["sampling"]["samples"] == NUM_TEST
+    assert run["sampling"]["nfe"] == 2.0
+    low, high = run["intervals"]["test/brightness"]
+    assert low < run["metrics"]["test/brightness"] < high
+    assert (tmp_path / "out" / "samples-first_last.png").is_file()  # of the run's own grid
+
+
+def test_other_metrics_and_fewer_samples_by_name(evaluate, run_dir, tmp_path):
+    arguments = [str(run_dir), *CHOSEN, "--num-samples", "20", "--batch-size", "7"]
+    assert evaluate([*arguments, "--out", str(tmp_path)]) == 0
+    (run,) = measured(tmp_path)
+    assert run["metrics"].keys() == {"test/fd_colours", "test/kd_colours", "test/kd_colours_std", "test/clip_score"} | {
+        "test/mean"
+    }
+    assert run["protocol"]["test/fd_colours"]["num_generated"] == run["sampling"]["samples"] == 20
+    assert run["data"]["init_args"]["num_test"] == 20
+
+
+def test_a_broken_evaluation_of_a_checkpoint_goes_on(evaluate, run_dir, tmp_path, monkeypatch):
+    from tests.tiny_pipeline import TinyPainter
+
+    arguments = [str(run_dir), "--bootstrap", "50", "--out"]
+    assert evaluate([*arguments, str(tmp_path / "whole")]) == 0
+    step, seen = TinyPainter.test_step, []
+
+    def breaks(self, batch, batch_idx):
+        if len(seen) == 3:
+            raise RuntimeError("out of memory")
+        seen.append(batch_idx)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(TinyPainter, "test_step", breaks)
+    assert evaluate([*arguments, str(tmp_path / "out")]) == 2
+    assert len(list((tmp_path / "out" / "partial" / "000").glob("*.pt"))) == 3
+    first = next((tmp_path / "out" / "partial" / "000").glob("*.pt"))
+    first.write_bytes(first.read_bytes()[:100])  # a damaged file counts as none
+    seen.clear()
+    monkeypatch.setattr(TinyPainter, "test_step", lambda self, batch, i: seen.append(i) or step(self, batch, i))
+    assert evaluate([*arguments, str(tmp_path / "out")]) == 0
+    assert len(seen) == 7 - 2
+    whole, again = measured(tmp_path / "whole")[0], measured(tmp_path / "out")[0]
+    assert again["metrics"] == whole["metrics"]  # to the bit, what the module logs itself included
+    assert again["intervals"] == whole["intervals"]
+    assert not (tmp_path / "out" / "partial").exists()
+
+
+def test_other_metrics_of_kept_samples_may_be_chosen(evaluate, run_dir, tmp_path, monkeypatch):
+    from tests.tiny_pipeline import TinyPainter
+
+    arguments = [str(run_dir), "--bootstrap", "50", "--out", str(tmp_path), "--metrics", "kid"]
+    arguments += ["--metrics.kid.network", f"{TINY}.Colours"]
+    assert evaluate(arguments) == 2  # fewer samples than its default subset_size
+    monkeypatch.setattr(TinyPainter, "test_step", lambda *_: pytest.fail("made again"))
+    assert evaluate([*arguments, "--metrics.kid.subset_size", "10"]) == 0
+    assert "test/kd_colours" in measured(tmp_path)[0]["metrics"]
+
+
+FOUND_WHILE_MEASURING = (
+    "subset_size=1000 images on either side", "a dict with `reconstruction`", "a `sample` for each row"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "fidd"], "unknown metric 'fidd'; the nearest is 'fid'"),
+        (["--metrics", "clip-score"], "unknown metric 'clip-score'; the nearest is 'clip_score'"),
+        (["--metrics", "kid", "--metrics.kid.subsetsize", "5"], "unknown key 'kid.init_args.subsetsize'; nearest"),
+        (["--metrics", "kid", "--metrics.fid.reference", "x"], "--metrics.fid.reference is given without --metrics"),
+        (["--metrics", "kid", "--metrics.kid.network", f"{TINY}.Colours"], "subset_size=1000 images on either side"),
+        (["--metrics", "fid", "--metrics.fid.network", f"{TINY}.Nothing"], "has no attribute 'Nothing'"),
+        (["--metrics", "kid", "kid"], "'kid' is named twice"),
+        (["--num_samples", "5"], "unexpected argument '--num_samples'"),
+        (["--num-samples", "99"], "has 25 samples; lower it"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--steps", "4"], "--steps is for diffusers folders"),
+        (["--prompts", "x.txt"], "--prompts is for diffusers folders"),
+        (["--metrics", "image_reward", "--metrics.image_reward.source", "gone/ImageReward.pt"], "no file gone/"),
+        (["--metrics", "psnr"], "a dict with `reconstruction`"),
+        (["--metrics", "transport"], "a `sample` for each row"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_leaves_nothing(evaluate, run_dir, tmp_path, capsys, arguments, message):
+    check_one_line(evaluate, [str(run_dir), *arguments, "--out", str(tmp_path / "out")], message, capsys)
+    started = message in FOUND_WHILE_MEASURING  # then the samples that were made are kept, and nothing else
+    assert [p.name for p in tmp_path.glob("out/*")] == ["partial"] * started
+
+
+def test_images_out_of_range_are_one_line(evaluate, run_dir, tmp_path, capsys):
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["model"]["init_args"]["gain"] = 3.0
+    (tmp_path / "gain.yaml").write_text(yaml.safe_dump(config))
+    arguments = [str(run_dir), "--config", str(tmp_path / "gain.yaml"), "--out", str(tmp_path / "out")]
+    check_one_line(evaluate, arguments, "`image` of the outputs: images must lie in [-1, 1], got values from", capsys)
+
+
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here; install it to see the report in a real browser")
+def test_the_report_opens_in_a_browser(evaluate, run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "second")
+    arguments = [str(run_dir), str(tmp_path / "second"), "--out", str(tmp_path / "out"), "--bootstrap", "50"]
+    assert evaluate(arguments) == 0
+    address = (tmp_path / "out" / "report.html").as_uri()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--hide-scrollbars", "--window-size=1200,2400"]
+
+    def browse(*more):
+        command = [BROWSER, *options, *more, address]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    document = browse("--dump-dom")
+    assert "Fréchet distance, colours" in document
+    assert document.count("<svg") >= 3
+    browse(f"--screenshot={tmp_path / 'page.png'}")
+    with Image.open(tmp_path / "page.png") as page:
+        pixels = np.asarray(page.convert("RGB"))
+    assert pixels.shape == (2400, 1200, 3)
+    colours = {tuple(c) for c in pixels.reshape(-1, 3)}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # the dots of both runs were drawn
+    assert len(colours) > 200  # and their samples
