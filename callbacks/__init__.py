@@ -4,11 +4,13 @@ from callbacks.atomic_checkpoint import AtomicCheckpointIO
 from callbacks.cmmd import CMMDCallback
 from callbacks.diversity import DiversityCallback
 from callbacks.ema import EMA
+from callbacks.export import Export
 from callbacks.fid import FIDCallback
 from callbacks.kid import KIDCallback
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.paired_image import PairedImageCallback
 from callbacks.progress import Progress
+from callbacks.retrieval import RetrievalMetrics
 from callbacks.reward_scores import CLIPScoreCallback, ImageRewardCallback
 from callbacks.sample_grid import SampleGridCallback
 from callbacks.sample_picture import SamplePicture
@@ -24,12 +26,14 @@ __all__ = [
     "CLIPScoreCallback",
     "CMMDCallback",
     "DiversityCallback",
+    "Export",
     "FIDCallback",
     "ImageRewardCallback",
     "KIDCallback",
     "LastCheckpoint",
     "PairedImageCallback",
     "Progress",
+    "RetrievalMetrics",
     "SampleGridCallback",
     "SamplePicture",
     "SampleTableCallback",

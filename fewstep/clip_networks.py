@@ -41,7 +41,7 @@ class CLIPNetwork(nn.Module):
         super().__init__()
         if vocabulary is not None and not Path(vocabulary).is_file():
             raise ValueError(
-                f"no vocabulary {vocabulary}; write it with python -m datamodules.prepare.vocabulary, or set it to null"
+                f"no vocabulary {vocabulary}; write it with python -m datamodules.prepare vocabulary, or set it to null"
             )
         self.vocabulary = vocabulary
         length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
@@ -96,12 +96,13 @@ class CLIPNetwork(nn.Module):
 
         open_clip computes in float32 whatever the `dtype` of the file.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {n: (v.to(dtype) if v.is_floating_point() else v) for n, v in self.clip.state_dict().items()}
-        save_file({n: v.contiguous().cpu() for n, v in weights.items()}, folder / "open_clip_model.safetensors")
+        content = save({n: v.contiguous().cpu() for n, v in weights.items()})
+        (folder / "open_clip_model.safetensors").write_bytes(content)  # save_file would hide it from other users
         config = json.loads(json.dumps(self.config))
         if self.vocabulary:
             from fewstep.backbones import clip_tokenizer

@@ -14,6 +14,7 @@ COMMANDS = {
     "avatars": "rule-drawn avatars with exact attributes, and edit pairs with instructions",
     "folder": "your own pictures, with captions from .txt files or a table",
     "latents": "latents and prompt states beside captioned images, for latent diffusion",
+    "vocabulary": "learn a small vocabulary of byte pairs from the captions of a shard folder",
     "index": "write the index of shards that were made elsewhere",
     "check": "verify a folder of shards: sizes, hashes, headers, every picture and caption, finite values",
 }

@@ -1,7 +1,6 @@
-"""Learn a small CLIP vocabulary from the captions of a shard folder: `python -m datamodules.prepare.vocabulary`."""
+"""Learn a small CLIP vocabulary from the captions of a shard folder."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -64,17 +63,3 @@ def _content(shard: BinaryIO, span: tuple[str, int, int] | None) -> bytes | None
         return None
     shard.seek(span[1])
     return shard.read(span[2])
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m datamodules.prepare.vocabulary", description=__doc__)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,8 @@ import tarfile
 import open_clip
 import pytest
 
-from datamodules.prepare.vocabulary import main, read_captions
+from datamodules.prepare.__main__ import main
+from datamodules.prepare.vocabulary import read_captions
 
 
 @pytest.fixture
@@ -44,7 +45,10 @@ def test_reads_every_caption_once_and_skips_samples_without(folder):
 
 def test_writes_a_vocabulary_in_which_frequent_words_are_one_token(folder, capsys):
     out = folder / "words" / "bpe.txt.gz"
-    assert main(["--data", str(folder), "--fields", "captions", "more", "--size", "600", "--out", str(out)]) == 0
+    assert (
+        main(["vocabulary", "--data", str(folder), "--fields", "captions", "more", "--size", "600", "--out", str(out)])
+        == 0
+    )
     assert "from 8 captions" in capsys.readouterr().out
     tokenizer = open_clip.SimpleTokenizer(bpe_path=str(out))
     assert [len(tokenizer.encode(word)) for word in ("red", "crimson", "zyx")] == [1, 1, 3]
@@ -61,7 +65,7 @@ def test_writes_a_vocabulary_in_which_frequent_words_are_one_token(folder, capsy
 )
 def test_mistakes_are_one_line(folder, change, message, capsys):
     options = {"--data": str(folder), "--out": str(folder / "bpe.txt.gz")} | {change[0]: change[1]}
-    assert main([word for pair in options.items() for word in pair]) == 1
+    assert main(["vocabulary", *(word for pair in options.items() for word in pair)]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -1,6 +1,7 @@
 """The module, retrieval and export together, on squares of a few colours that their captions name."""
 
 import itertools
+from pathlib import Path
 
 import lightning as L
 import open_clip
@@ -10,11 +11,14 @@ from torch.utils.data import DataLoader
 
 from callbacks.export import Export
 from callbacks.retrieval import RetrievalMetrics
+from datamodules import ImageTextDataModule
 from fewstep.bpe_vocabulary import write_vocabulary
 from fewstep.clip_networks import CLIPNetwork
-from fewstep.contrastive import contrastive_loss
+from fewstep.clip_scores import load_clip
+from fewstep.contrastive import contrastive_loss, labels_of, retrieval_ranks
 from lightning_modules import ContrastiveModule
 
+ROOT = Path(__file__).parents[2]
 LEVELS = {"no": -1.0, "some": 0.0, "much": 1.0}
 THINGS = [
     (f"{r} red, {g} green, {b} blue", torch.tensor([LEVELS[r], LEVELS[g], LEVELS[b]]))
@@ -229,6 +233,27 @@ def test_a_field_names_further_positives(vocabulary):
     expected = contrastive_loss(image, text, net.model.scale, torch.tensor([0, 1, 0, 2])).mean()
     torch.testing.assert_close(losses["concept"], expected)
     assert abs(losses["concept"] - losses[None]) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "tower"),
+    [("clip_emoji", "captions", "VisionTransformer"), ("clip_emoji_scorer", "scoring_captions", "TimmModel")],
+)
+def test_shipped_networks_know_the_drawings_they_saw(name, field, tower):
+    folder = ROOT / "assets" / name
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
+    data = ImageTextDataModule(
+        str(ROOT / "data" / "emoji64"), test_split="train", num_test=100, metadata=[field], num_workers=0
+    )
+    clip = load_clip(f"local-dir:{folder}", None)
+    assert type(clip.model.visual).__name__ == tower
+    image, text, captions = [], [], []
+    for batch in data.test_dataloader():
+        captions += (first := [several[0] for several in batch[field]])
+        image.append(clip.embed_images(data.on_after_batch_transfer(batch, 0)["image"]))
+        text.append(clip.embed_prompts(first))
+    ranks = retrieval_ranks(torch.cat(image), torch.cat(text), labels_of(captions))
+    assert (ranks < 1).float().mean() > 0.5  # chance: 0.01
 
 
 @pytest.mark.parametrize(
