@@ -64,7 +64,7 @@ def test_formula_a_equals_mixture_b(kind):
 
 
 def shift_gauge(potential, cost, u):
-    """(c, f) -> (c + <u, y>, f + <u, y>) within the family: ot.md's transformation for diagonal covariances."""
+    """(c, f) -> (c + <u, y>, f + <u, y>) within the family: the gauge freedom for diagonal covariances."""
     var = potential.covariance.var
     log_w = potential.log_w + 0.5 * (u * var * u).sum(-1) + potential.center @ u
     return (
