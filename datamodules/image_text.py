@@ -6,7 +6,6 @@ Images are uint8 until they are on the device and float32 in [-1, 1] from there 
 further images (such as the target of an edit) in the same form, arrays [B, ...] and lists of metadata.
 """
 
-import re
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from datamodules.image_folder import open_images, shard_urls, splits
+from datamodules.image_options import check_options, parse_color
 from datamodules.image_samples import ImageSamples, SampleDecoder
 from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
 from datamodules.image_transforms import ImageTransform
@@ -89,18 +89,7 @@ class ImageTextDataModule(LightningDataModule):
     ):
         super().__init__()
         self.save_hyperparameters()
-        check_choice("captions", captions, ("first", "random"))
-        check_choice("sampling", sampling, ("exact", "resampled"))
-        check_choice("start_method", start_method, ("fork", "spawn", "forkserver", None))
-        sizes = ("image_size", "batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window", "prefetch")
-        for name in (*sizes, "num_train", "num_val", "num_test"):
-            if (size := self.hparams[name]) is not None and size < 1:
-                raise ValueError(f"{name}={size}: must be at least 1")
-        for name in ("num_workers", "seed"):
-            if self.hparams[name] < 0:
-                raise ValueError(f"{name}={self.hparams[name]}: must be at least 0")
-        if sampling == "resampled" and (select or num_train or steps_per_epoch is None):
-            raise ValueError("sampling=resampled needs steps_per_epoch and cannot select: it never sees all samples")
+        check_options(self.hparams)
         self.skipped = Skipped(max_skipped, strict)  # of all loaders; progress and loggers show it
         self.train_decoder, self.eval_decoder = self._decoder(True), self._decoder(False)
 
@@ -215,15 +204,11 @@ class ImageTextDataModule(LightningDataModule):
         h, (source, name) = self.hparams, self._place(part)
         index = open_images(source, name, cache_dir=h.cache_dir)
         self.skipped.damaged(index.faults)
-        if h.select:
-            index = select(index, h.select)
-        wanted = h[f"num_{part}"]
-        if wanted is not None and wanted > len(index):
-            raise ValueError(f"num_{part}={wanted}: split {name!r} of {source} has {len(index)} samples; lower it")
-        if wanted is not None:
+        index = select(index, h.select) if h.select else index
+        if (wanted := h[f"num_{part}"]) is not None:
+            if wanted > len(index):
+                raise ValueError(f"num_{part}={wanted}: split {name!r} of {source} has {len(index)} samples; lower it")
             index = index.select(np.sort(permutation(len(index), h.seed, SUBSET)[:wanted]))
-        if not len(index):
-            raise ValueError(f"split {name!r} of {source} holds no sample; run python -m datamodules.prepare check")
         return index
 
     def _evaluation(self, index: SampleIndex) -> EvaluationImages:
@@ -241,14 +226,3 @@ def topology(trainer: Any) -> tuple[int, int]:
 def to_unit_range(image: Tensor) -> Tensor:
     """uint8 0..255 -> float32 [-1, 1]."""
     return image.float().div_(127.5).sub_(1.0)
-
-
-def parse_color(color: str) -> tuple[int, int, int]:
-    if not re.fullmatch("[0-9a-fA-F]{6}", str(color)):
-        raise ValueError(f"background={color!r}: give six hexadecimal digits, such as ffffff for white")
-    return tuple(bytes.fromhex(color))
-
-
-def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")

