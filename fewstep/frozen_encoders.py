@@ -17,7 +17,7 @@ TOLERANCE = 0.02  # of stored latents and prompt states in half precision, relat
 class FrozenEncoders:
     """Autoencoder and text encoder of a pipeline; no nn.Module, so a network that holds one does not store or train it.
 
-    autoencoder, text_encoder: folders or hub ids, see load_autoencoder and load_prompt_encoder in backbones.py.
+    autoencoder, text_encoder: folders or hub ids, see load_autoencoder and load_prompt_encoder of fewstep.backbones.
     """
 
     def __init__(self, autoencoder: str, text_encoder: str) -> None:

@@ -1,0 +1,96 @@
+"""Whole pipelines of diffusers: read from untrusted folders, or written for plain diffusers to load."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fewstep.backbones.clip import load_clip_text_encoder
+from fewstep.backbones.pretrained import copied_to, from_pretrained, frozen_network
+from fewstep.prompt_encoder import PromptEncoder
+
+# The noise schedule of Stable Diffusion. `trailing` steps of a pipeline are `even_times` of our solvers.
+STABLE_DIFFUSION_SCHEDULER = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 1,  # without effect on trailing steps, but pipelines warn of any other value
+    "timestep_spacing": "trailing",
+}
+
+
+def load_pipeline(folder: str | Path) -> Any:
+    """The diffusers pipeline of a `save_pretrained` folder; frozen, float32 on the CPU, without its safety checker.
+
+    Reads safetensors only and runs no code of the folder. ValueError in one line where that is not enough.
+    """
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in bars:
+        log.disable_progress_bar()
+    try:
+        index = json.loads(Path(folder, "model_index.json").read_text())
+        if "safety_checker" in index:  # it blackens pictures, which no metric knows of
+            options |= {"safety_checker": None, "requires_safety_checker": False}
+        pipeline = DiffusionPipeline.from_pretrained(str(folder), **options)
+    except Exception as error:  # OSError, ValueError, TypeError, AttributeError, whatever the readers raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"cannot load the diffusers pipeline {folder}: {reason}") from None
+    finally:
+        for log in bars:
+            log.enable_progress_bar()
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.float().eval().requires_grad_(False)
+    return pipeline
+
+
+def load_prompt_encoder(source: str | Path) -> PromptEncoder:
+    """From an open_clip folder such as assets/clip_emoji, or a Stable Diffusion pipeline (folder or hub id).
+
+    Frozen, float32 on the CPU. Also reads a folder with both a CLIPTextModel and its tokenizer.
+    """
+    if Path(source, "open_clip_config.json").is_file():
+        return PromptEncoder(*load_clip_text_encoder(source))
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    encoder = frozen_network(CLIPTextModel, source, "text_encoder", "model.safetensors")
+    options: dict[str, Any] = {} if Path(source, "tokenizer_config.json").is_file() else {"subfolder": "tokenizer"}
+    return PromptEncoder(encoder, from_pretrained(CLIPTokenizer, source, "tokenizer/tokenizer_config.json", **options))
+
+
+def save_stable_diffusion(
+    folder: str | Path,
+    unet: Any,
+    autoencoder: Any,
+    prompts: PromptEncoder,
+    prediction: str = "eps",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a StableDiffusionPipeline with a DDIM scheduler on STABLE_DIFFUSION_SCHEDULER; prediction "eps" or "v"."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    foreign = {"eps": "epsilon", "v": "v_prediction"}[prediction]
+    pipeline: Any = StableDiffusionPipeline(
+        unet=copied_to(unet, dtype),
+        vae=copied_to(autoencoder, dtype),
+        text_encoder=copied_to(prompts.text_encoder, dtype),
+        tokenizer=prompts.tokenizer,
+        scheduler=DDIMScheduler(**STABLE_DIFFUSION_SCHEDULER, prediction_type=foreign),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(str(folder))
+    # diffusers computes in float32 unless told otherwise, transformers in what config.json says.
+    config = Path(folder, "text_encoder", "config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")

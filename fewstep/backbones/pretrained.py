@@ -1,0 +1,89 @@
+"""Networks of diffusers and transformers: built from a config, or loaded whole and frozen, or refused in one line."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fewstep.hub_files import missing
+
+
+def diffusers_network(name: str, config: dict[str, Any]) -> nn.Module:
+    """An untrained network of diffusers, such as AutoencoderKL or UNet2DConditionModel.
+
+    config: what its config.json would hold; the class's own default stands for what is absent. ValueError in one line
+    for an unknown class or entry. (Class paths into diffusers work for few of its classes: their type hints are wrong.)
+    """
+    import inspect
+
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)):
+        raise ValueError(f"diffusers has no network {name!r}; choose UNet2DConditionModel, AutoencoderKL or the like")
+    known = set(inspect.signature(kind.__init__).parameters)
+    if unknown := sorted(set(config) - known):
+        raise ValueError(f"{name} has no config entry {unknown[0]!r}; see its page in diffusers' documentation")
+    try:
+        return kind.from_config(config)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(f"{name} cannot be built from this config: {reason}") from None
+
+
+def from_pretrained(kind: Any, source: str | Path, filename: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(str(source), **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(missing(source, filename, error)) from None
+
+
+def frozen_network(kind: Any, source: str | Path, part: str, filename: str) -> Any:
+    """A whole network from its own local folder, or from the part of a pipeline in a folder or on a hub."""
+    options: dict[str, Any] = {} if Path(source, "config.json").is_file() else {"subfolder": part}
+    model, report = from_pretrained(
+        kind, source, f"{part}/{filename}", use_safetensors=True, output_loading_info=True, **options
+    )
+    if lacking := sorted(report["missing_keys"]):  # the libraries would only print that they are random
+        raise ValueError(f"{source} lacks {lacking[0]} ({len(lacking)} entries lacking); is it a whole {part}?")
+    return model.float().eval().requires_grad_(False)
+
+
+def load_autoencoder(source: str | Path) -> Any:
+    """AutoencoderKL, AutoencoderTiny, ... from its folder, a pipeline's folder or a pipeline's hub id.
+
+    Frozen, eval mode, float32 on the CPU.
+    """
+    import diffusers
+
+    options = {} if Path(source, "config.json").is_file() else {"subfolder": "vae"}
+    try:
+        name = str(diffusers.AutoencoderKL.load_config(str(source), **options).get("_class_name"))
+    except (OSError, ValueError) as error:
+        raise ValueError(missing(source, "vae/config.json", error)) from None
+    if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
+        raise ValueError(f"{source} holds a {name}, not an autoencoder of diffusers; name the folder of one")
+    return frozen_network(getattr(diffusers, name), source, "vae", "diffusion_pytorch_model.safetensors")
+
+
+def load_dinov2(source: str | Path) -> tuple[Any, int]:
+    """(Dinov2Model, number of features) from a `save_pretrained` folder or hub id; frozen, float32 on the CPU."""
+    from transformers import Dinov2Model
+
+    model, report = from_pretrained(
+        Dinov2Model, source, "model.safetensors", dtype=torch.float32, output_loading_info=True
+    )
+    if lacking := sorted(report["missing_keys"]):  # transformers would only print that they are random
+        raise ValueError(f"{source} lacks {lacking[0]} ({len(lacking)} entries lacking); is it a whole Dinov2Model?")
+    return model.eval().requires_grad_(False), model.config.hidden_size
+
+
+def copied_to(network: Any, dtype: torch.dtype) -> Any:
+    """A copy on the CPU with its floating-point weights in this dtype; `.to(dtype)` of diffusers would warn."""
+    copied = copy.deepcopy(network).cpu().eval()
+    for weight in (*copied.parameters(), *copied.buffers()):
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
+    return copied
