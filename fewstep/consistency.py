@@ -1,27 +1,77 @@
 """Invertible consistency distillation: one student encodes (data -> noise), one decodes, each in a few jumps.
 
 Starodubcev et al., "Invertible Consistency Distillation for Text-Guided Image Editing in Around 7 Steps" (2024).
-Students and teacher are denoisers (x [B, ...], t [B], guidance_scale [B], condition) -> output [B, ...]. A student's
-answer at (x_t, t) is its jump to the end of t's segment (Eq. 3): up for `forward`, down for `reverse`.
-Every loss is [B]. Targets carry no gradient. The target network is the student itself unless another one, such as its
-moving average, is given.
+A student's answer at (x_t, t) is its jump to the end of t's segment (Eq. 3): up for `forward`, down for `reverse`.
+Every loss is [B]. Targets carry no gradient; the target network is the student itself.
+
+Each loss is written as a generator of `Call`s to the networks, so that the losses of one iteration can be computed side
+by side: ten calls become three larger ones, two without gradient and one with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewstep.boundaries import Boundaries
 from fewstep.guidance import Condition, Denoiser, Distance
-from fewstep.inversion import full_cycle
 from fewstep.losses import pseudo_huber
 from fewstep.predictions import Parametrization
 from fewstep.schedules import per_sample
+from fewstep.solvers import time_like
 
-__all__ = ["Boundaries", "ConsistencyDistillation", "Draw", "Weights"]
+Role = Literal["teacher", "forward", "reverse"]
+
+
+class Call(NamedTuple):
+    """A question to one of the three networks; its answer is [B, ...]."""
+
+    network: Role
+    x: Tensor  # [B, ...]
+    t: Tensor  # [B]
+    guidance_scale: Tensor  # [B]
+    condition: Condition  # each [B, ...]
+    gradient: bool = False
+
+
+Networks = Callable[[Sequence[Call]], Sequence[Tensor]]  # the answers to calls of different networks, in their order
+Losses = Generator[Call, Tensor, Tensor]  # asks, is sent the answers, returns [B]
+
+
+@dataclass(frozen=True)
+class SeparateNetworks:
+    """Networks of three denoisers, called one after the other."""
+
+    teacher: Denoiser
+    forward: Denoiser
+    reverse: Denoiser
+
+    def __call__(self, calls: Sequence[Call]) -> list[Tensor]:
+        return [getattr(self, call.network)(call.x, call.t, call.guidance_scale, call.condition) for call in calls]
+
+
+def side_by_side(networks: Networks, terms: Sequence[Losses]) -> list[Tensor]:
+    """What the terms return. In every round all calls without gradient are put together; if there are none, all with.
+
+    So whatever needs no gradient comes first, and the last round is the one that is differentiated.
+    """
+    results: list[Tensor | None] = [None] * len(terms)
+    waiting = {index: next(term) for index, term in enumerate(terms)}
+    while waiting:
+        asked = {index: call for index, call in waiting.items() if not call.gradient} or dict(waiting)
+        gradient = torch.is_grad_enabled() and all(call.gradient for call in asked.values())
+        with torch.set_grad_enabled(gradient):
+            answers = networks(list(asked.values()))
+        for index, answer in zip(asked, answers, strict=True):
+            try:
+                waiting[index] = terms[index].send(answer)
+            except StopIteration as stop:
+                results[index] = stop.value
+                del waiting[index]
+    return [result for result in results if result is not None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +103,7 @@ class ConsistencyDistillation:
     """The losses for one schedule, one set of boundaries and a grid of num_steps teacher steps over [0, 1].
 
     parametrization: what the students predict. teacher_parametrization: what the teacher does, if not the same.
+    cycle_distance: of the full cycle, such as LPIPS of the decoded pictures; None means `distance`.
     """
 
     parametrization: Parametrization
@@ -61,6 +112,7 @@ class ConsistencyDistillation:
     distance: Distance = pseudo_huber
     weights: Weights = field(default_factory=Weights)
     teacher_parametrization: Parametrization | None = None
+    cycle_distance: Distance | None = None
 
     def __post_init__(self) -> None:
         self.boundaries.require_on_grid(self.num_steps)
@@ -75,86 +127,92 @@ class ConsistencyDistillation:
         segment = self.boundaries.draw_segment(uniform[:, 2])
         return Draw(data, noise, forward / steps, reverse / steps, *segment, guidance_scale, condition)
 
-    def forward_cd(self, forward: Denoiser, teacher: Denoiser, draw: Draw, target: Denoiser | None = None) -> Tensor:
-        """Consistency of the encoder along one unguided teacher step to more noise, [B]."""
-        unguided, end = torch.ones_like(draw.forward_time), self.boundaries.forward_end
-        return self._consistency(forward, teacher, target or forward, draw, draw.forward_time, 1, end, unguided)
+    def forward_cd(self, draw: Draw) -> Losses:
+        """Consistency of the encoder along one unguided teacher step to more noise."""
+        unguided = torch.ones_like(draw.forward_time)
+        return self._consistency("forward", draw, draw.forward_time, 1, self.boundaries.forward_end, unguided)
 
-    def reverse_cd(self, reverse: Denoiser, teacher: Denoiser, draw: Draw, target: Denoiser | None = None) -> Tensor:
-        """Consistency of the decoder along one guided teacher step to less noise, [B] (Eq. 2)."""
-        scale, end = draw.guidance_scale, self.boundaries.reverse_end
-        return self._consistency(reverse, teacher, target or reverse, draw, draw.reverse_time, -1, end, scale)
+    def reverse_cd(self, draw: Draw) -> Losses:
+        """Consistency of the decoder along one guided teacher step to less noise (Eq. 2)."""
+        scale = draw.guidance_scale
+        return self._consistency("reverse", draw, draw.reverse_time, -1, self.boundaries.reverse_end, scale)
 
     def _consistency(
         self,
-        student: Denoiser,
-        teacher: Denoiser,
-        target: Denoiser,
+        student: Role,
         draw: Draw,
         t: Tensor,
         direction: int,
         segment_end: Callable[[Tensor], Tensor],
         guidance_scale: Tensor,
-    ) -> Tensor:
+    ) -> Losses:
         near = ((t * self.num_steps).round() + direction) / self.num_steps  # one grid step on, [B]
         end = segment_end(t)
         x = self.parametrization.add_noise(draw.data, draw.noise, t)
-        with torch.no_grad():
-            teacher_jump = (self.teacher_parametrization or self.parametrization).jump
-            stepped = teacher_jump(x, teacher(x, t, guidance_scale, draw.condition), t, near)
-            output = target(stepped, near, guidance_scale, draw.condition)
-            goal = self.parametrization.jump(stepped, output, near, end)
-            goal = torch.where(per_sample((near - end).abs() < 1e-6, x), stepped, goal)  # "x0" at t = 0 would be 0 / 0
-        return self.distance(self.parametrization.jump(x, student(x, t, guidance_scale, draw.condition), t, end), goal)
+        output = yield Call("teacher", x, t, guidance_scale, draw.condition)
+        stepped = (self.teacher_parametrization or self.parametrization).jump(x, output, t, near)
+        output = yield Call(student, stepped, near, guidance_scale, draw.condition)
+        goal = self.parametrization.jump(stepped, output, near, end)
+        goal = torch.where(per_sample((near - end).abs() < 1e-6, x), stepped, goal)  # "x0" at t = 0 would be 0 / 0
+        output = yield Call(student, x, t, guidance_scale, draw.condition, gradient=True)
+        return self.distance(self.parametrization.jump(x, output, t, end), goal)
 
-    def forward_preservation(self, forward: Denoiser, reverse: Denoiser, draw: Draw) -> Tensor:
-        """How far the encoder is from undoing the decoder on a segment, [B], unguided; trains `forward` (Eq. 4)."""
+    def forward_preservation(self, draw: Draw) -> Losses:
+        """How far the encoder is from undoing the decoder on a segment, unguided; trains `forward` only (Eq. 4)."""
         x = self.parametrization.add_noise(draw.data, draw.noise, draw.high)
-        with torch.no_grad():
-            lowered = self._descend(reverse, x, draw)
-        return self.distance(self._ascend(forward, lowered, draw), x)
+        lowered = yield from self._descend(x, draw, gradient=False)
+        raised = yield from self._ascend(lowered, draw, gradient=True)
+        return self.distance(raised, x)
 
-    def reverse_preservation(self, forward: Denoiser, reverse: Denoiser, draw: Draw) -> Tensor:
-        """How far the decoder is from undoing the encoder on a segment, [B], unguided; trains `reverse` only (3.3)."""
+    def reverse_preservation(self, draw: Draw) -> Losses:
+        """How far the decoder is from undoing the encoder on a segment, unguided; trains `reverse` only (3.3)."""
         x = self.parametrization.add_noise(draw.data, draw.noise, draw.low)
-        with torch.no_grad():
-            raised = self._ascend(forward, x, draw)
-        return self.distance(self._descend(reverse, raised, draw), x)
+        raised = yield from self._ascend(x, draw, gradient=False)
+        lowered = yield from self._descend(raised, draw, gradient=True)
+        return self.distance(lowered, x)
 
-    def _ascend(self, forward: Denoiser, x: Tensor, draw: Draw) -> Tensor:
-        output = forward(x, draw.low, torch.ones_like(draw.low), draw.condition)
+    def _ascend(self, x: Tensor, draw: Draw, gradient: bool) -> Losses:
+        output = yield Call("forward", x, draw.low, torch.ones_like(draw.low), draw.condition, gradient)
         return self.parametrization.jump(x, output, draw.low, draw.high)
 
-    def _descend(self, reverse: Denoiser, x: Tensor, draw: Draw) -> Tensor:
+    def _descend(self, x: Tensor, draw: Draw, gradient: bool) -> Losses:
         """All decoding jumps of a segment. Rows that need fewer than the most jump high -> high, which is exact."""
         t, high = draw.high, draw.high
         for _ in range(self.boundaries.most_reverse_steps):
             moving = t > draw.low + 1e-6
             source = torch.where(moving, t, high)
             end = torch.where(moving, torch.maximum(self.boundaries.reverse_end(t), draw.low), high)
-            x = self.parametrization.jump(x, reverse(x, source, torch.ones_like(t), draw.condition), source, end)
+            output = yield Call("reverse", x, source, torch.ones_like(t), draw.condition, gradient)
+            x = self.parametrization.jump(x, output, source, end)
             t = torch.where(moving, end, t)
         return x
 
-    def term(self, name: str, forward: Denoiser, reverse: Denoiser, teacher: Denoiser, draw: Draw) -> Tensor:
-        """One loss [B] by its name in `Weights`, not weighted: for an optimizer step per term, as the authors do."""
-        if name == "forward_cd":
-            return self.forward_cd(forward, teacher, draw)
-        if name == "reverse_cd":
-            return self.reverse_cd(reverse, teacher, draw)
-        if name == "forward_preservation":
-            return self.forward_preservation(forward, reverse, draw)
-        if name == "reverse_preservation":
-            return self.reverse_preservation(forward, reverse, draw)
-        if name == "full_cycle":
-            models = (forward, reverse, self.parametrization, self.boundaries)
-            return full_cycle(*models, draw.data, draw.noise, draw.condition, distance=self.distance)
-        raise ValueError(f"loss term {name!r} is unknown; choose one of {', '.join(asdict(self.weights))}")
+    def full_cycle(self, draw: Draw) -> Losses:
+        """Distance of decode(encode(data)) to the clean data, unguided; trains both through the whole chain.
 
-    def objective(
-        self, forward: Denoiser, reverse: Denoiser, teacher: Denoiser, draw: Draw
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        With the LPIPS of decoded pictures as `cycle_distance` it is the loss of Inverse-and-Edit (2025).
+        """
+        x = self.parametrization.add_noise(draw.data, draw.noise, time_like(draw.data, self.boundaries.start))
+        legs: tuple[tuple[Role, tuple[float, ...]], ...] = (
+            ("forward", self.boundaries.encode_times),
+            ("reverse", self.boundaries.decode_times),
+        )
+        for student, times in legs:
+            for start, end in pairwise(times):
+                t, s = time_like(x, start), time_like(x, end)
+                output = yield Call(student, x, t, torch.ones_like(t), draw.condition, gradient=True)
+                x = self.parametrization.jump(x, output, t, s)
+        return (self.cycle_distance or self.distance)(x, draw.data)
+
+    def term(self, name: str, networks: Networks, draw: Draw) -> Tensor:
+        """One loss [B] by its name in `Weights`, not weighted: for an optimizer step per term, as the authors do."""
+        if name not in asdict(self.weights):
+            raise ValueError(f"loss term {name!r} is unknown; choose one of {', '.join(asdict(self.weights))}")
+        return side_by_side(networks, [getattr(self, name)(draw)])[0]
+
+    def objective(self, networks: Networks, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum [B] (Eq. 5) and its terms [B], not weighted, by name. Terms of weight 0 are left out."""
         weights = {name: weight for name, weight in asdict(self.weights).items() if weight}
-        terms = {name: self.term(name, forward, reverse, teacher, draw) for name in weights}
+        losses = side_by_side(networks, [getattr(self, name)(draw) for name in weights])
+        terms = dict(zip(weights, losses, strict=True))
         return sum((weights[name] * loss for name, loss in terms.items()), draw.forward_time.new_zeros(())), terms

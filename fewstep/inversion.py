@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from fewstep.boundaries import Boundaries
-from fewstep.guidance import Condition, Denoiser, Distance, GuidanceSchedule, unguided
-from fewstep.losses import pseudo_huber
+from fewstep.guidance import Condition, Denoiser, GuidanceSchedule, unguided
 from fewstep.predictions import Parametrization
 from fewstep.solvers import ddim, jumps, time_like
 
@@ -75,24 +74,3 @@ def replay(
             plain, edited = x.chunk(2)
             x = torch.cat([state, edited + (state - plain)])
     return x.chunk(2)[1]
-
-
-def full_cycle(
-    forward: Denoiser,
-    reverse: Denoiser,
-    parametrization: Parametrization,
-    boundaries: Boundaries,
-    data: Tensor,
-    noise: Tensor,
-    condition: Condition,
-    guidance: GuidanceSchedule = unguided,
-    distance: Distance = pseudo_huber,
-) -> Tensor:
-    """Distance of decode(encode(data)) to the clean data, [B]; gradients reach both students through the whole chain.
-
-    data, noise: [B, ...]. guidance: that of decoding. distance: also LPIPS of what an autoencoder makes of both, as
-    Inverse-and-Edit (2025) has it, which trains the encoder alone.
-    """
-    x = parametrization.add_noise(data, noise, time_like(data, boundaries.start))
-    encoded = ddim(forward, parametrization, x, boundaries.encode_times, condition)
-    return distance(ddim(reverse, parametrization, encoded, boundaries.decode_times, condition, guidance), data)

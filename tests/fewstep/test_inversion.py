@@ -7,8 +7,7 @@ import torch
 
 from fewstep.boundaries import Boundaries
 from fewstep.guidance import DynamicGuidance
-from fewstep.inversion import decode, encode, full_cycle, replay
-from fewstep.losses import l2
+from fewstep.inversion import decode, encode, replay
 from fewstep.predictions import Parametrization
 from fewstep.schedules import DiscreteSchedule, RectifiedFlow
 
@@ -98,8 +97,6 @@ def test_encoding_and_decoding_build_no_graph():
     assert not any(state.requires_grad for state in states)
     assert not decode(student, CASES[0], Boundaries(FOUR, 0.0), states[-1], {}).requires_grad
     assert not replay(student, CASES[0], Boundaries(FOUR, 0.0), states[0], states, {}, {}).requires_grad
-    full_cycle(student, student, CASES[0], Boundaries(FOUR, 0.0), normal(2, 3), normal(2, 3), {}).sum().backward()
-    assert weight.grad.abs() > 0
 
 
 def text_student(slope):
@@ -135,26 +132,3 @@ def test_replay_edits_and_moves_nothing_else():
     late = edit({"text": text}, DynamicGuidance(3.0, 0.3))  # guidance alone, and only below 0.3, edits too
     assert (late - data).abs().min() > 1e-3
     torch.testing.assert_close(edit({"text": text}, DynamicGuidance(3.0, 0.0)), data)
-
-
-def test_full_cycle_decodes_with_the_given_guidance():
-    data, noise, text = normal(3, 4, 3)
-    boundaries, condition, guidance = Boundaries(FOUR, 0.02), {"text": text}, DynamicGuidance(8.0, 0.6)
-    forward, reverse = text_student(0.3), text_student(0.5)
-    code = encode(forward, CASES[0], boundaries, data, noise, condition)[-1]
-    expected = l2(decode(reverse, CASES[0], boundaries, code, condition, guidance), data)
-    cycle = partial(full_cycle, forward, reverse, CASES[0], boundaries, data, noise, condition)
-    torch.testing.assert_close(cycle(guidance, l2), expected)
-    assert (cycle(distance=l2) - expected).abs().min() > 1e-3
-
-
-def test_full_cycle_compares_with_the_clean_data():
-    """Not with the noised start, which is what the authors' reconstruction error did: 0.018 at best."""
-    parametrization, boundaries = CASES[0], Boundaries(FOUR, 0.02)
-
-    def point(x, t, guidance_scale, condition):
-        alpha, sigma = (level[:, None] for level in parametrization.schedule(t))
-        return (x - alpha * MEAN) / sigma
-
-    data, noise = MEAN.expand(4, 3), normal(4, 3)
-    assert full_cycle(point, point, parametrization, boundaries, data, noise, {}, distance=l2).max() < 1e-20
