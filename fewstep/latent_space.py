@@ -16,6 +16,8 @@ class LatentSpace:
     def __init__(self, autoencoder: Any) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         config = autoencoder.config
+        if config.get("latents_mean") is not None or config.get("latents_std") is not None:
+            raise ValueError("the autoencoder has latents_mean or latents_std, a mean per channel: not supported here")
         self.channels: int = config.latent_channels
         self.scale, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
         self.reduction = 2 ** (len(config.block_out_channels) - 1)  # pixels per latent, as pipelines take it

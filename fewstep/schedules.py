@@ -21,6 +21,8 @@ from torch.nn import functional as F
 class Schedule(Protocol):
     """What samplers and losses need of a schedule; see the head of this file."""
 
+    num_train_timesteps: int
+
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
     def log_snr(self, t: Tensor) -> Tensor: ...
     def time(self, log_snr: Tensor) -> Tensor: ...
@@ -167,6 +169,12 @@ def schedule_of_config(config: Mapping[str, Any]) -> DiscreteSchedule | Rectifie
         return RectifiedFlow(float(config["shift"]), steps)
     name = config.get("_class_name", "this scheduler")
     raise ValueError(f"{name} has neither beta_schedule nor shift; use the config of a DDIM or flow-match scheduler")
+
+
+def training_times(schedule: Schedule, uniform: Tensor) -> Tensor:
+    """The time [B] of one of the N training steps for each uniform draw on [0, 1), each as likely."""
+    steps = schedule.num_train_timesteps
+    return ((uniform * steps).floor().clamp(max=steps - 1) + 1) / steps
 
 
 def add_noise(schedule: Schedule, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:

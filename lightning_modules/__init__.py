@@ -8,6 +8,15 @@ order with optional `reference`, `reconstruction`, `score` [B], `nfe` [B]; for v
 from lightning_modules.autoencoder import AutoencoderModule
 from lightning_modules.contrastive import ContrastiveModule
 from lightning_modules.diffusion_teacher import DiffusionTeacherModule
+from lightning_modules.guidance_distillation import GuidanceDistillationModule
+from lightning_modules.icd import ICDModule
 from lightning_modules.ot_conditional import OTConditionalModule
 
-__all__ = ["AutoencoderModule", "ContrastiveModule", "DiffusionTeacherModule", "OTConditionalModule"]
+__all__ = [
+    "AutoencoderModule",
+    "ContrastiveModule",
+    "DiffusionTeacherModule",
+    "GuidanceDistillationModule",
+    "ICDModule",
+    "OTConditionalModule",
+]

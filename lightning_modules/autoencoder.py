@@ -1,6 +1,5 @@
 """Training of the autoencoder that a latent diffusion model stands on (Rombach et al. 2022, arXiv 2112.10752)."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from fewstep.backbones import copied_to
 from fewstep.latent_space import mean_code
-from fewstep.learning_rate import warmup_cosine
+from fewstep.learning_rate import warmup_cosine_of
 from fewstep.losses import l1, l2
 from fewstep.reward_inputs import to_uint8
 
@@ -122,9 +121,7 @@ class AutoencoderModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         h = self.hparams
         optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
-        share = partial(warmup_cosine, warmup_steps=h.warmup_steps, max_steps=self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return warmup_cosine_of(optimizer, h.warmup_steps, self.trainer.estimated_stepping_batches)
 
 
 def _psnr(images: Tensor, references: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Contrastive training of an image and a text tower (CLIP; Radford et al. 2021, arXiv 2103.00020)."""
 
 import random
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.contrastive import contrastive_loss, labels_of
-from fewstep.learning_rate import warmup_cosine
+from fewstep.learning_rate import warmup_cosine_of
 
 
 class ContrastiveModule(LightningModule):
@@ -95,9 +94,7 @@ class ContrastiveModule(LightningModule):
         decays = {"decay": h.weight_decay, "free": 0.0}
         parameters = [{"params": groups[name], "weight_decay": decay} for name, decay in decays.items()]
         optimizer = torch.optim.AdamW(parameters, lr=h.lr, betas=tuple(h.betas))
-        share = partial(warmup_cosine, warmup_steps=h.warmup_steps, max_steps=self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return warmup_cosine_of(optimizer, h.warmup_steps, self.trainer.estimated_stepping_batches)
 
 
 def _captions(batch: dict[str, Any], field: str, training: bool) -> list[str]:

@@ -4,7 +4,6 @@ Classifier-free guidance by dropped prompts: Ho and Salimans 2022. Loss weights:
 """
 
 import os
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 from fewstep.backbones import STABLE_DIFFUSION_SCHEDULER, save_stable_diffusion
 from fewstep.frozen_encoders import FrozenEncoders
 from fewstep.guidance import ClassifierFree, Condition, DynamicGuidance
-from fewstep.learning_rate import warmup_cosine
+from fewstep.learning_rate import warmup_cosine_of
 from fewstep.losses import l2
 from fewstep.predictions import Parametrization
 from fewstep.rng import PerSampleRng
-from fewstep.schedules import schedule_of_config
+from fewstep.schedules import schedule_of_config, training_times
 from fewstep.solvers import ddim, even_times
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -71,7 +70,11 @@ class DiffusionTeacherModule(LightningModule):
         self.unet = unet
         self.parametrization = Parametrization(schedule_of_config(STABLE_DIFFUSION_SCHEDULER), prediction)
         self.encoders = FrozenEncoders(autoencoder, text_encoder)
-        self.encoders.check_unet(unet.config)
+        if (known := set(self.encoders.null_condition)) != {"prompt"}:  # the export has one text encoder
+            raise ValueError(
+                f"text_encoder {text_encoder} gives {', '.join(sorted(known))}; choose one of a single CLIP"
+            )
+        self.encoders.check_network(unet.config)
 
     def setup(self, stage: str) -> None:
         self.encoders.to(self.trainer.strategy.root_device)
@@ -85,7 +88,7 @@ class DiffusionTeacherModule(LightningModule):
         data, condition = self.encoders.read(batch, training=True)
         dropped = torch.rand(len(data), 1, 1, device=data.device) < self.hparams.prompt_dropout
         prompt = torch.where(dropped, self.encoders.null_condition["prompt"], condition["prompt"])
-        t = self._times(torch.rand(len(data), device=data.device))
+        t = training_times(self.parametrization.schedule, torch.rand(len(data), device=data.device))
         loss = self._losses(data, torch.randn_like(data), t, {"prompt": prompt}).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -102,7 +105,7 @@ class DiffusionTeacherModule(LightningModule):
     def _evaluate(self, log_key: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         data, condition = self.encoders.read(batch, training=False)
         rng = PerSampleRng(int(os.environ.get("PL_GLOBAL_SEED", 0)), batch["key"], data.device)  # of seed_everything
-        noise, t = rng.normal(*data.shape[1:]), self._times(rng.uniform())
+        noise, t = rng.normal(*data.shape[1:]), training_times(self.parametrization.schedule, rng.uniform())
         outputs = {"loss": self._losses(data, noise, t, condition)}
         rows = float(batch["weight"].sum())  # a float, else Lightning averages over ranks in whole numbers
         mean = (outputs["loss"] * batch["weight"]).sum() / max(rows, 1.0)
@@ -118,17 +121,21 @@ class DiffusionTeacherModule(LightningModule):
         times, guidance = even_times(num_steps, 1.0, 0.0), DynamicGuidance(guidance_scale)
         return self.encoders.latents.decode(ddim(denoiser, self.parametrization, noise, times, condition, guidance))
 
+    def generate_images(
+        self, prompts: list[str], rng: PerSampleRng, num_steps: int | None = None, guidance_scale: float | None = None
+    ) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] for prompts, cut if too long; None: as in validation, or in 50 steps."""
+        h, side = self.hparams, self.unet.config["sample_size"]
+        noise, condition = rng.normal(self.encoders.latents.channels, side, side), self.encoders.prompts(prompts, True)
+        w = h.guidance_scale if guidance_scale is None else guidance_scale
+        return self.generate(noise, condition, num_steps or h.sampling_steps or 50, w)
+
     def _losses(self, data: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Weighted squared errors of the UNet [B]."""
         output = self.network(self.parametrization.add_noise(data, noise, t), t, condition)
         losses = l2(output, self.parametrization.target(data, noise, t))
         gamma = self.hparams.min_snr_gamma
         return losses if gamma is None else self.parametrization.min_snr_weight(t, gamma) * losses
-
-    def _times(self, uniform: Tensor) -> Tensor:
-        """The time [B] of one of the training steps for each uniform draw on [0, 1)."""
-        steps = self.parametrization.schedule.num_train_timesteps
-        return ((uniform * steps).floor().clamp(max=steps - 1) + 1) / steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["frozen"] = dict(self.encoders.hashes)
@@ -145,6 +152,4 @@ class DiffusionTeacherModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         h = self.hparams
         optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
-        share = partial(warmup_cosine, warmup_steps=h.warmup_steps, max_steps=self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return warmup_cosine_of(optimizer, h.warmup_steps, self.trainer.estimated_stepping_batches)

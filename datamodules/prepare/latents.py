@@ -2,6 +2,7 @@
 
 KEY.latent.npy: float16 [C, h, w], the mean of the code of the picture, scaled as the diffusion model sees it.
 KEY.prompt.npy: float16 [K, L, D], the states of the L tokens of each of K captions; where there are fewer, they repeat.
+KEY.pooled.npy: float16 [K, P], a vector of each caption, for models that take one (SDXL, Stable Diffusion 3).
 Read them with --data.arrays "[latent, prompt]" at the same --data.image_size; they are of whole, unmirrored pictures.
 """
 
@@ -14,9 +15,9 @@ from datamodules.prepare import add_output_arguments
 CHUNK = 32  # samples that are encoded together
 README = """# {name}
 
-The samples of {source} with KEY.latent.npy (float16 [C, h, w], pictures of {size} px) and KEY.prompt.npy
-(float16 [{captions}, L, D], the sample's captions, repeated where it has fewer). Hashes of the weights: autoencoder
-{autoencoder}, text encoder {text_encoder}. Command: `{command}`
+The samples of {source} with KEY.latent.npy (float16 [C, h, w], pictures of {size} px) and {prompts}
+(float16 [{captions}, ..], the sample's captions, repeated where it has fewer). Hashes of the weights: {hashes}.
+Command: `{command}`
 {notice}"""
 
 
@@ -43,21 +44,22 @@ def run(options: argparse.Namespace) -> None:
         )
     indexes = {split: open_images(options.data, split) for split in splits(options.data)}
     captions = options.captions or max(most_captions(index) for index in indexes.values())
-    encoders = FrozenEncoders(options.autoencoder, options.text_encoder).to(options.device)
+    encoders = FrozenEncoders(options.autoencoder, options.text_encoder, size).to(options.device)
     chunks = {split: EncodedChunks(index, encoders, size, captions) for split, index in indexes.items()}
-    hashes = encoders.hashes
+    hashes, named = encoders.hashes, ", ".join(f"{part} {digest}" for part, digest in encoders.hashes.items())
     description = {
         "name": Path(options.out).name,
         "license": about.get("license", "see the owner of the pictures"),
         # With the weights: an interrupted build must not go on with other ones.
-        "command": f"{options.command_line} # {', '.join(f'{part} {digest}' for part, digest in hashes.items())}",
+        "command": f"{options.command_line} # {named}",
         "image_size": size,
         "notes": {**about.get("notes", {}), "latents": {"source": options.data, "captions": captions, **hashes}},
     }
     notice = Path(options.data, "NOTICE")
     text = f"\n{notice.read_text()}" if notice.is_file() else ""
-    facts = {"source": options.data, "size": size, "captions": captions, **hashes, "notice": text}
-    readme = README.format(name=description["name"], command=description["command"], **facts)
+    prompts = " and ".join(f"KEY.{name}.npy" for name in encoders.stored_names)
+    facts = {"source": options.data, "size": size, "captions": captions, "hashes": named, "notice": text}
+    readme = README.format(name=description["name"], command=description["command"], prompts=prompts, **facts)
     samples = {split: Samples(list(chunk.rows), chunk.render) for split, chunk in chunks.items()}
     write_image_folder(options.out, samples, description, overwrite=options.overwrite, readme=readme)
 
@@ -94,7 +96,7 @@ class EncodedChunks:
         self.number, self.ready = -1, {}
 
     def render(self, key: str) -> dict[str, bytes]:
-        """All members of a sample and its two arrays; BadSample if it cannot be read."""
+        """All members of a sample and its arrays; BadSample if it cannot be read."""
         # Chunks begin at multiples of CHUNK wherever a build goes on: equal batches give equal bytes.
         if (number := self.rows[key] // CHUNK) != self.number:
             start = number * CHUNK
@@ -128,10 +130,12 @@ class EncodedChunks:
             pixels = torch.stack(images).to(device).float().div(127.5).sub(1)
             batch = {"image": pixels, "caption": captions}
             latents, condition = self.encoders.read(batch, training=False)
-            prompts = condition["prompt"].unflatten(0, (len(images), self.captions))
+            arrays = {"latent.npy": latents}
+            for name in self.encoders.stored_names:
+                arrays[f"{name}.npy"] = condition[name].unflatten(0, (len(images), self.captions))
             good = [row for row in rows if not isinstance(found[row], Exception)]
-            for row, latent, prompt in zip(good, latents, prompts, strict=True):
-                found[row] |= {"latent.npy": npy(latent), "prompt.npy": npy(prompt)}
+            for number, row in enumerate(good):
+                found[row] |= {name: npy(values[number]) for name, values in arrays.items()}
         return found
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fewstep.backbones.clip import load_clip_text_encoder
-from fewstep.backbones.pretrained import copied_to, from_pretrained, frozen_network
+from fewstep.backbones.pretrained import copied_to
 from fewstep.prompt_encoder import PromptEncoder
 
 # The noise schedule of Stable Diffusion. `trailing` steps of a pipeline are `even_times` of our solvers.
@@ -41,6 +40,7 @@ def load_pipeline(folder: str | Path) -> Any:
         index = json.loads(Path(folder, "model_index.json").read_text())
         if "safety_checker" in index:  # it blackens pictures, which no metric knows of
             options |= {"safety_checker": None, "requires_safety_checker": False}
+        options |= {name: None for name, part in index.items() if part == [None, None]}  # SD3 without T5, say
         pipeline = DiffusionPipeline.from_pretrained(str(folder), **options)
     except Exception as error:  # OSError, ValueError, TypeError, AttributeError, whatever the readers raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -52,20 +52,6 @@ def load_pipeline(folder: str | Path) -> Any:
         if isinstance(part, nn.Module):
             part.float().eval().requires_grad_(False)
     return pipeline
-
-
-def load_prompt_encoder(source: str | Path) -> PromptEncoder:
-    """From an open_clip folder such as assets/clip_emoji, or a Stable Diffusion pipeline (folder or hub id).
-
-    Frozen, float32 on the CPU. Also reads a folder with both a CLIPTextModel and its tokenizer.
-    """
-    if Path(source, "open_clip_config.json").is_file():
-        return PromptEncoder(*load_clip_text_encoder(source))
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    encoder = frozen_network(CLIPTextModel, source, "text_encoder", "model.safetensors")
-    options: dict[str, Any] = {} if Path(source, "tokenizer_config.json").is_file() else {"subfolder": "tokenizer"}
-    return PromptEncoder(encoder, from_pretrained(CLIPTokenizer, source, "tokenizer/tokenizer_config.json", **options))
 
 
 def save_stable_diffusion(

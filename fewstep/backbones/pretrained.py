@@ -40,15 +40,39 @@ def from_pretrained(kind: Any, source: str | Path, filename: str, **options: Any
         raise ValueError(missing(source, filename, error)) from None
 
 
-def frozen_network(kind: Any, source: str | Path, part: str, filename: str) -> Any:
-    """A whole network from its own local folder, or from the part of a pipeline in a folder or on a hub."""
-    options: dict[str, Any] = {} if Path(source, "config.json").is_file() else {"subfolder": part}
+def own_or_part(source: str | Path, part: str, filename: str = "config.json") -> dict[str, str]:
+    """Options of from_pretrained: a local folder that holds `filename` itself, or else the part of a pipeline."""
+    return {} if Path(source, filename).is_file() else {"subfolder": part}
+
+
+def network_config(source: str | Path, part: str) -> dict[str, Any]:
+    """config.json of a network of diffusers in its own folder, or in that part of a pipeline (folder or hub id)."""
+    import diffusers
+
+    try:
+        return dict(diffusers.AutoencoderKL.load_config(str(source), **own_or_part(source, part)))
+    except (OSError, ValueError) as error:
+        raise ValueError(missing(source, f"{part}/config.json", error)) from None
+
+
+def frozen_network(kind: Any, source: str | Path, part: str, filename: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A whole network from its own local folder, or from the part of a pipeline in a folder or on a hub.
+
+    Frozen, eval mode, on the CPU. ValueError in one line if a weight is lacking.
+    """
+    asked = {"torch_dtype" if kind.__module__.startswith("diffusers") else "dtype": dtype}
     model, report = from_pretrained(
-        kind, source, f"{part}/{filename}", use_safetensors=True, output_loading_info=True, **options
+        kind,
+        source,
+        f"{part}/{filename}",
+        use_safetensors=True,
+        output_loading_info=True,
+        **own_or_part(source, part),
+        **asked,
     )
     if lacking := sorted(report["missing_keys"]):  # the libraries would only print that they are random
         raise ValueError(f"{source} lacks {lacking[0]} ({len(lacking)} entries lacking); is it a whole {part}?")
-    return model.float().eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def load_autoencoder(source: str | Path) -> Any:
@@ -58,11 +82,7 @@ def load_autoencoder(source: str | Path) -> Any:
     """
     import diffusers
 
-    options = {} if Path(source, "config.json").is_file() else {"subfolder": "vae"}
-    try:
-        name = str(diffusers.AutoencoderKL.load_config(str(source), **options).get("_class_name"))
-    except (OSError, ValueError) as error:
-        raise ValueError(missing(source, "vae/config.json", error)) from None
+    name = str(network_config(source, "vae").get("_class_name"))
     if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
         raise ValueError(f"{source} holds a {name}, not an autoencoder of diffusers; name the folder of one")
     return frozen_network(getattr(diffusers, name), source, "vae", "diffusion_pytorch_model.safetensors")

@@ -13,7 +13,7 @@ from datamodules.prepare import latents
 from datamodules.prepare.__main__ import main
 from fewstep.frozen_encoders import FrozenEncoders
 from tests.datamodules.picture_shards import picture, write_folder
-from tests.tiny_diffusion import CAPTIONS, write_autoencoder, write_text_encoder
+from tests.tiny_diffusion import CAPTIONS, write_autoencoder, write_pipeline, write_text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,28 @@ def test_a_batch_holds_what_the_encoders_make_of_its_pictures(data, parts, tmp_p
     torch.testing.assert_close(batch["latent"].float(), encoders.latents.encode(batch["image"]), rtol=1e-3, atol=1e-3)
     assert batch["caption"] == [CAPTIONS[0], "picture 1", "picture 3", "picture 4"]
     several = [*CAPTIONS[:3], *(f"picture {n}" for n in (1, 3, 4) for _ in range(3))]
-    expected = encoders.prompts(several).unflatten(0, (4, 3))
+    expected = encoders.prompts(several)["prompt"].unflatten(0, (4, 3))
     torch.testing.assert_close(batch["prompt"].float(), expected, rtol=1e-3, atol=1e-3)
     encoders.check_stored(batch)
+
+
+def test_pipelines_with_a_pooled_prompt_get_a_third_array(data, tmp_path):
+    pipeline = write_pipeline(tmp_path / "xl", "sdxl")
+    assert main(arguments(data, (pipeline, pipeline), tmp_path / "out")) == 0
+    assert "KEY.prompt.npy and KEY.pooled.npy" in (tmp_path / "out" / "README.md").read_text()
+    names = ["latent", "prompt", "pooled"]
+    module = ImageTextDataModule(str(tmp_path / "out"), 16, eval_batch_size=4, arrays=names, num_workers=0)
+    module.setup("validate")
+    (batch,) = module.val_dataloader()
+    batch, encoders = module.on_after_batch_transfer(batch, 0), FrozenEncoders(pipeline, pipeline)
+    encoders.check_stored(batch)
+    latents, condition = encoders.read(batch, training=False)
+    fresh, expected = encoders.read({name: batch[name] for name in ("image", "caption")}, training=False)
+    torch.testing.assert_close(latents, fresh, rtol=1e-3, atol=1e-3)
+    for name, value in expected.items():
+        torch.testing.assert_close(condition[name], value, rtol=1e-3, atol=1e-3)
+    assert main(arguments(data, (pipeline, pipeline), tmp_path / "small", "--size", "8")) == 0
+    assert FrozenEncoders(pipeline, pipeline, image_size=8).null_condition["time_ids"][0, 0] == 8
 
 
 def test_goes_on_after_the_last_whole_shard(data, parts, tmp_path, monkeypatch):

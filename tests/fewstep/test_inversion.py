@@ -7,7 +7,7 @@ import torch
 
 from fewstep.boundaries import Boundaries
 from fewstep.guidance import DynamicGuidance
-from fewstep.inversion import decode, encode, replay
+from fewstep.inversion import decode, encode
 from fewstep.predictions import Parametrization
 from fewstep.schedules import DiscreteSchedule, RectifiedFlow
 
@@ -96,39 +96,3 @@ def test_encoding_and_decoding_build_no_graph():
     states = encode(student, CASES[0], Boundaries(FOUR, 0.0), normal(2, 3), normal(2, 3), {})
     assert not any(state.requires_grad for state in states)
     assert not decode(student, CASES[0], Boundaries(FOUR, 0.0), states[-1], {}).requires_grad
-    assert not replay(student, CASES[0], Boundaries(FOUR, 0.0), states[0], states, {}, {}).requires_grad
-
-
-def text_student(slope):
-    def student(x, t, guidance_scale, condition):
-        return slope * torch.tanh(x) + guidance_scale[:, None] * condition["text"]
-
-    return student
-
-
-@pytest.mark.parametrize("start", [0.0, 0.02])
-@pytest.mark.parametrize("reverse_times", [None, (0, 0.1, 0.26, 0.52, 0.6, 0.78, 1)])
-def test_replay_reconstructs_exactly_what_imperfect_students_do_not(start, reverse_times):
-    boundaries, parametrization = Boundaries(FOUR, start, reverse_times), CASES[0]
-    data, noise, text = normal(3, 4, 3)
-    forward, reverse, source = text_student(0.3), text_student(0.5), {"text": text}
-    states = encode(forward, parametrization, boundaries, data, noise, source)
-    plain = decode(reverse, parametrization, boundaries, states[-1], source)
-    assert (plain - data).abs().mean() > 0.05
-    replayed = replay(reverse, parametrization, boundaries, data, states, source, source)
-    torch.testing.assert_close(replayed, data)
-
-
-def test_replay_edits_and_moves_nothing_else():
-    """The data are two halves that do not see each other; only the second is told something new."""
-    boundaries, parametrization = Boundaries(FOUR, 0.0), CASES[0]
-    data, noise, text = normal(3, 4, 6)
-    states = encode(text_student(0.3), parametrization, boundaries, data, noise, {"text": text})
-    other = torch.cat([text[:, :3], text[:, 3:] + 1], 1)
-    edit = partial(replay, text_student(0.5), parametrization, boundaries, data, states, {"text": text})
-    edited = edit({"text": other})
-    torch.testing.assert_close(edited[:, :3], data[:, :3])
-    assert (edited - data)[:, 3:].abs().min() > 0.05
-    late = edit({"text": text}, DynamicGuidance(3.0, 0.3))  # guidance alone, and only below 0.3, edits too
-    assert (late - data).abs().min() > 1e-3
-    torch.testing.assert_close(edit({"text": text}, DynamicGuidance(3.0, 0.0)), data)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from fewstep.schedules import CosineSchedule, DiscreteSchedule, RectifiedFlow, add_noise, schedule_of_config
+from fewstep.schedules import CosineSchedule, DiscreteSchedule, RectifiedFlow, add_noise, schedule_of_config, training_times
 
 ALL = [DiscreteSchedule(), DiscreteSchedule("linear", 1e-4, 0.02), CosineSchedule(), RectifiedFlow(), RectifiedFlow(3)]
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -144,3 +144,12 @@ def test_training_steps_and_coarse_numbers_are_refused_as_times(dtype):
 def test_mistakes_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("schedule", [DiscreteSchedule(), CosineSchedule(), RectifiedFlow(3.0)])
+def test_training_times_are_the_steps_each_as_likely(schedule):
+    uniform = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    times, counts = training_times(schedule, uniform).unique(return_counts=True)
+    torch.testing.assert_close(times, torch.arange(1, 1001, dtype=torch.float64) / 1000)
+    assert counts.tolist() == [4] * 1000
+    assert training_times(schedule, torch.tensor([1 - 2**-24])).item() == 1

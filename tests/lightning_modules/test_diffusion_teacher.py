@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader
 
 from callbacks.ema import EMA
 from fewstep.frozen_encoders import FrozenEncoders
+from fewstep.rng import PerSampleRng
 from lightning_modules import DiffusionTeacherModule
-from tests.tiny_diffusion import CAPTIONS, batch, unet, write_autoencoder, write_text_encoder
+from tests.tiny_diffusion import CAPTIONS, batch, unet, write_autoencoder, write_pipeline, write_text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +100,10 @@ def test_plain_diffusers_draws_the_same_pictures(prediction, folders, tmp_path):
     for scale in (1.0, 3.0):
         options = {"guidance_scale": scale, "num_inference_steps": 5, "output_type": "np"}
         theirs = pipeline(CAPTIONS[:2], latents=noise.clone(), **options).images
-        ours = net.generate(noise, {"prompt": net.encoders.prompts(CAPTIONS[:2])}, 5, scale)
+        ours = net.generate(noise, net.encoders.prompts(CAPTIONS[:2]), 5, scale)
         assert ours.shape == (2, 3, 16, 16)
         np.testing.assert_allclose(ours.permute(0, 2, 3, 1).add(1).div(2).numpy(), theirs, atol=2e-5)
-    unguided = net.generate(noise, {"prompt": net.encoders.prompts(CAPTIONS[:2])}, 5, 1.0)
+    unguided = net.generate(noise, net.encoders.prompts(CAPTIONS[:2]), 5, 1.0)
     assert (ours - unguided).abs().max() > 1e-3  # guidance did something
 
 
@@ -148,7 +149,7 @@ def test_losses_are_those_of_diffusers_min_snr_recipe(prediction, folders):
     scheduler = DDPMScheduler(**schedule, prediction_type=foreign)
     steps = torch.tensor([0, 19, 300, 999])
     data, noise = torch.randn(2, 4, 4, 8, 8).unbind()
-    condition = {"prompt": net.encoders.prompts(CAPTIONS)}
+    condition = net.encoders.prompts(CAPTIONS)
     with torch.no_grad():
         losses = net._losses(data, noise, (steps + 1) / 1000, condition)
         output = net.unet(scheduler.add_noise(data, noise, steps), steps, condition["prompt"]).sample
@@ -166,15 +167,15 @@ def test_the_stated_share_of_prompts_is_dropped(folders):
     with torch.no_grad():
         for _ in range(4):
             net.training_step(batch(range(100)), 0)
-    dropped = (torch.cat(seen) == net.encoders.prompts([""])).all(-1).all(-1).float().mean()
+    dropped = (torch.cat(seen) == net.encoders.null_condition["prompt"]).all(-1).all(-1).float().mean()
     assert 0.23 < dropped < 0.37
 
 
 def test_stored_latents_and_prompts_stand_for_their_encoders(folders, tmp_path):
     net, plain = module(folders), batch(range(5))
     latents = net.encoders.latents.encode(plain["image"])
-    prompts = net.encoders.prompts(plain["caption"])
-    other = net.encoders.prompts(["a blue square"] * 5)
+    prompts = net.encoders.prompts(plain["caption"])["prompt"]
+    other = net.encoders.prompts(["a blue square"] * 5)["prompt"]
     stored = {**plain, "latent": latents.half(), "prompt": torch.stack([prompts, other], 1).half()}
     with torch.no_grad():
         expected = net.validation_step(plain, 0)["loss"]
@@ -187,7 +188,10 @@ def test_stored_latents_and_prompts_stand_for_their_encoders(folders, tmp_path):
     unread["latent"][0] = 0
     net.validation_step(unread, 0)
     foreign = FrozenEncoders(write_autoencoder(tmp_path / "vae", seed=1), write_text_encoder(tmp_path / "text", seed=1))
-    arrays = {"latent": foreign.latents.encode(plain["image"]), "prompt": foreign.prompts(plain["caption"])[:, None]}
+    arrays = {
+        "latent": foreign.latents.encode(plain["image"]),
+        "prompt": foreign.prompts(plain["caption"])["prompt"][:, None],
+    }
     for name, values in arrays.items():
         with pytest.raises(ValueError, match=f"the stored {name} of k0 is not what"):
             net.validation_step({**stored, name: values.half()}, 0)
@@ -204,7 +208,23 @@ def test_mistakes_are_named(folders, tmp_path):
         DiffusionTeacherModule(unet(sample_size=None), *folders)
     with pytest.raises(ValueError, match="cannot get vae/"):
         DiffusionTeacherModule(unet(), str(tmp_path / "nothing"), folders[1])
+    with pytest.raises(ValueError, match="gives pooled, prompt, time_ids; choose one of a single CLIP"):
+        DiffusionTeacherModule(unet(), folders[0], write_pipeline(tmp_path / "xl", "sdxl"))
     with pytest.raises(ValueError, match="at most 12; shorten"):
         FrozenEncoders(*folders).prompts(["a red square and " * 6])
     with pytest.raises(ValueError, match="multiples of 2"):
         FrozenEncoders(*folders).latents.encode(torch.zeros(1, 3, 15, 16))
+
+
+def test_images_of_prompts_are_those_of_captions(folders, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    net, rows = module(folders, sampling_steps=2, guidance_scale=3.0).eval(), batch(range(3))
+    expected = net.test_step(rows, 0)["image"]
+
+    def drawn(**options):
+        return net.generate_images(rows["caption"], PerSampleRng(5, rows["key"]), **options)
+
+    torch.testing.assert_close(drawn(), expected)
+    torch.testing.assert_close(drawn(num_steps=2, guidance_scale=3.0), expected)
+    for other in ({"num_steps": 3}, {"guidance_scale": 1.0}):
+        assert (drawn(**other) - expected).abs().max() > 1e-4

@@ -1,0 +1,88 @@
+"""Which rows of a batch a LoRA layer treats with which adapter: contiguous blocks, each with one adapter or none."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Block = tuple[str | None, int]  # an adapter's name, or None for the bare base, and how many rows have it
+
+
+class RowBlocks:
+    """The blocks in force, and the two hooks that obey them: `treat` on LoRA layers, `keep` on the whole network.
+
+    blocks: None gives every row to the bare base. One block for all rows costs no slicing.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: tuple[Block, ...] | None = None
+        self.checkpointed: list[Any] = []  # the modules of diffusers that can recompute their activations
+
+    @contextmanager
+    def use(self, blocks: Sequence[Block] | None) -> Iterator[None]:
+        """Put other blocks in force for a while."""
+        before, self.blocks = self.blocks, None if blocks is None else tuple(blocks)
+        try:
+            yield
+        finally:
+            self.blocks = before
+
+    def treat(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        """Forward hook of a peft LoRA layer that computes its base only: add each block's adapter, output [B, ...].
+
+        peft's own mixed batches (`adapter_names`, Bossan 2024) copy rows by index; contiguous blocks need no copy.
+        """
+        if self.blocks is None:
+            return None
+        x, sizes = inputs[0], [size for _, size in self.blocks]
+        if len(x) != sum(sizes):
+            raise ValueError(f"rows() tells of {sum(sizes)} rows, but the network was called with a batch of {len(x)}")
+        if not torch.is_grad_enabled():
+            for (name, _), rows, result in zip(self.blocks, x.split(sizes), output.split(sizes), strict=True):
+                if name is not None:
+                    result += difference(layer, name, rows).to(result)
+            return output
+        if len(sizes) == 1:
+            name = self.blocks[0][0]
+            return None if name is None else output + difference(layer, name, x).to(output)
+        return torch.cat(
+            [
+                result if name is None else result + difference(layer, name, rows).to(result)
+                for (name, _), rows, result in zip(self.blocks, x.split(sizes), output.split(sizes), strict=True)
+            ]
+        )
+
+    def keep(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Forward pre-hook of the network: let gradient checkpointing recompute with the blocks of its forward pass.
+
+        Without it a recomputation, which happens in the backward pass, would see whatever is in force by then.
+        """
+        for module in self.checkpointed:
+            if module.gradient_checkpointing and not isinstance(module._gradient_checkpointing_func, _KeptBlocks):
+                module._gradient_checkpointing_func = _KeptBlocks(module._gradient_checkpointing_func, self)
+
+
+class _KeptBlocks:
+    """A checkpoint function as diffusers calls it, (module, *inputs) -> outputs."""
+
+    def __init__(self, checkpoint: Callable[..., Any], rows: RowBlocks) -> None:
+        self.checkpoint, self.rows = checkpoint, rows
+
+    def __call__(self, module: Callable[..., Any], *inputs: Any) -> Any:
+        blocks = self.rows.blocks
+
+        def run(*same_inputs: Any) -> Any:
+            with self.rows.use(blocks):
+                return module(*same_inputs)
+
+        return self.checkpoint(run, *inputs)
+
+
+def difference(layer: Any, name: str, x: Tensor) -> Tensor:
+    """What an adapter adds to a layer's output: (alpha / rank) B A x (Hu et al. 2021, section 4.1)."""
+    down, up = layer.lora_A[name], layer.lora_B[name]
+    if not torch.is_autocast_enabled(x.device.type):  # autocast chooses the dtype itself
+        x = x.to(down.weight.dtype)
+    return up(down(x) * layer.scaling[name])  # scaled where it is narrow

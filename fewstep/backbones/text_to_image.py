@@ -1,0 +1,98 @@
+"""Latent diffusion models of text to image, whichever kind, as the parts that samplers and losses need."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fewstep.backbones.denoisers import DiffusersDenoiser, has_guidance_embedding
+from fewstep.backbones.guided_networks import PARTS, load_denoising_network
+from fewstep.backbones.pretrained import load_autoencoder, network_config
+from fewstep.backbones.prompts import load_prompt_encoder, pipeline_parts
+from fewstep.guidance import ClassifierFree, Denoiser
+from fewstep.hub_files import missing
+from fewstep.latent_space import LatentSpace
+from fewstep.predictions import Parametrization, parametrization_of_config
+from fewstep.prompt_encoder import Prompts
+
+
+@dataclass(frozen=True)
+class LatentDiffusion:
+    """A pipeline's parts, frozen: network (UNet2DConditionModel or SD3Transformer2DModel), latents, prompts.
+
+    parametrization: its schedule and what it predicts. sample_size: side of its latents.
+    guidance_scales: those that a network with a guidance embedding was trained on; None if it has none or nobody says.
+    """
+
+    network: nn.Module
+    latents: LatentSpace
+    prompts: Prompts
+    parametrization: Parametrization
+    sample_size: int
+    guidance_scales: tuple[float, ...] | None = None
+
+    def to(self, device: torch.device | str) -> "LatentDiffusion":
+        self.network.to(device)
+        self.latents.to(device)
+        self.prompts.to(device)
+        return self
+
+    def denoiser(self) -> Denoiser:
+        """The network guided by its own embedding of w, or else classifier-free, in two rows for each."""
+        denoiser = DiffusersDenoiser(self.network, self.parametrization.schedule)
+        if has_guidance_embedding(self.network):
+            return denoiser
+        return ClassifierFree(denoiser.network, self.prompts.null_condition())
+
+
+def load_latent_diffusion(
+    pipeline: str | Path,
+    network: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    image_size: int | None = None,
+) -> LatentDiffusion:
+    """The parts of a pipeline of Stable Diffusion 1, 2, XL or 3, by folder or hub id; on the CPU.
+
+    network: another network for it, such as a guidance-distilled one, by what load_guided_network takes. dtype: of the
+    network and the text encoders; the autoencoder is always float32, as SDXL's overflows in half precision.
+    image_size: edge of the pictures in pixels, if not the one that the network was made for.
+    """
+    parts = pipeline_parts(pipeline)
+    part = "transformer" if "transformer" in parts else "unet"
+    if parts.get(part) not in PARTS:
+        raise ValueError(f"{pipeline} draws with {parts.get(part)}; supported are {' and '.join(PARTS)}")
+    config = network_config(pipeline, part)
+    model: Any
+    model, scales = load_denoising_network(network or pipeline, config, dtype, part)
+    latents = LatentSpace(load_autoencoder(pipeline))
+    side = config["sample_size"] if image_size is None else image_size // latents.reduction
+    if not isinstance(side, int) or side < 1 or (image_size or 0) % latents.reduction:
+        raise ValueError(f"{pipeline} has sample_size {side}: give image_size, in multiples of {latents.reduction} px")
+    prompts = load_prompt_encoder(pipeline, dtype, side * latents.reduction)
+    check_network(model.config, latents, prompts)
+    return LatentDiffusion(model, latents, prompts, _parametrization(pipeline), side, scales)
+
+
+def check_network(config: Mapping[str, Any], latents: LatentSpace, prompts: Prompts) -> None:
+    """ValueError in one line unless a network with this config reads these latents and prompt states."""
+    sizes = dict.fromkeys(("in_channels", "out_channels"), latents.channels) | prompts.network_sizes(config)
+    for name, value in sizes.items():
+        if config.get(name) != value:
+            raise ValueError(
+                f"the network has {name}={config.get(name)}, its autoencoder and text encoder need {value}"
+            )
+
+
+def _parametrization(pipeline: str | Path) -> Parametrization:
+    from diffusers import DDIMScheduler
+
+    try:
+        config = DDIMScheduler.load_config(str(pipeline), subfolder="scheduler")
+    except (OSError, ValueError) as error:
+        raise ValueError(missing(pipeline, "scheduler/scheduler_config.json", error)) from None
+    if config.get("use_dynamic_shifting"):
+        raise ValueError(f"{pipeline} shifts its schedule by the size of the picture, which is not supported here")
+    return parametrization_of_config(config)

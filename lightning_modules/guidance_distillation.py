@@ -1,0 +1,131 @@
+"""Classifier-free guidance folded into one network that is told the scale: stage one of few-step distillation.
+
+Meng et al. 2023 (On Distillation of Guided Diffusion Models), section 3.1; iCD's teachers are made so (Starodubcev et
+al. 2024, appendix A), by code that was never released.
+"""
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from fewstep.backbones import DiffusersDenoiser, add_guidance_embedding, load_latent_diffusion, save_guided_network
+from fewstep.frozen_encoders import FrozenEncoders
+from fewstep.guidance import draw_scales, guidance_distillation, guide
+from fewstep.learning_rate import warmup_cosine_of
+from fewstep.local_weights import weights_sha256
+from fewstep.losses import l2
+from fewstep.rng import PerSampleRng
+from fewstep.schedules import training_times
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class GuidanceDistillationModule(LightningModule):
+    """Trains a copy of a latent diffusion network to answer at once what guidance makes of two answers.
+
+    Args:
+        pipeline: folder or hub id of a diffusers pipeline (Stable Diffusion 1, 2, XL or 3); frozen.
+        network: folder of another UNet or transformer in its place, without guidance embedding.
+        guidance_scales: the scales w to learn, each as likely, 1 (unguided) among them. iCD's for Stable Diffusion 1.5:
+            1, 8, 12, 16, 20. They are stored beside the exported network, and nothing else may be asked of it.
+        embedding_dim: Fourier features of w.
+        lr, betas, weight_decay: of AdamW.
+        warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.
+        gradient_checkpointing: of the network, for less memory and a third more time.
+        export_dtype: "float32" or "float16", of the exported weights.
+
+    A batch has `image` and `caption`, or also the arrays that `python -m datamodules.prepare latents` makes of them.
+    """
+
+    def __init__(
+        self,
+        pipeline: str,
+        network: str | None = None,
+        guidance_scales: Sequence[float] = (1.0, 2.0, 4.0, 6.0, 8.0),
+        embedding_dim: int = 512,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        warmup_steps: int = 200,
+        gradient_checkpointing: bool = False,
+        export_dtype: str = "float16",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if 1.0 not in guidance_scales or not all(math.isfinite(w) for w in guidance_scales):
+            raise ValueError(f"guidance_scales={list(guidance_scales)}: numbers, and 1, which is unguided, among them")
+        if export_dtype not in DTYPES:
+            raise ValueError(f"export_dtype={export_dtype!r}: choose one of {', '.join(DTYPES)}")
+        self.teacher = load_latent_diffusion(pipeline, network)
+        self.parametrization = self.teacher.parametrization
+        self.encoders = FrozenEncoders(self.teacher.latents, self.teacher.prompts)
+        self.encoders.hashes["network"] = weights_sha256(self.teacher.network)
+        student = add_guidance_embedding(copy.deepcopy(self.teacher.network), embedding_dim)
+        self.model = student.requires_grad_(True).train()
+        if gradient_checkpointing:
+            self.model.enable_gradient_checkpointing()
+        self.student = DiffusersDenoiser(self.model, self.parametrization.schedule)
+
+    def setup(self, stage: str) -> None:
+        self.teacher.to(self.trainer.strategy.root_device)
+        self.encoders.to(self.trainer.strategy.root_device)
+        self.guided = self.teacher.denoiser()  # two answers of the frozen network and their extrapolation
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        data, condition = self.encoders.read(batch, training=True)
+        uniform = torch.rand(2, len(data), device=data.device)
+        t = training_times(self.parametrization.schedule, uniform[0])
+        scale = draw_scales(self.hparams.guidance_scales, uniform[1])
+        x = self.parametrization.add_noise(data, torch.randn_like(data), t)
+        loss = guidance_distillation(self.student, self.guided, x, t, scale, condition).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Relative squared error of the network at each scale, at one time and noise that belong to the key."""
+        if batch_idx == 0:
+            self.encoders.check_stored(batch)
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: dict[str, Any]) -> None:
+        data, condition = self.encoders.read(batch, training=False)
+        rng = PerSampleRng(int(os.environ.get("PL_GLOBAL_SEED", 0)), batch["key"], data.device)  # of seed_everything
+        noise, t = rng.normal(*data.shape[1:]), training_times(self.parametrization.schedule, rng.uniform())
+        x = self.parametrization.add_noise(data, noise, t)
+        unconditional, conditional = (self.guided(x, t, torch.full_like(t, w), condition) for w in (0.0, 1.0))
+        rows, total = float(batch["weight"].sum()), torch.zeros(len(data), device=data.device)
+        for w in self.hparams.guidance_scales:
+            scale = torch.full_like(t, w)
+            target = guide(unconditional, conditional, scale)
+            error = l2(self.student(x, t, scale, condition), target) / l2(target, torch.zeros_like(target))
+            self._log_mean(f"{stage}/relative_error_w{w:g}", error, batch["weight"], rows)
+            total = total + error / len(self.hparams.guidance_scales)
+        self._log_mean(f"{stage}/relative_error", total, batch["weight"], rows)
+
+    def _log_mean(self, name: str, values: Tensor, weight: Tensor, rows: float) -> None:
+        # rows as a float, else Lightning averages over ranks in whole numbers
+        self.log(name, (values * weight).sum() / max(rows, 1.0), batch_size=rows, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["frozen"] = dict(self.encoders.hashes)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.encoders.check_hashes(checkpoint.get("frozen"))
+
+    def export(self, folder: str) -> None:
+        """Write the network and its scales. A diffusers pipeline with this UNet guides in a single pass."""
+        save_guided_network(folder, self.model, self.hparams.guidance_scales, DTYPES[self.hparams.export_dtype])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h = self.hparams
+        optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
+        return warmup_cosine_of(optimizer, h.warmup_steps, self.trainer.estimated_stepping_batches)

@@ -1,0 +1,252 @@
+"""Invertible consistency distillation: generate in a few steps, invert real images in as few, and edit them by text.
+
+Starodubcev et al. 2024, "Invertible Consistency Distillation for Text-Guided Image Editing in Around 7 Steps".
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from fewstep.backbones import LatentDiffusion, has_guidance_embedding, load_latent_diffusion
+from fewstep.boundaries import Boundaries
+from fewstep.consistency import ConsistencyDistillation, Draw, Weights
+from fewstep.frozen_encoders import FrozenEncoders
+from fewstep.guidance import Condition, draw_scales, require_trained
+from fewstep.inversion import decode, encode
+from fewstep.invertible_consistency import Editing, InvertibleConsistency
+from fewstep.learning_rate import warmup_cosine_of
+from fewstep.local_weights import weights_sha256
+from fewstep.losses import l2, pseudo_huber
+from fewstep.rng import PerSampleRng
+from fewstep.students import adapter_students, full_students
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTHORS_ORDER = ("reverse_cd", "forward_cd", "forward_preservation", "reverse_preservation", "full_cycle")
+
+
+class ICDModule(LightningModule):
+    """Trains two students of a guidance-distilled diffusion model: one encodes (`forward`), one decodes (`reverse`).
+
+    Args:
+        pipeline: folder or hub id of a diffusers pipeline (Stable Diffusion 1, 2, XL or 3); frozen.
+        network: folder of its guidance-distilled UNet or transformer, such as GuidanceDistillationModule exports; None
+            where the pipeline's own is one.
+        guidance_scales: scales w to train the decoder on, 1 (unguided) among them; None means all that the network
+            knows. Sampling and editing may use these and no others.
+        boundaries: ends of the segments, 0 < .. < 1, as times or, with boundaries_in="log_snr", as the falling log-SNRs
+            between the two ends: the same noise levels on another schedule. See fewstep.boundaries.
+        start: where encoding starts, in the same unit; 0 (for log-SNRs, None) is the data itself.
+        num_steps: teacher steps on a grid over [0, 1], on which the boundaries lie.
+        loss_weights: of the terms of Eq. 5, see fewstep.consistency.Weights; a term of weight 0 is not computed.
+        huber_c: of the pseudo-Huber distance.
+        students: "lora", two adapters of this rank and alpha on one frozen base, or "full", two more networks.
+        targets: the layers with adapters; None for those of the paper.
+        objective: "summed", an optimizer step for all terms, or "separate", one for each, as in the authors' code.
+        lr, betas, weight_decay: of AdamW. lr_schedule: "constant", or "cosine" to 0 at `max_steps`; both after
+            warmup_steps of linear rise.
+        gradient_checkpointing: of the network, for less memory and a third more time.
+        dtype: of the frozen weights: "float32", "bfloat16" or "float16".
+        editing: how `predict` edits, and the scale at which validation draws pictures.
+
+    A batch has `image` and `caption`, or also the arrays that `python -m datamodules.prepare latents` makes of them. To
+    be edited by `predict`, it also has `target` list[str].
+    """
+
+    def __init__(
+        self,
+        pipeline: str,
+        network: str | None = None,
+        guidance_scales: Sequence[float] | None = None,
+        boundaries: Sequence[float] = (0.0, 0.26, 0.52, 0.78, 1.0),
+        start: float | None = 0.02,
+        boundaries_in: str = "time",
+        num_steps: int = 50,
+        loss_weights: dict[str, float] | None = None,
+        huber_c: float = 1e-3,
+        students: str = "lora",
+        rank: int = 64,
+        alpha: float = 8.0,
+        targets: Sequence[str] | None = None,
+        objective: str = "summed",
+        lr: float = 8e-6,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        lr_schedule: str = "constant",
+        gradient_checkpointing: bool = False,
+        dtype: str = "float32",
+        editing: Editing | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["editing"])
+        _check_choices(self.hparams)
+        self.automatic_optimization = objective == "summed"
+        model = load_latent_diffusion(pipeline, network, DTYPES[dtype])
+        self.model, self.parametrization = model, model.parametrization
+        self.encoders = FrozenEncoders(model.latents, model.prompts)
+        self.encoders.hashes["network"] = weights_sha256(model.network)
+        self.guidance_scales = _scales(guidance_scales, model)
+        self.distillation = ConsistencyDistillation(
+            self.parametrization,
+            _boundaries(boundaries, start, boundaries_in, num_steps, model),
+            num_steps,
+            partial(pseudo_huber, c=huber_c),
+            Weights(**(loss_weights or {})),
+        )
+        self.editing = editing or Editing(guidance_scale=max(self.guidance_scales))
+        require_trained(self.editing.guidance_scale, self.guidance_scales)
+        if gradient_checkpointing:
+            model.network.enable_gradient_checkpointing()
+        self.students = adapter_students(model, rank, alpha, targets) if students == "lora" else full_students(model)
+        self.weights = self.students.weights  # all that is trained and stored
+
+    def setup(self, stage: str) -> None:
+        if self.hparams.objective == "separate" and (
+            self.trainer.world_size > 1 or self.trainer.precision == "16-mixed"
+        ):
+            raise ValueError("objective='separate' works in one process without float16 scaling; use 'summed'")
+        self.model.to(self.trainer.strategy.root_device)
+        self.encoders.to(self.trainer.strategy.root_device)
+
+    @property
+    def pair(self) -> InvertibleConsistency:
+        """The students at work on pictures."""
+        networks, boundaries = self.students.networks, self.distillation.boundaries
+        return InvertibleConsistency(self.model, networks.forward, networks.reverse, boundaries, self.guidance_scales)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        data, condition = self.encoders.read(batch, training=True)
+        uniform = torch.rand(len(data), 4, device=data.device)
+        scale = draw_scales(self.guidance_scales, uniform[:, 3])
+        draw = self.distillation.draw(data, torch.randn_like(data), uniform[:, :3], scale, condition)
+        if not self.automatic_optimization:
+            return self._step_for_each_term(draw)
+        total, terms = self.distillation.objective(self.students.networks, draw)
+        loss = total.mean()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{name}_loss": values.detach().mean() for name, values in terms.items()})
+        return loss
+
+    def _step_for_each_term(self, draw: Draw) -> None:
+        """As the authors' code: backward, clipping to 1 and an Adam step for each term, the next with new weights."""
+        wrapped, weights = self.optimizers(), asdict(self.distillation.weights)
+        names = [name for name in AUTHORS_ORDER if weights[name]]
+        for name in names:
+            loss = weights[name] * self.distillation.term(name, self.students.networks, draw).mean()
+            wrapped.optimizer.zero_grad()
+            self.manual_backward(loss)
+            torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+            # Lightning counts the steps of the wrapped optimizer, and one iteration is one step.
+            (wrapped if name == names[-1] else wrapped.optimizer).step()
+            self.log(f"train/{name}_loss", loss.detach() / weights[name])
+        self.lr_schedulers().step()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Losses, an unguided reconstruction and a picture of the caption; noise and times belong to the key."""
+        if batch_idx == 0:
+            self.encoders.check_stored(batch)
+        return self._evaluate("val", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+        data, condition = self.encoders.read(batch, training=False)
+        rng = PerSampleRng(_seed(), batch["key"], data.device)
+        noise, uniform = rng.normal(*data.shape[1:]), rng.uniform(4)
+        draw = self.distillation.draw(
+            data, noise, uniform[:, :3], draw_scales(self.guidance_scales, uniform[:, 3]), condition
+        )
+        total, terms = self.distillation.objective(self.students.networks, draw)
+        reconstructed = self._reconstruct(data, noise, condition)
+        errors = {"loss": total, "latent_mse": l2(reconstructed, data)}
+        errors |= {f"{name}_loss": values for name, values in terms.items()}
+        rows = float(batch["weight"].sum())  # a float, else Lightning averages over ranks in whole numbers
+        for name, values in errors.items():
+            mean = (values * batch["weight"]).sum() / max(rows, 1.0)
+            self.log(f"{stage}/{name}", mean, batch_size=rows, sync_dist=True, prog_bar=name == "latent_mse")
+        generated = decode(*self._decoder, noise, condition, self.editing.guidance)
+        pictures = self.model.latents.decode(torch.cat([generated, reconstructed])).chunk(2)
+        return {"image": pictures[0], "reference": batch["image"], "reconstruction": pictures[1], "loss": total}
+
+    @property
+    def _decoder(self) -> tuple[Any, ...]:
+        return self.students.networks.reverse, self.parametrization, self.distillation.boundaries
+
+    def _reconstruct(self, data: Tensor, noise: Tensor, condition: Condition) -> Tensor:
+        """Latents [B, C, h, w], encoded and decoded without guidance."""
+        models = self.parametrization, self.distillation.boundaries
+        states = encode(self.students.networks.forward, *models, data, noise, condition)
+        return decode(*self._decoder, states[-1], condition)
+
+    def generate_images(self, prompts: list[str], rng: PerSampleRng) -> Tensor:
+        """Pictures [B, 3, H, W] in [-1, 1] of prompts, as validation draws them."""
+        return self.pair.generate(prompts, rng, self.editing.guidance_scale, self.editing.guided_below)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """`image` [B, 3, H, W]: of the caption; with `image` in the batch the image encoded and decoded under `target`.
+
+        A batch without `target` is reconstructed. `mask` [B, 1, H, W], if there, is 1 where the image may change.
+        """
+        rng = PerSampleRng(_seed(), batch["key"], self.device)
+        if "image" not in batch:
+            return {"image": self.generate_images(batch["caption"], rng)}
+        source, target = batch["caption"], batch.get("target", batch["caption"])
+        editing = self.editing if "target" in batch else replace(self.editing, guidance_scale=1.0)
+        return {"image": self.pair.edit(batch["image"], source, target, rng, editing, batch.get("mask"))}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["frozen"] = dict(self.encoders.hashes)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.encoders.check_hashes(checkpoint.get("frozen"))
+
+    def export(self, folder: str) -> None:
+        """Write the students, in the formats of peft and diffusers, and icd.json, which says how to use them."""
+        self.students.save(folder)
+        self.pair.describe(folder, self.hparams.pipeline, self.hparams.network, self.students.settings)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        h = self.hparams
+        optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
+        end = self.trainer.estimated_stepping_batches if h.lr_schedule == "cosine" else math.inf
+        return warmup_cosine_of(optimizer, h.warmup_steps, end)
+
+
+def _seed() -> int:
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything
+
+
+def _check_choices(hparams: Any) -> None:
+    known = {"boundaries_in": ("time", "log_snr"), "students": ("lora", "full"), "dtype": tuple(DTYPES)}
+    known |= {"objective": ("summed", "separate"), "lr_schedule": ("constant", "cosine")}
+    for name, choices in known.items():
+        if hparams[name] not in choices:
+            raise ValueError(f"{name}={hparams[name]!r}: choose one of {', '.join(choices)}")
+
+
+def _boundaries(
+    ends: Sequence[float], start: float | None, unit: str, num_steps: int, model: LatentDiffusion
+) -> Boundaries:
+    if unit == "log_snr":
+        return Boundaries.from_log_snr(model.parametrization.schedule, ends, start, num_steps)
+    return Boundaries(tuple(ends), 0.0 if start is None else start)
+
+
+def _scales(wanted: Sequence[float] | None, model: LatentDiffusion) -> tuple[float, ...]:
+    """The scales to train on, all known to the teacher."""
+    if not has_guidance_embedding(model.network):
+        raise ValueError("the network has no guidance embedding: train GuidanceDistillationModule, give its export")
+    scales = tuple(wanted or model.guidance_scales or ())
+    if 1.0 not in scales:
+        raise ValueError(f"guidance_scales {list(scales)}: say which the network was trained on, 1 among them")
+    for scale in scales:
+        require_trained(scale, model.guidance_scales or scales)
+    return scales
