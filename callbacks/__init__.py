@@ -9,6 +9,7 @@ from callbacks.fid import FIDCallback
 from callbacks.kid import KIDCallback
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.paired_image import PairedImageCallback
+from callbacks.picture_writer import PictureWriter
 from callbacks.progress import Progress
 from callbacks.retrieval import RetrievalMetrics
 from callbacks.reward_scores import CLIPScoreCallback, ImageRewardCallback
@@ -32,6 +33,7 @@ __all__ = [
     "KIDCallback",
     "LastCheckpoint",
     "PairedImageCallback",
+    "PictureWriter",
     "Progress",
     "RetrievalMetrics",
     "SampleGridCallback",

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from callbacks import resume, run_stages
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, one_line, read_configs
-from callbacks.command_line_scan import callback_keys, scan, with_saved_config
+from callbacks.command_line_scan import callback_keys, scan, with_saved_config, with_saved_model
 from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.dry_run import DryRun
 from callbacks.optimizer_options import OptimizerOptions
@@ -66,7 +66,7 @@ class CommandLine(LightningCLI):
     """Parse, then build data, model and trainer. `run()` does the work: whatever cannot be built fails before it."""
 
     def __init__(self, argv: Sequence[str], default_config: str | Path) -> None:
-        self.argv = with_saved_config(list(argv))
+        self.argv = with_saved_model(with_saved_config(list(argv)))
         files = [str(default_config), *scan(self.argv).config]
         self.raw_configs = read_configs(files)
         self.run_name = run_name(files[1:])

@@ -1,12 +1,13 @@
 """A first look at the command line: what decides how the parser itself is built."""
 
 import argparse
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.command_line_errors import flatten
+from callbacks.command_line_errors import flatten, read_configs
 from callbacks.resume import run_directory_of
 
 
@@ -16,6 +17,7 @@ def scan(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-c", "--config", action="append", default=[])
     parser.add_argument("--run_dir")
     parser.add_argument("--resume")
+    parser.add_argument("--ckpt_path")
     try:
         return parser.parse_known_args(list(argv))[0]
     except argparse.ArgumentError as error:
@@ -30,6 +32,23 @@ def with_saved_config(argv: list[str]) -> list[str]:
     folder = given.run_dir or (None if given.resume == "auto" else run_directory_of(Path(given.resume)))
     saved = Path(folder or "") / "config.yaml"
     return [argv[0], "-c", str(saved), *argv[1:]] if folder and saved.is_file() else argv
+
+
+def with_saved_model(argv: list[str]) -> list[str]:
+    """A prediction whose configs and flags name no model takes the one that the checkpoint's run has saved."""
+    given = scan(argv)
+    named = any(re.match(r"--model(\.class_path)?(=|$)", argument) for argument in argv)
+    named = named or any("model.class_path" in flatten(content) for content in read_configs(given.config).values())
+    if argv[:1] != ["predict"] or given.ckpt_path is None or named:
+        return argv
+    saved = run_directory_of(Path(given.ckpt_path)) / "config.yaml"
+    if not Path(given.ckpt_path).is_file() or not saved.is_file():
+        lacking = saved if Path(given.ckpt_path).is_file() else given.ckpt_path
+        raise FileNotFoundError(
+            f"{lacking} does not exist; give RUN/checkpoints/NAME.ckpt, or -c with the run's config"
+        )
+    (content,) = read_configs([saved]).values()
+    return [argv[0], "--model", json.dumps(content.get("model")), *argv[1:]]
 
 
 def callback_keys(configs: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> list[str]:

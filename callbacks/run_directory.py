@@ -60,7 +60,8 @@ class RunDirectory(Callback):
     """Create the run directory, save the resolved config there and attach the loggers, just before training starts.
 
     Until `on_fit_start` the data, the model and (on resume) the checkpoint have been read: a run that cannot start
-    leaves nothing behind. `started` is True from the first batch on: later errors are not the user's typing.
+    leaves nothing behind. `started` is True from the first batch on: later errors are not the user's typing. In predict
+    they may be: the prompts and the pictures are.
     """
 
     def __init__(
@@ -101,9 +102,6 @@ class RunDirectory(Callback):
         self.started = True
 
     def on_test_batch_start(self, *args: Any) -> None:
-        self.started = True
-
-    def on_predict_batch_start(self, *args: Any) -> None:
         self.started = True
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datamodules.image_text import ImageTextDataModule
     from datamodules.paired_vectors import PairedVectorsDataModule
+    from datamodules.picture_requests import PictureRequests
 
-__all__ = ["ImageTextDataModule", "PairedVectorsDataModule"]
+__all__ = ["ImageTextDataModule", "PairedVectorsDataModule", "PictureRequests"]
 
 _HOMES = {
     "ImageTextDataModule": "datamodules.image_text",
     "PairedVectorsDataModule": "datamodules.paired_vectors",
+    "PictureRequests": "datamodules.picture_requests",
 }
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.backbones import DiffusersDenoiser, LatentDiffusion, load_guided_network, save_guided_network
-from fewstep.backbones.adapters import Adapters
+from fewstep.backbones import Adapters, DiffusersDenoiser, LatentDiffusion, load_guided_network, save_guided_network
 from fewstep.consistency import Call, SeparateNetworks
 from fewstep.guidance import Condition, Denoiser
 

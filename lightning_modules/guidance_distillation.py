@@ -32,15 +32,16 @@ class GuidanceDistillationModule(LightningModule):
     Args:
         pipeline: folder or hub id of a diffusers pipeline (Stable Diffusion 1, 2, XL or 3); frozen.
         network: folder of another UNet or transformer in its place, without guidance embedding.
-        guidance_scales: the scales w to learn, each as likely, 1 (unguided) among them. iCD's for Stable Diffusion 1.5:
-            1, 8, 12, 16, 20. They are stored beside the exported network, and nothing else may be asked of it.
+        guidance_scales: the positive scales w to learn, each as likely, 1 (unguided) among them; for Stable Diffusion
+            1.5 iCD's are 1, 8, 12, 16, 20. They are stored with the exported network, which may be asked no others.
         embedding_dim: Fourier features of w.
         lr, betas, weight_decay: of AdamW.
         warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.
         gradient_checkpointing: of the network, for less memory and a third more time.
         export_dtype: "float32" or "float16", of the exported weights.
 
-    A batch has `image` and `caption`, or also the arrays that `python -m datamodules.prepare latents` makes of them.
+    What guidance adds grows with w, so squared errors count 1 / w^2. A batch has `image` and `caption`, or also the
+    arrays that `python -m datamodules.prepare latents` makes of them.
     """
 
     def __init__(
@@ -58,8 +59,8 @@ class GuidanceDistillationModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if 1.0 not in guidance_scales or not all(math.isfinite(w) for w in guidance_scales):
-            raise ValueError(f"guidance_scales={list(guidance_scales)}: numbers, and 1, which is unguided, among them")
+        if 1.0 not in guidance_scales or not all(0 < w < math.inf for w in guidance_scales):
+            raise ValueError(f"guidance_scales={list(guidance_scales)}: positive, and 1, which is unguided, among them")
         if export_dtype not in DTYPES:
             raise ValueError(f"export_dtype={export_dtype!r}: choose one of {', '.join(DTYPES)}")
         self.teacher = load_latent_diffusion(pipeline, network)
@@ -83,7 +84,8 @@ class GuidanceDistillationModule(LightningModule):
         t = training_times(self.parametrization.schedule, uniform[0])
         scale = draw_scales(self.hparams.guidance_scales, uniform[1])
         x = self.parametrization.add_noise(data, torch.randn_like(data), t)
-        loss = guidance_distillation(self.student, self.guided, x, t, scale, condition).mean()
+        errors = guidance_distillation(self.student, self.guided, x, t, scale, condition)
+        loss = (errors / scale.square()).mean()  # else the largest scales decide, and w = 1 forgets its teacher
         self.log("train/loss", loss, prog_bar=True)
         return loss
 

@@ -1,5 +1,6 @@
 """The one folder, beside image_reward.py, that imports diffusers, transformers and peft."""
 
+from fewstep.backbones.adapters import Adapters
 from fewstep.backbones.clip import (
     TransformersCLIP,
     TransformersCLIPTokenizer,
@@ -17,6 +18,7 @@ from fewstep.backbones.text_to_image import LatentDiffusion, check_network, load
 
 __all__ = [
     "STABLE_DIFFUSION_SCHEDULER",
+    "Adapters",
     "DiffusersDenoiser",
     "LatentDiffusion",
     "TransformersCLIP",

@@ -6,7 +6,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from fewstep.schedules import CosineSchedule, DiscreteSchedule, RectifiedFlow, add_noise, schedule_of_config, training_times
+from fewstep.schedules import (
+    CosineSchedule,
+    DiscreteSchedule,
+    RectifiedFlow,
+    add_noise,
+    schedule_of_config,
+    training_times,
+)
 
 ALL = [DiscreteSchedule(), DiscreteSchedule("linear", 1e-4, 0.02), CosineSchedule(), RectifiedFlow(), RectifiedFlow(3)]
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

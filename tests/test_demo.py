@@ -1,0 +1,198 @@
+"""The demo page, used in a real browser; and what it answers without one."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewstep.demo_answers import Answers, painted_mask
+from fewstep.editing import Editing
+from fewstep.invertible_consistency import InvertibleConsistency
+from fewstep.picture_files import read_picture, to_picture
+from fewstep.rng import PerSampleRng
+from tests.browser import CHROMIUM, Browser
+from tests.tiny_export import write_export
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return InvertibleConsistency.load(write_export(tmp_path_factory.mktemp("demo")))
+
+
+@pytest.fixture
+def answers(pair):
+    return Answers(pair)
+
+
+def gradient():
+    return Image.fromarray(np.linspace(0, 255, 30 * 20 * 3).reshape(20, 30, 3).astype(np.uint8))
+
+
+def drawn(*layers):
+    return {"background": gradient(), "layers": list(layers), "composite": None}
+
+
+def pixels(picture):
+    return np.asarray(picture).astype(int)
+
+
+def test_every_tab_answers_pictures_steps_and_their_cost(answers):
+    editing = {"guidance_scale": 4.0, "guided_below": 0.8, "replay": True}
+    for calls, answer in (
+        (4, answers.generate("a red square", 4.0, 1.0, 0)),
+        (8, answers.invert(gradient(), "a red square", 0)),
+        (8, answers.edit(drawn(), "a red square", "a blue square", 0, **editing)),
+    ):
+        picture, steps, told = answer
+        assert picture.size == (16, 16)
+        assert [label for _, label in steps] == ["t = 1.00", "t = 0.78", "t = 0.52", "t = 0.26"]
+        assert told.startswith(f"{calls} network calls · ")
+
+
+def test_what_is_painted_is_the_mask(answers, pair):
+    """Of a picture of 32 x 16 the 16 columns in the middle are used; the left half of them is painted."""
+    paint = np.zeros((16, 32, 4), dtype=np.uint8)
+    paint[:, 5:16] = 204
+    wide = gradient().resize((32, 16))
+    options = {"guidance_scale": 4.0, "replay": True}
+    words = "a red square", "a blue square"
+    layers = [Image.new("RGBA", (32, 16)), Image.fromarray(paint)]
+    picture, _, told = answers.edit({"background": wide, "layers": layers}, *words, 0, **options)
+    assert told.endswith("only where you painted")
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :8] = 1
+    image = read_picture(wide.crop((8, 0, 24, 16)), 16)
+    rng = PerSampleRng(0, ["picture"])
+    edited = pair.edit(image, [words[0]], [words[1]], rng, Editing(**options), mask)
+    assert (pixels(picture) == pixels(to_picture(edited))).all()
+    assert painted_mask([Image.new("RGBA", (30, 20))], gradient()) is None
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda a: a.generate(" ", 4.0, 1.0, 0), "Error: the prompt is empty"),
+        (lambda a: a.generate("red", 5.0, 1.0, 0), "Error: guidance_scale 5 was not trained; choose one of 1, 4, 12"),
+        (lambda a: a.invert(None, "red", 0), "Error: choose a picture first"),
+        (lambda a: a.edit(None, "red", "blue", 0), "Error: choose a picture first"),
+        (lambda a: a.edit(drawn(), "red", "", 0), "Error: the target is empty"),
+        (lambda a: a.edit(drawn(), "red", "a red square " * 9, 0, guidance_scale=4.0), "Error: "),
+    ],
+)
+def test_a_mistake_is_one_line(answers, ask, message):
+    picture, steps, told = ask(answers)
+    assert (picture, steps) == (None, [])
+    assert told.startswith(message)
+    assert "\n" not in told
+
+
+def test_without_gradio_one_line_names_the_extra(tmp_path):
+    code = "import sys; sys.modules['gradio'] = None; from fewstep import demo; sys.exit(demo.main(['x']))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == 'error: the page needs gradio; pip install "fewstep[demo]"\n'
+
+
+FILL = """(label, text) => {
+    const found = [...document.querySelectorAll('label')].find(l => l.offsetParent && l.innerText.startsWith(label));
+    const field = found.querySelector('textarea, input');
+    Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), 'value').set.call(field, text);
+    field.dispatchEvent(new Event('input', {bubbles: true}));
+}"""
+SHOWN = "[...document.querySelectorAll('.told')].find(e => e.offsetParent && e.innerText)?.innerText"
+
+
+class Page:
+    def __init__(self, browser):
+        self.browser = browser
+
+    def tab(self, name):
+        tabs = f"[...document.querySelectorAll('button[role=tab]')].find(e => e.innerText == '{name}')"
+        self.browser.wait(tabs)
+        self.browser.do(f"{tabs}.click()")
+        self.browser.wait(f"{tabs}.ariaSelected == 'true'")
+
+    def fill(self, label, text):
+        labels = "[...document.querySelectorAll('label')]"
+        self.browser.wait(f"{labels}.some(e => e.offsetParent && e.innerText.startsWith('{label}'))")
+        self.browser.do(f"({FILL})({label!r}, {text!r})")
+
+    def press(self, name):
+        """Press the button; what the page tells then."""
+        self.browser.do("document.querySelectorAll('.told').forEach(e => e.dataset.before = e.innerText)")
+        found = "[...document.querySelectorAll('button.primary')]"
+        found += f".find(e => e.offsetParent && e.innerText == '{name}')"
+        self.browser.wait(found)
+        self.browser.do(f"{found}.click()")
+        changed = "e => e.offsetParent && /Error|calls/.test(e.innerText) && e.innerText != e.dataset.before"
+        self.browser.wait(f"[...document.querySelectorAll('.told')].some({changed})")
+        return self.browser.do(SHOWN)
+
+    def sizes(self):
+        """Natural widths of the pictures in sight, once all are loaded."""
+        pictures = "[...document.querySelectorAll('.shown img')].filter(e => e.offsetParent)"
+        self.browser.wait(f"{pictures}.length && {pictures}.every(e => e.complete && e.naturalWidth)")
+        return self.browser.do(f"{pictures}.map(e => e.naturalWidth)")
+
+
+@pytest.fixture(scope="module")
+def page(pair, tmp_path_factory):
+    pytest.importorskip("gradio", reason="no gradio here; the extra `demo` has it")
+    if CHROMIUM is None:
+        pytest.skip("no chromium here; install it to see the page in a real browser")
+    from fewstep.demo_page import launch
+
+    blocks, address = launch(pair)
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    try:
+        browser.open(address)
+        yield Page(browser)
+    finally:
+        browser.close()
+        blocks.close()
+
+
+@pytest.mark.slow
+def test_generate_in_the_browser(page):
+    page.tab("Generate")
+    assert page.press("Generate") == "Error: the prompt is empty; write what it shall be, in words"
+    page.fill("Prompt", "a red square")
+    assert page.press("Generate").startswith("4 network calls · ")
+    assert page.sizes() == [16] * 5
+
+
+@pytest.mark.slow
+def test_edit_and_paint_in_the_browser(page, tmp_path):
+    gradient().save(tmp_path / "cat.png")
+    page.tab("Edit")
+    page.fill("What it shows", "a red square")
+    page.fill("What it shall show", "a blue square")
+    assert page.press("Edit") == "Error: choose a picture first"
+    page.browser.choose_file("input[type=file]", tmp_path / "cat.png")
+    page.browser.wait(
+        "[...document.querySelectorAll('button')].some(e => e.ariaLabel == 'Brush Size' && e.offsetParent)"
+    )
+    assert "painted" not in page.press("Edit")
+    left, top, width, height = page.browser.do(
+        "(b => [b.left, b.top, b.width, b.height])(document.querySelector('canvas').getBoundingClientRect())"
+    )
+    page.browser.drag(*[(left + width * (0.5 + x / 40), top + height * 0.5) for x in range(5)])
+    assert page.press("Edit").endswith("only where you painted")
+    assert page.sizes() == [16] * 5
+
+
+@pytest.mark.slow
+def test_the_page_asks_nobody_else(page):
+    asked = {address.split("/")[2] for address in page.browser.requests if address.startswith("http")}
+    assert len(page.browser.requests) > 10
+    assert {host.split(":")[0] for host in asked} == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_the_page_looks_like_a_page(page, tmp_path):
+    page.browser.screenshot(tmp_path / "page.png")
+    shown = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
+    assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 200

@@ -1,0 +1,103 @@
+"""Invertible consistency distillation through train.py: a kill and a resume, two processes, and the paper's configs."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from fewstep.backbones import save_guided_network
+from fewstep.invertible_consistency import InvertibleConsistency
+from tests.tiny_diffusion import SDXL_UNET, unet, write_pipeline
+
+ROOT = Path(train.__file__).parent
+DATA = ["--data.path", str(ROOT / "data" / "emoji64"), "--data.image_size", "16", "--data.num_workers", "0"]
+DATA += ["--data.num_train", "64", "--data.num_val", "4", "--data.num_test", "4", "--data.eval_batch_size", "4"]
+QUIET = ["--wandb", "disabled", "--callbacks.samples", "null", "--callbacks.paired", "null", "--num_threads", "1"]
+
+
+def teacher(folder, scales, **config):
+    """Options that name a tiny random teacher in place of a config's."""
+    guided = unet(time_cond_proj_dim=16, **config)
+    torch.nn.init.normal_(guided.time_embedding.cond_proj.weight, std=0.3)
+    save_guided_network(folder / "guided", guided, scales)
+    pipeline = write_pipeline(folder / "pipeline", "sdxl" if config else "sd")
+    return ["--model.pipeline", pipeline, "--model.network", str(folder / "guided"), "--model.rank", "2"]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    small = ["--data.batch_size", "4", "--data.steps_per_epoch", "3", "--trainer.log_every_n_steps", "1"]
+    return [*teacher(tmp_path_factory.mktemp("teacher"), (1, 2, 4, 6, 8)), *DATA, *QUIET, *small]
+
+
+def launch(*arguments, config="emoji"):
+    command = [sys.executable, "train.py", "fit", "-c", f"configs/icd/{config}.yaml", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(process):
+    output = process.communicate(timeout=280)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def stored(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume_continue_bit_for_bit(options, tmp_path):
+    length = ["--trainer.max_steps", "12", "--test_after_fit", "false"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finished(launch(*options, *length, "--run_dir", str(whole)))
+    first = launch(*options, *length, "--run_dir", str(killed))
+    deadline = time.monotonic() + 250
+    while not (killed / "checkpoints" / "last.ckpt").exists():
+        assert time.monotonic() < deadline
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 12
+    finished(launch(*options, *length, "--run_dir", str(killed), "--resume", "auto"))
+    for name, value in stored(whole).items():
+        assert torch.equal(stored(killed)[name], value), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_test_and_export(options, tmp_path):
+    """Both adapters in one backward pass: alternating them breaks DistributedDataParallel."""
+    ddp = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    output = finished(launch(*options, *ddp, "--trainer.max_steps", "6", "--run_dir", str(tmp_path / "run")))
+    assert "test/latent_mse" in output
+    assert all(value.isfinite().all() for value in stored(tmp_path / "run").values())
+    assert any(value.any() for name, value in stored(tmp_path / "run").items() if "lora_B" in name)
+    assert InvertibleConsistency.load(tmp_path / "run" / "export").guidance_scales == (1, 2, 4, 6, 8)
+
+
+def test_a_step_for_each_term_needs_one_process(options, tmp_path):
+    ddp = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    alone = ["--model.objective", "separate", "--trainer.gradient_clip_val", "null"]
+    process = launch(*options, *ddp, *alone, "--run_dir", str(tmp_path / "run"))
+    output = process.communicate(timeout=280)[0]
+    assert process.returncode not in (0, None)
+    assert "objective='separate' works in one process" in output
+
+
+@pytest.mark.parametrize(
+    ("config", "scales", "network"),
+    [("sd15", (1, 8, 12, 16, 20), {}), ("sdxl", (1, 4, 6, 8, 10, 12, 14, 16, 18, 20), SDXL_UNET)],
+)
+def test_the_papers_configs_are_rehearsed_on_small_networks_of_the_same_kind(
+    config, scales, network, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    one = ["--trainer.devices", "1", "--trainer.strategy", "auto", "--trainer.accelerator", "cpu"]
+    small = [*teacher(tmp_path, scales, **network), *DATA, *QUIET, *one, "--data.batch_size", "4"]
+    arguments = ["fit", "-c", f"configs/icd/{config}.yaml", *small, "--model.dtype", "float32", "--dry_run"]
+    assert train.main(arguments) == 0, capsys.readouterr().err
