@@ -6,6 +6,7 @@ examples
   python evaluate.py runs/emoji/ID --metrics fid kid clip_score --num-samples 2000 --out quality
   python evaluate.py some/pipeline --data data/emoji64 --metrics kid clip_score --steps 1 2 4 8 --out by_steps
   python evaluate.py some/pipeline --prompts prompts.txt --metrics image_reward --devices 2 --out rewards
+  python evaluate.py runs/teacher/ID --prompts prompts.txt --metrics clip_score --steps 4 16 64 --out by_steps
 
 options of a metric, as its class in callbacks/ has them
   --metrics.kid.subset_size 100
@@ -15,6 +16,7 @@ The same command again goes on where a broken one stopped (OUT/partial); metrics
 """
 
 import argparse
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -26,6 +28,8 @@ OF_THE_SAMPLES = ("checkpoint", "config", "data", "prompts", "num_samples", "ste
 
 if TYPE_CHECKING:
     from callbacks.evaluation import Built
+
+Job = tuple[Path, Path, int | None]  # checkpoint and config, or pipeline and its index; inference steps
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -45,14 +49,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--config", type=Path, metavar="C", help="config with the model and the data; RUN/config.yaml if not given")
     add("--metrics", nargs="+", metavar="NAME", help="such as fid clip_score; if not given, those of the run's config")
     add("--data", metavar="FOLDER", help="other test data than the config's; for a pipeline, captioned images")
-    add("--prompts", type=Path, metavar="FILE", help="prompts of a pipeline, one per line, in the place of --data")
+    add("--prompts", type=Path, metavar="FILE", help="prompts, one per line, in the place of test data")
     add("--num-samples", type=positive, metavar="N", help="use so many test samples; all if not given")
     add("--batch-size", type=positive, metavar="N", help="samples per step and process")
-    add("--steps", type=positive, nargs="+", metavar="N", help="inference steps of a pipeline; several are compared")
-    add("--guidance-scale", type=float, metavar="W", help="of a pipeline; 1 is unguided; its own default if not given")
+    add("--steps", type=positive, nargs="+", metavar="N", help="inference steps; several are compared")
+    add("--guidance-scale", type=float, metavar="W", help="1 is unguided; the model's own if not given")
     add("--seed", type=int, default=0, help="of intervals, noise and the global random generators (0)")
     add("--devices", type=positive, default=1, help="processes that share the test data (1)")
-    add("--bootstrap", type=positive, default=1000, help="resamples behind each 95%% interval (1000)")
+    add("--bootstrap", type=positive, default=1000, help="resamples behind the 95%% interval of a mean (1000)")
     add("--overwrite", action="store_true", help="replace a report about other checkpoints, drop another's OUT/partial")
     return parser.parse_known_args(argv)
 
@@ -63,26 +67,22 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def list_jobs(args: argparse.Namespace) -> list[tuple[Path, Path, int | None]]:
-    """Checkpoint and config, or pipeline, its index and its steps, of each run. Errors: one line."""
+def list_jobs(args: argparse.Namespace) -> list[Job]:
+    """The runs to measure. Errors: one line."""
     from callbacks.evaluation import locate
     from callbacks.evaluation_pipeline import is_pipeline
 
-    jobs: list[tuple[Path, Path, int | None]] = []
-    for given in args.checkpoint:
-        path, config = locate(Path(given), args.config)
-        if args.steps and not is_pipeline(path):
-            raise ValueError(f"--steps is for diffusers folders; {path} is a checkpoint")
-        jobs += (
-            [(path, config, steps) for steps in (args.steps or [50])] if is_pipeline(path) else [(path, config, None)]
-        )
-    return jobs
+    found = [locate(Path(given), args.config) for given in args.checkpoint]
+    return [
+        (path, config, steps) for path, config in found for steps in args.steps or [50 if is_pipeline(path) else None]
+    ]
 
 
-def build_all(args: argparse.Namespace, words: list[str], jobs: list[tuple[Path, Path, int | None]]) -> "list[Built]":
+def build_all(args: argparse.Namespace, words: list[str], jobs: list[Job]) -> "list[Built]":
     """Models, data and metrics of all runs. Errors: one line."""
     from callbacks.evaluation import Options, build, build_pipeline
     from callbacks.evaluation_metrics import check_names, read_options
+    from callbacks.evaluation_pipeline import is_pipeline
     from datamodules import ImageTextDataModule
     from fewstep.backbones import load_pipeline
 
@@ -90,15 +90,13 @@ def build_all(args: argparse.Namespace, words: list[str], jobs: list[tuple[Path,
     check_names(args.metrics or (), given)
     own = {name: getattr(args, name) for name in Options._fields if name != "metric_options"}
     options = Options(**own | {"metrics": args.metrics or ()}, metric_options=given)
-    built, pipelines = [], {}
-    for path, config, steps in jobs:
-        if steps is None:
-            built.append(build(path, config, options))
-            continue
-        if path not in pipelines:
-            pipelines[path] = load_pipeline(path)
-        built.append(build_pipeline(path, pipelines[path], steps, options, ImageTextDataModule))
-    return built
+    load = functools.cache(load_pipeline)  # once for all its steps
+    return [
+        build_pipeline(path, load(path), steps or 50, options, ImageTextDataModule)
+        if is_pipeline(path)
+        else build(path, config, steps, options)
+        for path, config, steps in jobs
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from callbacks.both_stages import in_both_stages
 from callbacks.measurements import Measured, publish
 from callbacks.shared_features import shared_features
 from callbacks.two_samples import TwoSamples
@@ -12,6 +13,7 @@ from fewstep.features import FIDInception
 from fewstep.precision_recall import precision_recall_density_coverage
 
 
+@in_both_stages
 class DiversityCallback(Callback):
     """Logs `val/precision`, `val/recall`, `val/density`, `val/coverage`; after a test under `test/`.
 
@@ -42,31 +44,13 @@ class DiversityCallback(Callback):
         self._features = shared_features(self.network, self.cache_dir, trainer)
         self.network = self._features.network
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, trainer: Trainer) -> None:
         self._samples = TwoSamples(self._features, self.max_images, self.seed, self.real_field)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: dict[str, Any],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if dataloader_idx == 0:
-            self._samples.add(outputs, batch)
+    def add(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
+        self._samples.add(outputs, batch)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log("val", trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log("test", trainer, pl_module)
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-
-    def _log(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
+    def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         real, generated, protocol = self._samples.gather(trainer)
         if trainer.sanity_checking:
             return

@@ -13,7 +13,8 @@ from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, read_configs
 from callbacks.ema import EMA
 from callbacks.evaluation_metrics import OF_REAL_IMAGES, by_name, of_config
-from callbacks.evaluation_pipeline import PipelineModule, PromptData, is_pipeline
+from callbacks.evaluation_pipeline import PipelineModule, is_pipeline
+from callbacks.evaluation_prompts import PromptData, answer_prompts
 from callbacks.resume import run_directory_of
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
@@ -62,45 +63,57 @@ def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
     return path, config
 
 
-def build(checkpoint: Path, config: Path, options: Options = Options()) -> Built:  # noqa: B008
+def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -> Built:
     """Model and data of a config, the model with the weights of the checkpoint; nothing in either file is executed.
 
+    With `options.prompts` these are the data, and the model draws in so many `steps`.
     Errors: ValueError in one line for files that cannot be read or do not belong together.
     """
-    for name in ("prompts", "guidance_scale"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} is for diffusers folders; {checkpoint} is a checkpoint")
+    for name, value in (("steps", steps), ("guidance-scale", options.guidance_scale)):
+        if value is not None and options.prompts is None:
+            raise ValueError(f"--{name} is for diffusers folders and for --prompts; {checkpoint} is a checkpoint")
     stored = read_checkpoint(checkpoint, lazily=True)
     configs = read_configs([config])
     content = configs[str(config)]
     parser = ArgumentParser(exit_on_error=False)
-    for key, base in (("model", LightningModule), ("data", LightningDataModule)):
+    parts = {"model": LightningModule} | ({"data": LightningDataModule} if options.prompts is None else {})
+    for key, base in parts.items():
         if not isinstance(content.get(key), dict) or "class_path" not in content[key]:
             raise ValueError(f"config {config} has no {key}.class_path; name the run's own config with --config")
         parser.add_subclass_arguments(base, key, fail_untyped=False)
-    wanted = {key: getattr(options, option) for key, option in DATA_KEYS.items()}
-    changes = {key: value for key, value in wanted.items() if value is not None}
-    content["data"]["init_args"] = (content["data"].get("init_args") or {}) | changes
+    if options.prompts is None:
+        wanted = {key: getattr(options, option) for key, option in DATA_KEYS.items()}
+        changes = {key: value for key, value in wanted.items() if value is not None}
+        content["data"]["init_args"] = (content["data"].get("init_args") or {}) | changes
     try:
-        parsed = parser.parse_object({key: content[key] for key in ("model", "data")})
+        parsed = parser.parse_object({key: content[key] for key in parts})
     except ArgumentError as error:
         raise ValueError(explain(str(error), parser, configs, [])) from error
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=ADVICE)
         ready = parser.instantiate_classes(parsed)
+    _load_weights(ready.model, stored, checkpoint, config)
+    averaged = EMA().state_key in stored.get("callbacks", {})
+    if options.prompts is None:
+        data = ready.data
+    else:
+        data, content["data"] = read_prompts_instead(options)
+        answer_prompts(ready.model, options.seed, steps, options.guidance_scale)
+    chosen = options.metrics and by_name(options.metrics, options.metric_options)
+    metrics = chosen or of_config(content, data, str(config))
+    step = stored.get("global_step")
+    return Built(checkpoint, config, content, ready.model, data, metrics, averaged, step)
+
+
+def _load_weights(model: LightningModule, stored: Mapping[str, Any], checkpoint: Path, config: Path) -> None:
     trained = stored.get("hyper_parameters", {}).get("_class_path", "").rpartition(".")[2]
-    if trained and trained != type(ready.model).__name__:
-        raise ValueError(f"checkpoint {checkpoint} holds a {trained}, {config} asks for a {type(ready.model).__name__}")
+    if trained and trained != type(model).__name__:
+        raise ValueError(f"checkpoint {checkpoint} holds a {trained}, {config} asks for a {type(model).__name__}")
     try:
-        ready.model.load_state_dict(stored["state_dict"])
+        model.load_state_dict(stored["state_dict"])
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:40])
         raise ValueError(f"checkpoint {checkpoint} does not fit the model of {config}: {reason}") from error
-    averaged = EMA().state_key in stored.get("callbacks", {})
-    chosen = options.metrics and by_name(options.metrics, options.metric_options)
-    metrics = chosen or of_config(content, ready.data, str(config))
-    step = stored.get("global_step")
-    return Built(checkpoint, config, content, ready.model, ready.data, metrics, averaged, step)
 
 
 def build_pipeline(
@@ -118,14 +131,21 @@ def build_pipeline(
         )
     model = PipelineModule(pipeline, steps, options.guidance_scale, options.seed)
     if options.prompts is not None:
-        for name in set(options.metrics) & set(OF_REAL_IMAGES):
-            if name != "fid" or "reference" not in options.metric_options.get(name, {}):
-                raise ValueError(f"--metrics {name} compares with real images; give --data FOLDER instead of --prompts")
-        data: LightningDataModule = PromptData(options.prompts, options.num_samples, options.batch_size or 8)
-        described: dict[str, Any] = {"prompts": str(options.prompts), "num_samples": options.num_samples}
+        data, described = read_prompts_instead(options)
     else:
         arguments = {"path": options.data, "image_size": model.image_size, "num_test": options.num_samples}
         data = images(**arguments, eval_batch_size=options.batch_size or 8)
         described = {"class_path": f"{images.__module__}.{images.__name__}", "init_args": arguments}
     metrics = by_name(options.metrics, options.metric_options)
     return Built(folder, folder / "model_index.json", {"data": described}, model, data, metrics)
+
+
+def read_prompts_instead(options: Options) -> tuple[LightningDataModule, dict[str, Any]]:
+    """The prompts of `options` as data, and how metrics.json describes them. ValueError where a metric needs images."""
+    if not options.metrics or options.data is not None:
+        raise ValueError("--prompts needs --metrics, such as clip_score, and no --data")
+    for name in set(options.metrics) & set(OF_REAL_IMAGES):
+        if name != "fid" or "reference" not in options.metric_options.get(name, {}):
+            raise ValueError(f"--metrics {name} compares with real images; give --data FOLDER instead of --prompts")
+    data = PromptData(options.prompts, options.num_samples, options.batch_size or 8)
+    return data, {"prompts": str(options.prompts), "num_samples": options.num_samples}

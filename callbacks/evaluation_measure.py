@@ -36,6 +36,9 @@ def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[
     precision = (built.content.get("trainer") or {}).get("precision") if images else None
     cost = SamplingCost()
     callbacks = [EMA()] if built.averaged else []
+    for metric in built.metrics:
+        if getattr(metric, "interval", False) is None:  # not chosen: wanted in evaluations
+            metric.interval = True
     is_checkpoint = not isinstance(built.model, PipelineModule)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=ADVICE)
@@ -86,7 +89,9 @@ def _beside(
         if inspect.ismethod(take := getattr(metric, "intervals", None)):
             intervals |= {k: v for k, v in take(num_bootstrap, seed).items() if k in values}
         measured = getattr(metric, "measured", None) or {}
-        protocol |= {k: {n: v for n, v in entry.items() if n != "value"} for k, entry in measured.items()}
+        intervals |= {k: entry["interval"] for k, entry in measured.items() if "interval" in entry}
+        beside = ("value", "interval")
+        protocol |= {k: {n: v for n, v in entry.items() if n not in beside} for k, entry in measured.items()}
     return intervals, protocol
 
 

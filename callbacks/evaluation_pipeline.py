@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from callbacks.evaluation_partial import KeptImage, KeptImages
 from fewstep.reward_inputs import to_uint8
@@ -118,45 +117,3 @@ def _counted(denoiser: torch.nn.Module) -> Iterator[list[int]]:
         yield passes
     finally:
         hook.remove()
-
-
-class PromptData(LightningDataModule):
-    """Test batches of prompts alone: `caption`, `key` and `weight` [B]; rank r of n has prompts r, r + n, ..."""
-
-    def __init__(self, file: Path, num_samples: int | None, batch_size: int) -> None:
-        super().__init__()
-        self.prompts, self.batch_size = read_prompts(file, num_samples), batch_size
-
-    def test_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        size = len(self.prompts)
-        rows = range(rank, -(-size // world) * world, world)
-        batches = [self._batch(rows[i : i + self.batch_size], size) for i in range(0, len(rows), self.batch_size)]
-        return DataLoader(batches, batch_size=None)
-
-    def _batch(self, rows: range, size: int) -> dict[str, Any]:
-        samples = [self.prompts[row % size] for row in rows]
-        weight = torch.tensor([float(row < size) for row in rows])
-        return {"key": [key for key, _ in samples], "caption": [prompt for _, prompt in samples], "weight": weight}
-
-
-def read_prompts(file: Path, num_samples: int | None) -> list[tuple[str, str]]:
-    """[(key, prompt)]: the lines that are not blank, from the first again where more samples are wanted.
-
-    The key is the line's number, and .2, .3, ... at each repetition. ValueError in one line.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"--prompts {file} is not UTF-8 text") from None
-    except OSError as error:
-        raise ValueError(f"--prompts {file} cannot be read: {error.strerror}") from None
-    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise ValueError(f"--prompts {file} holds no prompt; write one per line")
-    prompts = []
-    for i in range(num_samples or len(lines)):
-        (number, prompt), turn = lines[i % len(lines)], i // len(lines)
-        prompts.append((f"{number:06d}.{turn + 1}" if turn else f"{number:06d}", prompt))
-    return prompts

@@ -6,13 +6,19 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from callbacks.both_stages import in_both_stages
 from callbacks.image_outputs import counted
 from callbacks.measurements import Measured, publish, sum_over_processes
 from callbacks.shared_features import shared_features
+from callbacks.two_samples import TwoSamples
 from fewstep.features import FIDInception
-from fewstep.frechet import FeatureMoments, Gaussian, frechet_distance, read_gaussian
+from fewstep.frechet import FeatureMoments, Gaussian, frechet_distance, frechet_influence, read_gaussian
+from fewstep.intervals import influence_interval
+
+KEPT = 10_000  # samples whose influence says how far the value would be from that of other samples
 
 
+@in_both_stages
 class FIDCallback(Callback):
     """Logs `val/fid`, after a test `test/fid`; with a network other than the FID Inception `val/fd_NAME` instead.
 
@@ -21,6 +27,8 @@ class FIDCallback(Callback):
         reference: an .npz with `mu` and `sigma` of the same network to compare with, instead of the batch's images.
         real_field: field of the batch that holds the real images.
         cache_dir: where the real images' features are kept; None for the user's cache folder.
+        interval: also measure a 95 % interval, for which the features of up to 10,000 samples are kept (at most 330 MB
+            for the FID Inception); None for evaluate.py only. It is of the mean over other samples, as many as now.
 
     Reads `image` of the outputs, and `weight` and `key` of the batch, of dataloader 0. Every image of weight 1 counts
     once, whatever the batches and processes. The distance is biased upwards on few images, most below D: a warning says
@@ -33,8 +41,10 @@ class FIDCallback(Callback):
         reference: str | None = None,
         real_field: str = "image",
         cache_dir: str | None = None,
+        interval: bool | None = None,
     ) -> None:
         self.network, self.reference, self.real_field, self.cache_dir = network, reference, real_field, cache_dir
+        self.interval = interval
         self.measured: Measured = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -43,38 +53,22 @@ class FIDCallback(Callback):
         self.network = self._features.network  # so that an equal one is freed
         self._given = read_gaussian(self.reference, self._features.num_features) if self.reference else None
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, trainer: Trainer) -> None:
         sides = (FeatureMoments(self._features.num_features, trainer.strategy.root_device) for _ in range(2))
         self._real, self._generated = sides
         self._features.cache.refresh()
+        field = self.real_field if self._given is None else None
+        self._samples = TwoSamples(self._features, KEPT, 0, field) if self.interval else None
 
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: dict[str, Any],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if dataloader_idx:
-            return
+    def add(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
         rows = counted(batch)
         self._generated.add(self._features.generated(outputs, rows))
         if self._given is None:
             self._real.add(self._features.real(batch, rows, self.real_field))
+        if self._samples is not None:
+            self._samples.add(outputs, batch)
 
-    on_test_batch_end = on_validation_batch_end
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log("val", trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log("test", trainer, pl_module)
-
-    def _log(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
+    def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         self._features.cache.flush()
         generated = self._whole(self._generated, trainer)
         real = self._given or self._whole(self._real, trainer)
@@ -92,7 +86,15 @@ class FIDCallback(Callback):
             "num_features": self._features.num_features,
             "features": self._features.protocol,
         }
-        self.measured = publish(trainer, module, {key: frechet_distance(real, generated)}, protocol)
+        value = frechet_distance(real, generated)
+        intervals = {} if self._samples is None else {key: self._interval(value, real, generated, trainer)}
+        self.measured = publish(trainer, module, {key: value}, protocol, intervals)
+
+    def _interval(self, value: float, real: Gaussian, generated: Gaussian, trainer: Trainer) -> tuple[float, float]:
+        """A reference counts as known exactly."""
+        real_rows, generated_rows, _ = self._samples.gather(trainer)
+        influence = frechet_influence(real, generated, generated_rows, real_rows if self._given is None else None)
+        return influence_interval(value, influence, generated.num)
 
     def _whole(self, moments: FeatureMoments, trainer: Trainer) -> FeatureMoments:
         """The moments over all processes."""

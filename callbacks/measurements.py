@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ from torch import Tensor
 Measured = dict[str, dict[str, Any]]  # log key -> {"value": ..., and what it depends on}
 
 
-def publish(trainer: Trainer, module: LightningModule, values: dict[str, float], protocol: dict[str, Any]) -> Measured:
+def publish(
+    trainer: Trainer,
+    module: LightningModule,
+    values: Mapping[str, float],
+    protocol: Mapping[str, Any],
+    intervals: Mapping[str, tuple[float, float]] = {},
+) -> Measured:
     """Log values by their full key and append them with their protocol to RUN/logs/measurements.jsonl.
 
-    Every process must call it, with the same values. Returns log key -> {"value": float, **protocol}.
+    Every process must call it, with the same values. Returns log key -> {"value": float, **protocol}, and where there
+    is one, "interval": [low, high].
     """
     measured = {key: {"value": float(value), **protocol} for key, value in values.items()}
+    for key, ends in intervals.items():
+        measured[key]["interval"] = [float(end) for end in ends]
     # Every process measured the same images, so the mean over processes is the value itself.
     logged = {key: torch.tensor(float(value), device=module.device) for key, value in values.items()}
     module.log_dict(logged, sync_dist=True)

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from callbacks.both_stages import in_both_stages
 from callbacks.image_outputs import counted, generated_images, real_images
 from callbacks.measurements import Measured, publish
 from callbacks.sample_values import SampleValues, intervals
@@ -17,6 +18,7 @@ METRICS = ("psnr", "ssim", "lpips", "dinov2")
 MOST_PSNR = 100.0  # dB, of equal pictures, whose PSNR is infinite
 
 
+@in_both_stages
 class PairedImageCallback(Callback):
     """Logs means over image pairs: `val/psnr` (dB), `val/ssim`, `val/lpips`, `val/dinov2` (cosine). `test/` likewise.
 
@@ -53,20 +55,10 @@ class PairedImageCallback(Callback):
         if "dinov2" in self.metrics:
             self.dinov2 = (self.dinov2 or DINOv2()).to(trainer.strategy.root_device)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, trainer: Trainer) -> None:
         self._values = SampleValues()
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: dict[str, Any],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if dataloader_idx:
-            return
+    def add(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
         rows = counted(batch)
         pictures = generated_images(outputs, rows, self.field)
         target = self.target or ("reference" if "reference" in outputs else "image")
@@ -79,15 +71,6 @@ class PairedImageCallback(Callback):
         if len(pictures):
             with full_float32(pictures.device):
                 self._values.add(rows.keys, **self._measure(pictures, targets.to(pictures.device)))
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log("val", trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log("test", trainer, pl_module)
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
 
     def intervals(self, num_draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals over images by log key."""
@@ -116,7 +99,7 @@ class PairedImageCallback(Callback):
     def _lpips_name(self) -> str:
         return "lpips" if self.lpips.protocol["network"] == "alex" else f"lpips_{self.lpips.protocol['network']}"
 
-    def _log(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
+    def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         keys, columns = self._values.gather(trainer)
         if trainer.sanity_checking:
             return

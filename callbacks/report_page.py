@@ -61,8 +61,9 @@ dd { margin: 0; overflow-wrap: anywhere; }
 {% if floors %}<td class="floor">{{ row.floor_text }}</td>{% endif %}</tr>
 {% endfor %}
 </tbody></table></div>
-<p class="soft">↓ lower is better, ↑ higher. Small print under a value: its 95 % bootstrap interval over test samples,
-rows or probes, taken as independent; a distance between sets of images has none.
+<p class="soft">↓ lower is better, ↑ higher. Small print under a value: its 95 % interval over test samples, rows or
+probes, taken as independent. That of a distance between sets of images is of its mean over other samples, as many as
+here: what the number of samples adds to a distance is in both of its ends.
 {% if floors %}The floor is the same distance between two halves of the true draws: what a perfect sampler scores on
 average on this many samples.{% endif %}</p>
 

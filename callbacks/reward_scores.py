@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks.both_stages import in_both_stages
 from callbacks.image_outputs import counted, generated_images
 from callbacks.measurements import Measured, publish
 from callbacks.sample_values import SampleValues, intervals
@@ -37,7 +38,7 @@ class Scores:
             scores = self.scorer(pictures.float().div(127.5).sub(1), rows.captions)
         self._values.add(rows.keys, score=scores)
 
-    def log(self, stage: str, trainer: Trainer, module: LightningModule) -> Measured:
+    def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> Measured:
         keys, columns = self._values.gather(trainer)
         if trainer.sanity_checking:
             return {}
@@ -57,6 +58,7 @@ class Scores:
         return getattr(getattr(self.scorer, "cut_prompts", None), "cut", 0)
 
 
+@in_both_stages
 class CLIPScoreCallback(Callback):
     """Logs `val/clip_score`, after a test `test/clip_score`: 100 times the cosine of image and caption, not clamped.
 
@@ -90,29 +92,14 @@ class CLIPScoreCallback(Callback):
                 protocol |= {"model": type(self.scorer).__name__, "scale": getattr(self.scorer, "scale", None)}
             self._scores = Scores(self.name, self.scorer, protocol)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, trainer: Trainer) -> None:
         self._scores.start(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: dict[str, Any],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if dataloader_idx == 0:
-            self._scores.add(outputs, batch)
+    def add(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
+        self._scores.add(outputs, batch)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.measured = self._scores.log("val", trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.measured = self._scores.log("test", trainer, pl_module)
-
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
+    def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
+        self.measured = self._scores.finish(stage, trainer, module)
 
     @property
     def rows(self) -> dict[str, Tensor]:
@@ -124,6 +111,7 @@ class CLIPScoreCallback(Callback):
         return intervals(self.rows, num_draws, seed)
 
 
+@in_both_stages
 class ImageRewardCallback(Callback):
     """Logs `val/image_reward`, after a test `test/image_reward`: the mean ImageReward, about N(0, 1) on people's data.
 
@@ -154,11 +142,5 @@ class ImageRewardCallback(Callback):
             protocol["model"] = type(self.scorer).__name__ if given else self.source
             self._scores = Scores(self.name, self.scorer, protocol)
 
-    on_validation_epoch_start = CLIPScoreCallback.on_validation_epoch_start
-    on_validation_batch_end = CLIPScoreCallback.on_validation_batch_end
-    on_validation_epoch_end = CLIPScoreCallback.on_validation_epoch_end
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-    on_test_epoch_end = CLIPScoreCallback.on_test_epoch_end
-    rows = CLIPScoreCallback.rows
-    intervals = CLIPScoreCallback.intervals
+    start, add, finish = CLIPScoreCallback.start, CLIPScoreCallback.add, CLIPScoreCallback.finish
+    rows, intervals = CLIPScoreCallback.rows, CLIPScoreCallback.intervals

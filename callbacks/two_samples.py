@@ -11,9 +11,12 @@ from callbacks.shared_features import SharedFeatures
 
 
 class TwoSamples:
-    """At most `limit` images of either side, chosen by `seed` and key alone: the same for every batch and process."""
+    """At most `limit` images of either side, chosen by `seed` and key alone: the same for every batch and process.
 
-    def __init__(self, features: SharedFeatures, limit: int, seed: int, real_field: str) -> None:
+    real_field: of the batch; None to keep generated images only.
+    """
+
+    def __init__(self, features: SharedFeatures, limit: int, seed: int, real_field: str | None) -> None:
         self.features, self.limit, self.seed, self.real_field = features, limit, seed, real_field
         self._real, self._generated = (FeatureSample(features.num_features, limit, seed) for _ in range(2))
         features.cache.refresh()
@@ -21,10 +24,14 @@ class TwoSamples:
     def add(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
         rows = counted(batch)
         self._generated.add(rows.keys, self.features.generated(outputs, rows))
-        self._real.add(rows.keys, self.features.real(batch, rows, self.real_field))
+        if self.real_field is not None:
+            self._real.add(rows.keys, self.features.real(batch, rows, self.real_field))
 
     def gather(self, trainer: Trainer) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """(real [n, D], generated [m, D], protocol) over all processes, every one of which must call it."""
+        """(real [n, D], generated [n, D], protocol) over all processes, every one of which must call it.
+
+        Row i of both is of one sample.
+        """
         self.features.cache.flush()
         (real, num_real), (generated, num_generated) = self._real.gather(trainer), self._generated.gather(trainer)
         device = trainer.strategy.root_device

@@ -91,3 +91,8 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_secrets(v) for v in value]
     return SIGNED_QUERY.sub("***", USER_IN_URL.sub("***@", value)) if isinstance(value, str) else value
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, short and without secrets."""
+    return without_secrets(str(error) or type(error).__name__).split("\n")[0].split(". ")[0][:120]

@@ -1,7 +1,6 @@
 """Weights & Biases without an account, a prompt or a network unless they are asked for."""
 
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -15,15 +14,16 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.wandb_connection import (
+    first_line,
     refuse_full_disk,
     store_run_id,
     stored_run_id,
     sync_command,
-    unreachable,
     within,
     without_secrets,
 )
 from callbacks.wandb_media import histograms, sample_table
+from callbacks.wandb_start import RunStart, connect
 from callbacks.wandb_summaries import goal
 
 STEP = "trainer/global_step"
@@ -84,7 +84,7 @@ class OfflineFirstWandbLogger(WandbLogger):
         except Exception as error:  # logging must never stop a run, whatever the library raises
             if what not in self._said:
                 self._said.add(what)
-                print(f"W&B: {what} failed ({_first_line(error)}); the run goes on without it.", flush=True)
+                print(f"W&B: {what} failed ({first_line(error)}); the run goes on without it.", flush=True)
             return None
 
     @rank_zero_only
@@ -139,55 +139,23 @@ class OfflineFirstWandbLogger(WandbLogger):
             os.environ["WANDB_DATA_DIR"] = str(Path(self.save_dir or ".", "wandb", "data").absolute())
             self._own_data_dir = True
         self._id = stored_run_id(self.save_dir or ".", self._name or "run")
-        run = self._connect() if self.mode == "online" else None
-        run = run or self._init("offline")
+        start = RunStart(
+            folder=Path(self.save_dir or "."),
+            run_id=self._id,
+            name=self._name,
+            project=self._project,
+            config=self._config,
+            init_timeout=self._init_timeout,
+            finish_timeout=self._finish_timeout,
+        )
+        run = connect(start, self._probe_timeout) if self.mode == "online" else None
+        self.mode = "offline" if run is None else "online"
+        run = run or start.init("offline")
         self._id = run.id  # that of the agent, in a sweep
         self.attempt("run id", lambda: store_run_id(self.save_dir or ".", run.id))
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         return run
-
-    def _connect(self) -> Any:
-        import wandb
-
-        before = self._online_parts()
-        try:
-            if reason := unreachable(wandb.setup().settings.base_url, self._probe_timeout):
-                raise ConnectionError(reason)
-            if not wandb.login(prompt=False, verify=False):
-                raise ConnectionError("no W&B credentials are stored; run `wandb login` once")
-            return self._init("online")
-        except Exception as error:
-            print(f"W&B cannot be reached ({_first_line(error)}); recording offline instead.", flush=True)
-            wandb.teardown()
-            for left_over in self._online_parts() - before:
-                shutil.rmtree(left_over, ignore_errors=True)
-            self.mode = "offline"
-            return None
-
-    def _online_parts(self) -> set[Path]:
-        return set(Path(self.save_dir or ".").glob(f"wandb/run-*-{self._id}"))
-
-    def _init(self, mode: Literal["offline", "online"]) -> Any:
-        import wandb
-
-        settings = wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=self._init_timeout,
-            finish_timeout=self._finish_timeout,
-            finish_timeout_raises=True,
-        )
-        return wandb.init(
-            project=self._project,
-            name=self._name,
-            id=self._id,
-            dir=self.save_dir,
-            config=self._config,
-            mode=mode,
-            resume="allow",
-            settings=settings,
-        )
 
     def _check_disk(self) -> None:
         self._looked_at_disk = time.monotonic()
@@ -227,7 +195,3 @@ def _teardown() -> None:
     import wandb
 
     wandb.teardown()
-
-
-def _first_line(error: Exception) -> str:
-    return without_secrets(str(error) or type(error).__name__).split("\n")[0].split(". ")[0][:120]

@@ -13,15 +13,15 @@ import numpy as np
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.image_folder import open_images, shard_urls, splits
+from datamodules.image_folder import open_images, shard_urls
 from datamodules.image_options import check_options, parse_color
 from datamodules.image_samples import ImageSamples, SampleDecoder
+from datamodules.image_splits import exists, open_split, place
 from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
 from datamodules.image_transforms import ImageTransform
 from datamodules.resampled_stream import ResampledImages
 from datamodules.sample_index import SampleIndex
-from datamodules.sample_order import ORDER, SUBSET, EndlessOrder, local_permutation, permutation
-from datamodules.sample_selection import select
+from datamodules.sample_order import ORDER, EndlessOrder, local_permutation
 from datamodules.skipped import Skipped
 
 
@@ -96,8 +96,8 @@ class ImageTextDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Fetch remote shards and index new ones once per machine, before the processes read them together."""
         for part in ("train", "val", "test"):
-            if self._exists(part) and not (part == "train" and self.hparams.sampling == "resampled"):
-                open_images(*self._place(part), verify=self.hparams.verify, cache_dir=self.hparams.cache_dir)
+            if exists(self.hparams, part) and not (part == "train" and self.hparams.sampling == "resampled"):
+                open_images(*place(self.hparams, part), verify=self.hparams.verify, cache_dir=self.hparams.cache_dir)
 
     def setup(self, stage: str) -> None:
         """Open what this stage reads, so that a bad folder is reported before any step."""
@@ -110,7 +110,7 @@ class ImageTextDataModule(LightningDataModule):
 
     @cached_property
     def train_index(self) -> SampleIndex:
-        return self._open("train")
+        return open_split(self.hparams, "train", self.skipped)
 
     @cached_property
     def train_urls(self) -> list[str]:
@@ -120,29 +120,19 @@ class ImageTextDataModule(LightningDataModule):
     @cached_property
     def val_index(self) -> SampleIndex | None:
         """None when the folder has no such split."""
-        return self._open("val") if self._exists("val") else None
+        return open_split(self.hparams, "val", self.skipped) if exists(self.hparams, "val") else None
 
     @cached_property
     def test_index(self) -> SampleIndex:
-        return self._open("test")
+        return open_split(self.hparams, "test", self.skipped)
 
     def train_dataloader(self) -> TrainImages | ResampledImages:
         h, (rank, world) = self.hparams, topology(self.trainer)
         if h.batch_size % world:
             raise ValueError(f"batch_size={h.batch_size} cannot be shared by {world} processes; choose a multiple")
         if h.sampling == "resampled":
-            urls = self.train_urls
-            return ResampledImages(
-                urls,
-                self.train_decoder,
-                h.batch_size,
-                h.steps_per_epoch,
-                h.seed,
-                rank,
-                world,
-                self._workers(),
-                self.skipped,
-            )
+            plan = (h.batch_size, h.steps_per_epoch, h.seed, rank, world)
+            return ResampledImages(self.train_urls, self.train_decoder, *plan, self._workers(), self.skipped)
         index = self.train_index
         sizes = np.bincount(index.shard, minlength=len(index.paths))
         draw = partial(local_permutation, sizes, h.shuffle_window) if h.shuffle_window else None
@@ -187,29 +177,6 @@ class ImageTextDataModule(LightningDataModule):
         h = self.hparams
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return Workers(h.num_workers, h.prefetch, h.start_method, pin_memory=on_gpu)
-
-    def _place(self, part: str) -> tuple[str | list[str], str]:
-        """Source and split of train, val or test; a source of its own may hold unnamed shards."""
-        own, name = self.hparams.get(f"{part}_path"), self.hparams[f"{part}_split"]
-        if own and name not in (found := splits(own)) and len(found) == 1:
-            name = found[0]
-        return own or self.hparams.path, name
-
-    def _exists(self, part: str) -> bool:
-        source, name = self._place(part)
-        return name in splits(source)
-
-    def _open(self, part: str) -> SampleIndex:
-        """The samples of a split that are wanted, at least one."""
-        h, (source, name) = self.hparams, self._place(part)
-        index = open_images(source, name, cache_dir=h.cache_dir)
-        self.skipped.damaged(index.faults)
-        index = select(index, h.select) if h.select else index
-        if (wanted := h[f"num_{part}"]) is not None:
-            if wanted > len(index):
-                raise ValueError(f"num_{part}={wanted}: split {name!r} of {source} has {len(index)} samples; lower it")
-            index = index.select(np.sort(permutation(len(index), h.seed, SUBSET)[:wanted]))
-        return index
 
     def _evaluation(self, index: SampleIndex) -> EvaluationImages:
         samples = ImageSamples(index, self.eval_decoder, replace=False)

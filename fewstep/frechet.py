@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 BUFFERED_ROWS = 512  # a product of that many rows at once costs a fifth of products of 32
+CHUNK = 1024  # rows taken to float64 at once
 
 
 class Gaussian(NamedTuple):
@@ -82,13 +83,50 @@ def frechet_distance(real: Gaussian, generated: Gaussian) -> float:
     if generated.num and generated.num < (real.num or generated.num + 1):
         real, generated = generated, real  # the distance is symmetric
     a, b = (side.covariance.to(real.mean) for side in (real, generated))
-    values, vectors = torch.linalg.eigh(a)
-    kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
-    root = vectors[:, kept] * values[kept].sqrt()
-    inner = root.T @ b @ root
-    cross = torch.linalg.eigvalsh(inner).clamp(min=0).sqrt().sum()
+    vectors, values = _spectrum(a)
+    root = vectors * values.sqrt()
+    cross = torch.linalg.eigvalsh(root.T @ b @ root).clamp(min=0).sqrt().sum()
     squared = (real.mean - generated.mean.to(real.mean)).square().sum()
     return float(squared + a.trace() + b.trace() - 2 * cross)
+
+
+def frechet_influence(
+    real: Gaussian, generated: Gaussian, generated_rows: Tensor, real_rows: Tensor | None = None
+) -> Tensor:
+    """Influence [n] of each sample on the distance, float64 of mean 0: what `intervals.influence_interval` takes.
+
+    A mixture with e of the sample's mass moves the distance by e * influence, to first order. With the optimal map
+    x -> mean_r + A (x - mean_g) between the Gaussians, a generated x of deviation c moves it by
+    2 (mean_g - mean_r).c + c.c - c.A c, less the mean; a real one likewise, with the inverse of A.
+    generated_rows, real_rows: features [n, D] of samples; row i of both belongs to sample i (or they are independent).
+        None for real ones that are no sample, such as those behind published statistics.
+    O(D^3 + n D^2) time. Source: Rippl, Munk and Sturm 2016, Limit laws of the empirical Wasserstein distance, Sec. 2.
+    """
+    a, b = real.covariance, generated.covariance.to(real.mean)
+    vectors, values = _spectrum(a)
+    root = vectors * values.sqrt()
+    turn, squares = _spectrum(root.T @ b @ root)  # sqrt(A) B sqrt(A), A and B the covariances
+    to_real, to_generated = (root @ turn) / squares**0.25, (vectors / values.sqrt() @ turn) * squares**0.25
+    shift = generated.mean.to(real.mean) - real.mean
+    result = _influence(generated_rows, generated.mean.to(real.mean), shift, to_real)
+    return result if real_rows is None else result + _influence(real_rows, real.mean, -shift, to_generated)
+
+
+def _influence(rows: Tensor, mean: Tensor, shift: Tensor, root: Tensor) -> Tensor:
+    """Of one side [n]; root root^T is its part A of the optimal map."""
+    parts = []
+    for part in rows.split(CHUNK):
+        centred = part.to(mean) - mean
+        parts.append(2 * centred @ shift + centred.square().sum(1) - (centred @ root).square().sum(1))
+    result = torch.cat(parts)
+    return result - result.mean()
+
+
+def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors [D, k] and eigenvalues [k] of the directions in which it is not zero within float64."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values[-1:] * len(values) * torch.finfo(torch.float64).eps
+    return vectors[:, kept], values[kept]
 
 
 def read_gaussian(path: str | Path, num_features: int) -> Gaussian:

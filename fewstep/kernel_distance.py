@@ -3,12 +3,14 @@
 Gretton et al. 2012, A Kernel Two-Sample Test. All compute in float64 on the device of the features.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 CHUNK = 1024  # rows of a kernel matrix held at once
+Kernel = Callable[[Tensor, Tensor], Tensor]  # [n, D], [m, D] -> [n, m]
 
 
 class KernelDistance(NamedTuple):
@@ -41,6 +43,20 @@ def kid(real: Tensor, generated: Tensor, subsets: int = 100, subset_size: int = 
     return KernelDistance(float(result.mean()), float(result.std(correction=0)))
 
 
+def kid_influence(real: Tensor, generated: Tensor) -> Tensor:
+    """Influence [n] of each sample on the KID of the whole sets, float64 of mean 0, for `intervals.influence_interval`.
+
+    n - 1 times what the KID loses by leaving the sample out, less the mean: the jackknife in closed form.
+    Row i of both belongs to sample i (or they are independent), so there are as many: [n, D] each, n >= 3.
+    A mean over subsets of the same features varies besides by `KernelDistance.std`^2 / subsets.
+    """
+    within, across = _sums_with(_cubic, real, generated)
+    n, sides = len(within), (real.double(), generated.double())
+    own = sum((side.square().mean(1) + 1) ** 3 for side in sides)  # which the unbiased estimate leaves out
+    result = 2 * (within - own) / (n - 2) - 2 * across / (n - 1)
+    return result - result.mean()
+
+
 def cmmd(real: Tensor, generated: Tensor, sigma: float = 10.0, scale: float = 1000.0) -> float:
     """CMMD of unit-length CLIP embeddings [n, D] and [m, D], >= 0: `scale` times the biased squared MMD.
 
@@ -50,12 +66,43 @@ def cmmd(real: Tensor, generated: Tensor, sigma: float = 10.0, scale: float = 10
     """
     _check(real, generated)
     x, y = real.double(), generated.double()
+    same_x, same_y, across = (_row_means(_gaussian(sigma), a, b).mean() for a, b in ((x, x), (y, y), (x, y)))
+    return float(scale * (same_x + same_y - 2 * across))
 
-    def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
-        sums = [torch.exp(torch.cdist(rows, b).square() / (-2 * sigma**2)).sum() for rows in a.split(CHUNK)]
-        return torch.stack(sums).sum() / (len(a) * len(b))
 
-    return float(scale * (mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)))
+def cmmd_influence(real: Tensor, generated: Tensor, sigma: float = 10.0, scale: float = 1000.0) -> Tensor:
+    """Influence [n] of each sample on the CMMD, as `kid_influence`."""
+    within, across = _sums_with(_gaussian(sigma), real, generated)
+    result = 2 * scale * (within - across) / (len(within) - 1)
+    return result - result.mean()
+
+
+def _sums_with(kernel: Kernel, real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the kernel over all pairs with sample i, [n] each: within the two sets, and across them."""
+    _check(real, generated)
+    if len(real) != len(generated) or len(real) < 3:
+        raise ValueError(
+            "an influence per sample needs as many real as generated ones, 3 or more of each; got "
+            f"{len(real)} and {len(generated)}"
+        )
+    x, y = real.double(), generated.double()
+    own = torch.cat([kernel(a[None], b[None])[0] for a, b in zip(x, y, strict=True)])  # in both sums of a row
+    within = _row_means(kernel, x, x) + _row_means(kernel, y, y)
+    across = _row_means(kernel, x, y) + _row_means(kernel, y, x)
+    return len(x) * within, len(x) * across - own
+
+
+def _cubic(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def _gaussian(sigma: float) -> Kernel:
+    return lambda a, b: torch.exp(torch.cdist(a, b).square() / (-2 * sigma**2))
+
+
+def _row_means(kernel: Kernel, a: Tensor, b: Tensor) -> Tensor:
+    """Mean over b [m, D] of kernel(a_i, b), for each row of a [n, D]: [n]."""
+    return torch.cat([kernel(rows, b).mean(1) for rows in a.split(CHUNK)])
 
 
 def _check(real: Tensor, generated: Tensor) -> None:

@@ -40,8 +40,7 @@ class GuidanceDistillationModule(LightningModule):
         gradient_checkpointing: of the network, for less memory and a third more time.
         export_dtype: "float32" or "float16", of the exported weights.
 
-    What guidance adds grows with w, so squared errors count 1 / w^2. A batch has `image` and `caption`, or also the
-    arrays that `python -m datamodules.prepare latents` makes of them.
+    A batch has `image` and `caption`, or also the arrays that `python -m datamodules.prepare latents` makes of them.
     """
 
     def __init__(
@@ -84,8 +83,7 @@ class GuidanceDistillationModule(LightningModule):
         t = training_times(self.parametrization.schedule, uniform[0])
         scale = draw_scales(self.hparams.guidance_scales, uniform[1])
         x = self.parametrization.add_noise(data, torch.randn_like(data), t)
-        errors = guidance_distillation(self.student, self.guided, x, t, scale, condition)
-        loss = (errors / scale.square()).mean()  # else the largest scales decide, and w = 1 forgets its teacher
+        loss = guidance_distillation(self.student, self.guided, x, t, scale, condition).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 

@@ -186,9 +186,10 @@ class ICDModule(LightningModule):
         states = encode(self.students.networks.forward, *models, data, noise, condition)
         return decode(*self._decoder, states[-1], condition)
 
-    def generate_images(self, prompts: list[str], rng: PerSampleRng) -> Tensor:
-        """Pictures [B, 3, H, W] in [-1, 1] of prompts, as validation draws them."""
-        return self.pair.generate(prompts, rng, self.editing.guidance_scale, self.editing.guided_below)
+    def generate_images(self, prompts: list[str], rng: PerSampleRng, guidance_scale: float | None = None) -> Tensor:
+        """Pictures [B, 3, H, W] in [-1, 1] of prompts; as validation draws them, or at another trained scale."""
+        w = self.editing.guidance_scale if guidance_scale is None else guidance_scale
+        return self.pair.generate(prompts, rng, w, self.editing.guided_below)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """`image` [B, 3, H, W]: of the caption; with `image` in the batch the image encoded and decoded under `target`.

@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
+from fewstep.rng import PerSampleRng
 from tests.tiny_pipeline import CHOSEN, NUM_TEST, TINY, check_one_line, measured, write_pictures
 
 torch.set_num_threads(1)
@@ -82,8 +83,9 @@ def test_the_numbers_are_those_that_training_logged_after_its_test(evaluate, run
     assert run["step"] == 6
     assert run["sampling"]["samples"] == NUM_TEST
     assert run["sampling"]["nfe"] == 2.0
-    low, high = run["intervals"]["test/brightness"]
-    assert low < run["metrics"]["test/brightness"] < high
+    assert run["intervals"].keys() == {"test/fd_colours", "test/kd_colours", "test/brightness"}
+    for name, (low, high) in run["intervals"].items():
+        assert low < run["metrics"][name] < high
     assert (tmp_path / "out" / "samples-first_last.png").is_file()  # of the run's own grid
 
 
@@ -137,6 +139,43 @@ def test_other_metrics_of_kept_samples_may_be_chosen(evaluate, run_dir, tmp_path
     assert "test/kd_colours" in measured(tmp_path)[0]["metrics"]
 
 
+@pytest.fixture
+def illustrator(run_dir, tmp_path):
+    """A checkpoint of a module that draws from prompts, and three prompts."""
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["model"]["class_path"] = f"{TINY}.TinyIllustrator"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    stored = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    stored["hyper_parameters"].pop("_class_path", None)
+    torch.save(stored, tmp_path / "illustrator.ckpt")
+    (tmp_path / "prompts.txt").write_text("a red cat\n\na blue dog\nein Bär\n", encoding="utf-8")
+    chosen = ["--metrics", "clip_score", "--metrics.clip_score.scorer", f"{TINY}.Brightness", "--bootstrap", "50"]
+    files = ["--config", str(tmp_path / "config.yaml"), "--prompts", str(tmp_path / "prompts.txt")]
+    return [str(tmp_path / "illustrator.ckpt"), *files, *chosen]
+
+
+def test_a_checkpoint_draws_from_prompts(evaluate, illustrator, tmp_path):
+    from tests.tiny_pipeline import Brightness, TinyIllustrator
+
+    arguments = [*illustrator, "--num-samples", "5", "--batch-size", "2", "--seed", "3", "--steps", "1", "4"]
+    assert evaluate([*arguments, "--out", str(tmp_path / "out")]) == 0
+    one, four = measured(tmp_path / "out")
+    assert [run["sampling"]["steps"] for run in (one, four)] == [1, 4]
+    assert one["data"] == {"prompts": str(tmp_path / "prompts.txt"), "num_samples": 5}
+    assert one["sampling"]["samples"] == 5
+    prompts = ["a red cat", "a blue dog", "ein Bär", "a red cat", "a blue dog"]
+    rng = PerSampleRng(3, ["000001", "000003", "000004", "000001.2", "000003.2"])
+    images = TinyIllustrator().eval().generate_images(prompts, rng, num_steps=4)  # in one batch
+    expected = Brightness()(images.add(1).mul(127.5).round() / 127.5 - 1, prompts).mean()
+    assert four["metrics"]["test/clip_score"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_an_option_that_the_module_lacks_is_one_line(evaluate, illustrator, tmp_path, capsys):
+    arguments = [*illustrator, "--guidance-scale", "3", "--out", str(tmp_path / "out")]
+    message = "--guidance-scale 3.0: the TinyIllustrator of this checkpoint takes no guidance_scale"
+    check_one_line(evaluate, arguments, message, capsys)
+
+
 FOUND_WHILE_MEASURING = (
     "subset_size=1000 images on either side", "a dict with `reconstruction`", "a `sample` for each row"
 )  # fmt: skip
@@ -155,8 +194,12 @@ FOUND_WHILE_MEASURING = (
         (["--num_samples", "5"], "unexpected argument '--num_samples'"),
         (["--num-samples", "99"], "has 25 samples; lower it"),
         (["--data", "nowhere"], "nowhere"),
-        (["--steps", "4"], "--steps is for diffusers folders"),
-        (["--prompts", "x.txt"], "--prompts is for diffusers folders"),
+        (["--steps", "4"], "--steps is for diffusers folders and for --prompts"),
+        (["--guidance-scale", "4"], "--guidance-scale is for diffusers folders and for --prompts"),
+        (["--prompts", "x.txt"], "--prompts needs --metrics"),
+        (["--prompts", "x.txt", "--metrics", "kid"], "--metrics kid compares with real images; give --data"),
+        (["--prompts", "x.txt", "--metrics", "clip_score"], "--prompts x.txt cannot be read"),
+        (["--prompts", __file__, "--metrics", "clip_score"], "a TinyPainter draws no pictures from prompts alone"),
         (["--metrics", "image_reward", "--metrics.image_reward.source", "gone/ImageReward.pt"], "no file gone/"),
         (["--metrics", "psnr"], "a dict with `reconstruction`"),
         (["--metrics", "transport"], "a `sample` for each row"),

@@ -161,7 +161,7 @@ def test_prompts_from_a_file(evaluate, pipeline, tmp_path):
 
 
 def test_prompts_are_lines_and_repeat_under_new_keys(tmp_path):
-    from callbacks.evaluation_pipeline import PromptData, read_prompts
+    from callbacks.evaluation_prompts import PromptData, read_prompts
 
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\n two \n")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.frechet import FeatureMoments, Gaussian, frechet_distance, read_gaussian
+from fewstep.frechet import FeatureMoments, Gaussian, frechet_distance, frechet_influence, read_gaussian
+from fewstep.intervals import influence_interval
 
 torch.set_num_threads(1)
 
@@ -99,3 +100,48 @@ def test_reference_statistics_are_read_without_pickle(tmp_path):
     np.savez(file, mu=np.array([print], dtype=object), sigma=side.covariance.numpy())
     with pytest.raises(ValueError, match=r"cannot read mu and sigma from .*allow_pickle"):
         read_gaussian(file, 16)
+
+
+# ---- the influence of a sample ---------------------------------------------------------------------------------------
+
+
+def mixed(rows, row, share):
+    """Moments of (1 - share) times the empirical distribution of `rows` and `share` times one of them."""
+    weights = torch.full((len(rows),), (1 - share) / len(rows), dtype=torch.float64)
+    weights[row] += share
+    mean = weights @ rows.double()
+    centred = rows.double() - mean
+    return Gaussian(mean, (centred.T * weights) @ centred)
+
+
+@pytest.mark.parametrize("num", [40, 200])
+def test_influence_is_the_derivative_of_the_distance(num):
+    """By differences, of the same mass moved in both sets."""
+    x, y = features(num, dims=6, seed=0) * 9, features(num, dims=6, seed=1, shift=0.2) * 9
+    found = frechet_influence(mixed(x, 0, 0), mixed(y, 0, 0), y, x)
+    one_side = frechet_influence(mixed(x, 0, 0), mixed(y, 0, 0), y)
+    assert found.mean().abs() < 1e-9
+    for row in (0, 7, num - 1):
+        higher, lower = (frechet_distance(mixed(x, row, e), mixed(y, row, e)) for e in (1e-5, -1e-5))
+        assert found[row].item() == pytest.approx((higher - lower) / 2e-5, rel=1e-5)
+        higher, lower = (frechet_distance(mixed(x, 0, 0), mixed(y, row, e)) for e in (1e-5, -1e-5))
+        assert one_side[row].item() == pytest.approx((higher - lower) / 2e-5, rel=1e-5)
+
+
+def test_influence_of_constant_features_is_none():
+    assert torch.equal(
+        frechet_influence(*map(gaussian, (torch.zeros(4, 3), torch.ones(5, 3))), torch.ones(5, 3)), torch.zeros(5)
+    )
+
+
+@pytest.mark.parametrize(("num", "dims"), [(200, 4), (160, 16), (24, 32)])
+def test_intervals_hold_the_mean_over_other_samples(num, dims):
+    """With n < D, too; about 95 of 100 times. Resampling hardly ever does: benchmarks/metrics/interval_coverage.py."""
+    values, ends = [], []
+    for seed in range(100):
+        x, y = features(num, dims, 2 * seed), features(num, dims, 2 * seed + 1, shift=0.05)
+        values.append(frechet_distance(gaussian(x), gaussian(y)))
+        ends.append(influence_interval(values[-1], frechet_influence(gaussian(x), gaussian(y), y, x)))
+    mean, (low, high) = sum(values) / 100, torch.tensor(ends, dtype=torch.float64).T
+    assert 0.88 <= ((low < mean) & (mean < high)).double().mean() <= 1
+    assert (high - low).mean().item() / 3.92 < 2 * np.std(values)  # and not because they are wide

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.kernel_distance import cmmd, kid
+from fewstep.intervals import influence_interval
+from fewstep.kernel_distance import cmmd, cmmd_influence, kid, kid_influence
 
 torch.set_num_threads(1)
 
@@ -81,3 +82,39 @@ def test_few_or_bad_samples_are_one_line():
         kid(features(4), torch.full((2, 12), torch.nan), 1, 2)
     with pytest.raises(ValueError, match="12 real features against 5 generated"):
         cmmd(features(4), features(4, dims=5))
+    with pytest.raises(ValueError, match="as many real as generated ones, 3 or more of each; got 4 and 5"):
+        kid_influence(features(4), features(5))
+
+
+# ---- the influence of a sample ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("influence", "distance"), [(kid_influence, lambda x, y: kid(x, y, 1, len(x)).mean), (cmmd_influence, cmmd)]
+)
+def test_influence_is_what_leaving_a_sample_out_shows(influence, distance):
+    x, y = features(60), features(60, seed=1, shift=0.3)
+    without = [[torch.cat([side[:i], side[i + 1 :]]) for side in (x, y)] for i in range(60)]
+    left_out = torch.tensor([distance(*sides) for sides in without], dtype=torch.float64)
+    torch.testing.assert_close(influence(x, y), 59 * (left_out.mean() - left_out), rtol=1e-8, atol=1e-10)
+
+
+def test_influence_in_chunks_is_the_same(monkeypatch):
+    x, y = features(30), features(30, seed=1)
+    expected = kid_influence(x, y), cmmd_influence(x, y)
+    monkeypatch.setattr("fewstep.kernel_distance.CHUNK", 7)
+    torch.testing.assert_close((kid_influence(x, y), cmmd_influence(x, y)), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shift", "subset_size"), [(0.5, 150), (0.5, 50), (0.0, 150)])
+def test_intervals_of_the_kid_hold_its_mean(shift, subset_size):
+    """Random subsets of a third add variance of their own; equal distributions are the degenerate case."""
+    values, ends = [], []
+    for seed in range(100):
+        x, y = features(150, 8, 2 * seed), features(150, 8, 2 * seed + 1, shift)
+        found = kid(x, y, 8, subset_size, seed)
+        values.append(found.mean)
+        ends.append(influence_interval(found.mean, kid_influence(x, y), variance=found.std**2 / 8))
+    mean, (low, high) = sum(values) / 100, torch.tensor(ends, dtype=torch.float64).T
+    assert 0.88 <= ((low < mean) & (mean < high)).double().mean() <= 1
+    assert (high - low).mean().item() / 3.92 < 2 * np.std(values)  # and not because they are wide

@@ -196,3 +196,13 @@ def test_jackknife_error_of_a_mean_is_its_standard_error():
     assert errors == pytest.approx(1 / math.sqrt(4000), rel=0.2)
     with pytest.raises(ValueError, match="10 jackknife blocks need at least 40 rows, got 39"):
         intervals.jackknife_error(torch.mean, values[:39])
+
+
+def test_influence_interval_of_a_mean_is_the_textbook_one():
+    values = cloud(50, 1, 0).flatten().double()
+    low, high = intervals.influence_interval(values.mean().item(), values - values.mean())
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std().item() / 50**0.5, rel=1e-4)
+    wider = intervals.influence_interval(0.0, values, num=200, variance=values.var().item() / 200)
+    assert wider[1] == pytest.approx(1.96 * values.std().item() / 10, rel=1e-4)
+    with pytest.raises(ValueError, match=r"at least 2 samples, got shape \(1,\)"):
+        intervals.influence_interval(0.0, values[:1])

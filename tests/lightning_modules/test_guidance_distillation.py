@@ -55,7 +55,7 @@ def test_it_starts_as_its_teacher_and_learns_what_guidance_adds(fitted):
     _, first, last, _ = fitted
     assert first["val/relative_error_w1"] < 1e-10  # the embedding begins at zero
     assert first["val/relative_error_w8"] > 0.01
-    assert last["val/relative_error_w8"] < 0.7 * first["val/relative_error_w8"]
+    assert last["val/relative_error_w8"] < 0.5 * first["val/relative_error_w8"]
     assert last["val/relative_error"] == pytest.approx(sum(last[f"val/relative_error_w{w:g}"] for w in SCALES) / 3)
 
 
@@ -85,7 +85,7 @@ def test_the_relative_error_is_that_against_two_passes(fitted, pipeline):
     assert isinstance(guided, ClassifierFree)
     t, w = torch.full((6,), 0.7), torch.full((6,), 8.0)
     error = (net.student(x, t, w, condition) - guided(x, t, w, condition)).square().mean()
-    assert error < 0.7 * (net.student(x, t, torch.ones(6), condition) - guided(x, t, w, condition)).square().mean()
+    assert error < 0.5 * (net.student(x, t, torch.ones(6), condition) - guided(x, t, w, condition)).square().mean()
 
 
 def test_plain_diffusers_samples_the_export_in_one_pass(fitted, pipeline, tmp_path):
