@@ -57,10 +57,14 @@ class Students:
 
 
 def adapter_students(
-    model: LatentDiffusion, rank: int = 64, alpha: float = 8.0, targets: Sequence[str] | None = None
+    model: LatentDiffusion,
+    rank: int = 64,
+    alpha: float = 8.0,
+    targets: Sequence[str] | None = None,
+    merged: bool = False,
 ) -> Students:
     """Two LoRA adapters in the model's network, which is changed in place and stays frozen; see Adapters."""
-    adapters = Adapters(model.network, ("forward", "reverse"), rank, alpha, targets)
+    adapters = Adapters(model.network, ("forward", "reverse"), rank, alpha, targets, merged)
     trained = {name.replace(".", "/"): p for name, p in model.network.named_parameters() if p.requires_grad}
     networks = SharedBase(DiffusersDenoiser(model.network, model.parametrization.schedule), adapters)
     settings = {"kind": "lora", "rank": rank, "alpha": alpha, "targets": targets and list(targets)}
@@ -83,7 +87,8 @@ def load_students(
     source: its folder, or for adapters {"forward": file, "reverse": file} of diffusers, peft, kohya or iCD's authors.
     """
     if settings["kind"] == "lora":
-        students = adapter_students(model, settings["rank"], settings["alpha"], settings.get("targets"))
+        merged = next(model.network.parameters()).dtype == torch.float32
+        students = adapter_students(model, settings["rank"], settings["alpha"], settings.get("targets"), merged)
         assert isinstance(students.networks, SharedBase)
         students.networks.adapters.load(source)
         students.weights.requires_grad_(False)

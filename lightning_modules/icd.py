@@ -47,7 +47,7 @@ class ICDModule(LightningModule):
         loss_weights: of the terms of Eq. 5, see fewstep.consistency.Weights; a term of weight 0 is not computed.
         huber_c: of the pseudo-Huber distance.
         students: "lora", two adapters of this rank and alpha on one frozen base, or "full", two more networks.
-        targets: the layers with adapters; None for those of the paper.
+        targets: the layers with adapters; None for those of the paper. merged: see Adapters, for small networks.
         objective: "summed", an optimizer step for all terms, or "separate", one for each, as in the authors' code.
         lr, betas, weight_decay: of AdamW. lr_schedule: "constant", or "cosine" to 0 at `max_steps`; both after
             warmup_steps of linear rise.
@@ -74,6 +74,7 @@ class ICDModule(LightningModule):
         rank: int = 64,
         alpha: float = 8.0,
         targets: Sequence[str] | None = None,
+        merged: bool = False,
         objective: str = "summed",
         lr: float = 8e-6,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -104,7 +105,8 @@ class ICDModule(LightningModule):
         require_trained(self.editing.guidance_scale, self.guidance_scales)
         if gradient_checkpointing:
             model.network.enable_gradient_checkpointing()
-        self.students = adapter_students(model, rank, alpha, targets) if students == "lora" else full_students(model)
+        lora = students == "lora"
+        self.students = adapter_students(model, rank, alpha, targets, merged) if lora else full_students(model)
         self.weights = self.students.weights  # all that is trained and stored
 
     def setup(self, stage: str) -> None:

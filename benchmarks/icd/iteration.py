@@ -1,13 +1,13 @@
 """One training iteration of iCD: ours against a plain transcription of the authors' schedule.
 
-    python benchmarks/icd/iteration.py [--device cuda] [--batch 8 16 32] [--rank 16 64]
+    python benchmarks/icd/iteration.py [--device cuda] [--batch 8 16 32] [--rank 16 64] [--added]
 
-Ours: one frozen network with two adapters, the summed objective in three calls of the network, one AdamW step. Theirs
-(authors_schedule.py): three networks, ten calls, four AdamW steps. Same network, rank, draws and losses, which are
-compared first, with random adapters. Then iterations of the two alternate in one process; the table has medians and
-the median of the ratios of neighbours. On the CPU these are CPU seconds of this process, which other users of the
-machine change little. Memory: bytes of all parameters that stay resident, and the peak of all tensors that live during
-an iteration above what is there before it, as the allocators count them.
+Ours: one frozen network with two adapters, merged into its weights as they are called, the summed objective in three
+calls of the network, one AdamW step. Theirs (authors_schedule.py): three networks, ten calls, four AdamW steps. Same
+network, rank, draws and losses, which are compared first, with random adapters. Then iterations of the two alternate in
+one process; the table has medians and the median of the ratios of neighbours. On the CPU these are CPU seconds of this
+process, which other users of the machine change little. Memory: bytes of all parameters that stay resident, and the
+peak of all tensors that live during an iteration above what is there before it, as the allocators count them.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ LR = 8e-6
 
 
 class Ours:
-    def __init__(self, network: nn.Module, rank: int) -> None:
+    def __init__(self, network: nn.Module, rank: int, merged: bool = True) -> None:
         self.network = network.requires_grad_(False)
-        self.adapters = Adapters(network, ("forward", "reverse"), rank, 8, TARGETS)
+        self.adapters = Adapters(network, ("forward", "reverse"), rank, 8, TARGETS, merged)
         self.shared = SharedBase(DiffusersDenoiser(network, SCHEDULE), self.adapters)
         self.distillation = ConsistencyDistillation(
             Parametrization(SCHEDULE, "eps"), Boundaries((0, 0.26, 0.52, 0.78, 1))
@@ -76,9 +77,6 @@ class Theirs(AuthorsSchedule):
     @property
     def modules(self) -> list[nn.Module]:
         return [self.teacher, self.reverse, self.forward]
-
-
-SIDES: dict[str, type[Any]] = {"authors": Theirs, "ours": Ours}
 
 
 def make_batch(rows: int, config: dict[str, Any], device: str = "cpu", seed: int = 0) -> Batch:
@@ -149,15 +147,16 @@ def peak_bytes(side: Any, batch: Batch, device: str) -> int:
     return max(accumulate(event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])))
 
 
-def row(rows: int, rank: int, repeats: int, device: str) -> str:
-    sides = {name: side(make_network(EMOJI, device), rank) for name, side in SIDES.items()}
+def row(rows: int, rank: int, repeats: int, device: str, merged: bool) -> str:
+    network = partial(make_network, EMOJI, device)
+    sides: dict[str, Any] = {"authors": Theirs(network(), rank), "ours": Ours(network(), rank, merged)}
     batch = make_batch(rows, EMOJI, device)
     randomise_adapters(sides["authors"], sides["ours"])
     difference = largest_difference(sides["authors"], sides["ours"], batch)
     assert difference < 1e-4, f"the losses differ by {difference:.1e}"
     times = timed(sides, batch, repeats, device)
     ratio = statistics.median(a / b for a, b in zip(times["authors"], times["ours"], strict=True))
-    speed = [f"{rows / statistics.median(times[name]):.1f}" for name in SIDES]
+    speed = [f"{rows / statistics.median(times[name]):.1f}" for name in sides]
     held = [parameter_bytes(side.modules) / 1e6 for side in sides.values()]
     peaks = [peak_bytes(side, batch, device) / 1e6 for side in sides.values()]
     cells = [f"{rank}", f"{rows}", *speed, f"{ratio:.2f}x", *[f"{value:.1f}" for value in held]]
@@ -171,6 +170,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--rank", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--added", action="store_true", help="adapters of ours added to their layers, not merged")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"UNet of widths {EMOJI['block_out_channels']}, latents 4 x 16 x 16, float32, {options.device}, 1 thread\n")
@@ -182,7 +182,7 @@ def main() -> None:
     print("|" + "--:|" * 11)
     for rank in options.rank:
         for rows in options.batch:
-            print(row(rows, rank, options.repeats, options.device), flush=True)
+            print(row(rows, rank, options.repeats, options.device, not options.added), flush=True)
 
 
 if __name__ == "__main__":

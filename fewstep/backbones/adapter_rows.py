@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 Block = tuple[str | None, int]  # an adapter's name, or None for the bare base, and how many rows have it
 
 
 class RowBlocks:
-    """The blocks in force, and the two hooks that obey them: `treat` on LoRA layers, `keep` on the whole network.
+    """The blocks in force, and what obeys them: `treat` or `merge` on LoRA layers, `keep` on the whole network.
 
     blocks: None gives every row to the bare base. One block for all rows costs no slicing.
     """
@@ -37,8 +38,7 @@ class RowBlocks:
         if self.blocks is None:
             return None
         x, sizes = inputs[0], [size for _, size in self.blocks]
-        if len(x) != sum(sizes):
-            raise ValueError(f"rows() tells of {sum(sizes)} rows, but the network was called with a batch of {len(x)}")
+        _check_rows(sizes, x)
         if not torch.is_grad_enabled():
             for (name, _), rows, result in zip(self.blocks, x.split(sizes), output.split(sizes), strict=True):
                 if name is not None:
@@ -53,6 +53,22 @@ class RowBlocks:
                 for (name, _), rows, result in zip(self.blocks, x.split(sizes), output.split(sizes), strict=True)
             ]
         )
+
+    def merge(self, layer: Any, x: Tensor) -> Tensor:
+        """Stands for the forward method of a peft LoRA layer: each block by one layer of weight W + (alpha / rank) B A.
+
+        What it adds is that of `treat`, for the price of a plain layer and of the product B A.
+        """
+        blocks: tuple[Block, ...] = ((None, len(x)),) if self.blocks is None else self.blocks
+        sizes = [size for _, size in blocks]
+        _check_rows(sizes, x)
+        answers = [
+            layer.base_layer(rows)
+            if name is None
+            else functional_call(layer.base_layer, {"weight": merged_weight(layer, name)}, (rows,))
+            for (name, _), rows in zip(blocks, (x,) if len(sizes) == 1 else x.split(sizes), strict=True)
+        ]
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     def keep(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Forward pre-hook of the network: let gradient checkpointing recompute with the blocks of its forward pass.
@@ -80,9 +96,21 @@ class _KeptBlocks:
         return self.checkpoint(run, *inputs)
 
 
+def _check_rows(sizes: Sequence[int], x: Tensor) -> None:
+    if len(x) != sum(sizes):
+        raise ValueError(f"rows() tells of {sum(sizes)} rows, but the network was called with a batch of {len(x)}")
+
+
 def difference(layer: Any, name: str, x: Tensor) -> Tensor:
     """What an adapter adds to a layer's output: (alpha / rank) B A x (Hu et al. 2021, section 4.1)."""
     down, up = layer.lora_A[name], layer.lora_B[name]
     if not torch.is_autocast_enabled(x.device.type):  # autocast chooses the dtype itself
         x = x.to(down.weight.dtype)
     return up(down(x) * layer.scaling[name])  # scaled where it is narrow
+
+
+def merged_weight(layer: Any, name: str) -> Tensor:
+    """W + (alpha / rank) B A. One matrix product: B of a convolution is 1 x 1 (peft's own goes through conv2d)."""
+    down, up, weight = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.base_layer.weight
+    product = torch.addmm(weight.flatten(1), up.flatten(1), down.flatten(1), alpha=layer.scaling[name])
+    return product.view_as(weight)

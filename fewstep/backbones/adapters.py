@@ -3,9 +3,11 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fewstep.backbones.adapter_files import check_fits, read_adapter, save_adapter
@@ -25,6 +27,8 @@ class Adapters:
     model: changed in place, its own weights frozen; outside `rows` it computes the bare base. names: also of folders.
     rank, alpha: an adapter adds (alpha / rank) B A x to a layer; B starts at 0. 64 and 8 are iCD's (appendix A).
     targets: ends of the names of Linear and Conv2d layers; default UNET_TARGETS and JOINT_TARGETS, as far as present.
+    merged: compute with W + (alpha / rank) B A instead of adding B A x. The same to rounding, faster where layers are
+        narrow, and each adapter in a call that is differentiated holds weights of its own: for small float32 networks.
     """
 
     def __init__(
@@ -34,11 +38,14 @@ class Adapters:
         rank: int = 64,
         alpha: float = 8,
         targets: Sequence[str] | None = None,
+        merged: bool = False,
     ) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
         if rank < 1 or alpha <= 0:
             raise ValueError(f"adapters need a rank of at least 1 and an alpha above 0, got {rank} and {alpha}")
+        if merged and {weight.dtype for weight in model.parameters()} != {torch.float32}:
+            raise ValueError("merged adapters need float32 weights: half precision would round what they add away")
         if not names or len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
             raise ValueError(f"adapters need different names of letters, digits and _, got {list(names)}")
         if hasattr(model, "peft_config"):
@@ -57,8 +64,11 @@ class Adapters:
         self._rows.checkpointed = [part for part in model.modules() if hasattr(part, "gradient_checkpointing")]
         model.register_forward_pre_hook(self._rows.keep)
         for layer in self._layers.values():
-            layer.enable_adapters(False)  # the base only: the hook adds the adapters, whichever are in force
-            layer.register_forward_hook(self._rows.treat)
+            layer.enable_adapters(False)  # the base only: the adapters in force are added here
+            if merged:
+                layer.forward = partial(self._rows.merge, layer)
+            else:
+                layer.register_forward_hook(self._rows.treat)
         for name in names:
             for parameter in self.parameters(name):  # peft would train one adapter at a time
                 parameter.data = parameter.data.float()

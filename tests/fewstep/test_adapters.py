@@ -52,9 +52,9 @@ def weighted(output, seed=3):
     return (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))).sum()
 
 
-@pytest.fixture(scope="module")
-def shared():
-    return adapted()
+@pytest.fixture(scope="module", params=[False, True], ids=["added", "merged"])
+def shared(request):
+    return adapted(merged=request.param)
 
 
 def gradients(adapters, loss):
@@ -154,8 +154,8 @@ def test_half_precision_rounds_no_more_than_peft(base):
     assert (ours - exact).norm() < 1.3 * (theirs - exact).norm() < 0.1 * exact.norm()
 
 
-@pytest.mark.parametrize("enable_first", [True, False])
-def test_checkpointing_recomputes_with_the_rows_of_its_own_forward_pass(enable_first):
+@pytest.mark.parametrize(("enable_first", "merged"), [(True, False), (False, False), (True, True)])
+def test_checkpointing_recomputes_with_the_rows_of_its_own_forward_pass(enable_first, merged):
     def two_calls(adapters):
         with adapters.rows(MIXED):
             first = call(adapters.model, *inputs(5))
@@ -165,11 +165,11 @@ def test_checkpointing_recomputes_with_the_rows_of_its_own_forward_pass(enable_f
         with adapters.rows([("reverse", 9)]):  # of other calls, while the recomputation takes place
             return gradients(adapters, weighted(first) + weighted(second) + weighted(base))
 
-    expected = two_calls(adapted())
+    expected = two_calls(adapted(merged=merged))
     model = unet()
     if enable_first:
         model.enable_gradient_checkpointing()
-    adapters = adapted(model)
+    adapters = adapted(model, merged=merged)
     if not enable_first:
         model.enable_gradient_checkpointing()
     adapters.model.train()
@@ -263,6 +263,7 @@ def test_two_processes_with_both_adapters_in_one_backward_pass(tmp_path):
         (lambda a: Adapters(unet(), targets=["to_q", "to_w"]), "UNet2DConditionModel is named ...to_w"),
         (lambda a: Adapters(nn.Sequential(nn.Linear(2, 2))), "Sequential has none of the layers"),
         (lambda a: Adapters(unet(), rank=0), "got 0 and 8"),
+        (lambda a: Adapters(copied_to(unet(), torch.bfloat16), merged=True), "merged adapters need float32"),
         (lambda a: Adapters(unet(), names=("a", "a")), r"\['a', 'a'\]"),
         (lambda a: Adapters(unet(), names=("../a",)), "letters, digits"),
     ],

@@ -93,6 +93,8 @@ def test_students_begin_as_their_teacher(teacher):
     answers = [denoiser(x, t, w, condition) for denoiser in (networks.teacher, networks.forward, networks.reverse)]
     assert torch.equal(answers[0], answers[1])
     assert torch.equal(answers[0], answers[2])
+    merged = module(teacher, merged=True).students.networks
+    torch.testing.assert_close(merged.reverse(x, t, w, condition), answers[0])
     assert not torch.equal(answers[0], networks.teacher(x, t, torch.ones(4), condition))  # w is heard
 
 
