@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from fewstep.choices import require_choice
 from fewstep.schedules import Schedule
 
 _SLACK = 1e-5  # two times nearer than a hundredth of a training step are the same
@@ -69,6 +70,16 @@ class Boundaries:
         first = 0 if start is None else 1
         return cls((0.0, *times[first:], 1.0), 0.0 if start is None else times[0])
 
+    @classmethod
+    def given_in(
+        cls, unit: str, ends: Sequence[float], start: float | None, schedule: Schedule, num_steps: int
+    ) -> "Boundaries":
+        """unit "time": `ends` are times; "log_snr": see from_log_snr. start: in the same unit, None for the data."""
+        require_choice("boundaries_in", unit, ("time", "log_snr"))
+        if unit == "log_snr":
+            return cls.from_log_snr(schedule, ends, start, num_steps)
+        return cls(tuple(ends), 0.0 if start is None else start)
+
     @property
     def encode_times(self) -> tuple[float, ...]:
         """start, times[1], .., 1."""
@@ -104,13 +115,10 @@ class Boundaries:
             low, high = torch.where(there, below, low), torch.where(there, above, high)
         return low, high
 
-    @property
-    def most_reverse_steps(self) -> int:
-        """Decoding steps in the segment that has the most: 1 unless reverse_times are finer than times."""
-        falling = self.decode_times
-        return max(
-            sum(low + _SLACK < time <= high + _SLACK for time in falling) for low, high in pairwise(self.encode_times)
-        )
+    def most_reverse_steps(self, lowest: float) -> int:
+        """Decoding steps in the segment that has the most, if the first ends in `lowest`; 1 without reverse_times."""
+        ends, falling = (lowest, *self.times[1:]), self.decode_times
+        return max(sum(low + _SLACK < time <= high + _SLACK for time in falling) for low, high in pairwise(ends))
 
     def require_on_grid(self, num_steps: int) -> None:
         """ValueError in one line unless all of these times are multiples of 1 / num_steps."""

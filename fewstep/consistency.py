@@ -4,8 +4,8 @@ Starodubcev et al., "Invertible Consistency Distillation for Text-Guided Image E
 A student's answer at (x_t, t) is its jump to the end of t's segment (Eq. 3): up for `forward`, down for `reverse`.
 Every loss is [B]. Targets carry no gradient; the target network is the student itself.
 
-Each loss is written as a generator of `Call`s to the networks, so that the losses of one iteration can be computed side
-by side: ten calls become three larger ones, two without gradient and one with.
+Each loss is a generator of calls to the networks, so that the losses of one iteration are computed side by side: see
+fewstep.network_calls.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -17,61 +17,12 @@ import torch
 from torch import Tensor
 
 from fewstep.boundaries import Boundaries
-from fewstep.guidance import Condition, Denoiser, Distance
+from fewstep.guidance import Condition, Distance
 from fewstep.losses import pseudo_huber
+from fewstep.network_calls import Call, Losses, Networks, Role, side_by_side
 from fewstep.predictions import Parametrization
 from fewstep.schedules import per_sample
 from fewstep.solvers import time_like
-
-Role = Literal["teacher", "forward", "reverse"]
-
-
-class Call(NamedTuple):
-    """A question to one of the three networks; its answer is [B, ...]."""
-
-    network: Role
-    x: Tensor  # [B, ...]
-    t: Tensor  # [B]
-    guidance_scale: Tensor  # [B]
-    condition: Condition  # each [B, ...]
-    gradient: bool = False
-
-
-Networks = Callable[[Sequence[Call]], Sequence[Tensor]]  # the answers to calls of different networks, in their order
-Losses = Generator[Call, Tensor, Tensor]  # asks, is sent the answers, returns [B]
-
-
-@dataclass(frozen=True)
-class SeparateNetworks:
-    """Networks of three denoisers, called one after the other."""
-
-    teacher: Denoiser
-    forward: Denoiser
-    reverse: Denoiser
-
-    def __call__(self, calls: Sequence[Call]) -> list[Tensor]:
-        return [getattr(self, call.network)(call.x, call.t, call.guidance_scale, call.condition) for call in calls]
-
-
-def side_by_side(networks: Networks, terms: Sequence[Losses]) -> list[Tensor]:
-    """What the terms return. In every round all calls without gradient are put together; if there are none, all with.
-
-    So whatever needs no gradient comes first, and the last round is the one that is differentiated.
-    """
-    results: list[Tensor | None] = [None] * len(terms)
-    waiting = {index: next(term) for index, term in enumerate(terms)}
-    while waiting:
-        asked = {index: call for index, call in waiting.items() if not call.gradient} or dict(waiting)
-        gradient = torch.is_grad_enabled() and all(call.gradient for call in asked.values())
-        with torch.set_grad_enabled(gradient):
-            answers = networks(list(asked.values()))
-        for index, answer in zip(asked, answers, strict=True):
-            try:
-                waiting[index] = terms[index].send(answer)
-            except StopIteration as stop:
-                results[index] = stop.value
-                del waiting[index]
-    return [result for result in results if result is not None]
 
 
 @dataclass(frozen=True)
@@ -104,6 +55,9 @@ class ConsistencyDistillation:
 
     parametrization: what the students predict. teacher_parametrization: what the teacher does, if not the same.
     cycle_distance: of the full cycle, such as LPIPS of the decoded pictures; None means `distance`.
+    reverse_from: what reverse preservation starts from and returns to. "noised": data with noise, as in the paper.
+        "encoded": the states that the encoder makes of the data, which differ from it, and in the first segment the
+        data themselves; an addition of fewstep's.
     """
 
     parametrization: Parametrization
@@ -113,8 +67,11 @@ class ConsistencyDistillation:
     weights: Weights = field(default_factory=Weights)
     teacher_parametrization: Parametrization | None = None
     cycle_distance: Distance | None = None
+    reverse_from: Literal["noised", "encoded"] = "noised"
 
     def __post_init__(self) -> None:
+        if self.reverse_from not in ("noised", "encoded"):
+            raise ValueError(f'reverse_from {self.reverse_from!r} is unknown; choose "noised" or "encoded"')
         self.boundaries.require_on_grid(self.num_steps)
         for parametrization in (self.parametrization, self.teacher_parametrization or self.parametrization):
             parametrization.check((self.boundaries.start, 1 / self.num_steps, 1.0))
@@ -166,19 +123,42 @@ class ConsistencyDistillation:
 
     def reverse_preservation(self, draw: Draw) -> Losses:
         """How far the decoder is from undoing the encoder on a segment, unguided; trains `reverse` only (3.3)."""
+        if self.reverse_from == "encoded":
+            return (yield from self._return_to_encoded(draw))
         x = self.parametrization.add_noise(draw.data, draw.noise, draw.low)
         raised = yield from self._ascend(x, draw, gradient=False)
         lowered = yield from self._descend(raised, draw, gradient=True)
         return self.distance(lowered, x)
 
+    def _return_to_encoded(self, draw: Draw) -> Losses:
+        """How far the decoder is from undoing the encoder on a segment of its own way from the data to the code."""
+        times = self.boundaries.encode_times
+        x = self.parametrization.add_noise(draw.data, draw.noise, time_like(draw.data, self.boundaries.start))
+        states = yield from self._chain("forward", x, times, draw.condition)
+        goal = _at(draw.low, times[:-1], [draw.data, *states[1:-1]])
+        to_data = draw._replace(low=torch.where(draw.low < times[1] - 1e-6, 0.0, draw.low))
+        lowered = yield from self._descend(_at(draw.high, times, states), to_data, gradient=True, lowest=0.0)
+        return self.distance(lowered, goal)
+
+    def _chain(
+        self, student: Role, x: Tensor, times: Sequence[float], condition: Condition, gradient: bool = False
+    ) -> Generator[Call, Tensor, list[Tensor]]:
+        """The states [B, ...] at `times`, of which the first is x; unguided."""
+        states = [x]
+        for start, end in pairwise(times):
+            t, s = time_like(x, start), time_like(x, end)
+            output = yield Call(student, states[-1], t, torch.ones_like(t), condition, gradient)
+            states.append(self.parametrization.jump(states[-1], output, t, s))
+        return states
+
     def _ascend(self, x: Tensor, draw: Draw, gradient: bool) -> Losses:
         output = yield Call("forward", x, draw.low, torch.ones_like(draw.low), draw.condition, gradient)
         return self.parametrization.jump(x, output, draw.low, draw.high)
 
-    def _descend(self, x: Tensor, draw: Draw, gradient: bool) -> Losses:
+    def _descend(self, x: Tensor, draw: Draw, gradient: bool, lowest: float | None = None) -> Losses:
         """All decoding jumps of a segment. Rows that need fewer than the most jump high -> high, which is exact."""
         t, high = draw.high, draw.high
-        for _ in range(self.boundaries.most_reverse_steps):
+        for _ in range(self.boundaries.most_reverse_steps(self.boundaries.start if lowest is None else lowest)):
             moving = t > draw.low + 1e-6
             source = torch.where(moving, t, high)
             end = torch.where(moving, torch.maximum(self.boundaries.reverse_end(t), draw.low), high)
@@ -193,15 +173,9 @@ class ConsistencyDistillation:
         With the LPIPS of decoded pictures as `cycle_distance` it is the loss of Inverse-and-Edit (2025).
         """
         x = self.parametrization.add_noise(draw.data, draw.noise, time_like(draw.data, self.boundaries.start))
-        legs: tuple[tuple[Role, tuple[float, ...]], ...] = (
-            ("forward", self.boundaries.encode_times),
-            ("reverse", self.boundaries.decode_times),
-        )
-        for student, times in legs:
-            for start, end in pairwise(times):
-                t, s = time_like(x, start), time_like(x, end)
-                output = yield Call(student, x, t, torch.ones_like(t), draw.condition, gradient=True)
-                x = self.parametrization.jump(x, output, t, s)
+        encoded = yield from self._chain("forward", x, self.boundaries.encode_times, draw.condition, gradient=True)
+        code, times = encoded[-1], self.boundaries.decode_times
+        x = (yield from self._chain("reverse", code, times, draw.condition, gradient=True))[-1]
         return (self.cycle_distance or self.distance)(x, draw.data)
 
     def term(self, name: str, networks: Networks, draw: Draw) -> Tensor:
@@ -216,3 +190,11 @@ class ConsistencyDistillation:
         losses = side_by_side(networks, [getattr(self, name)(draw) for name in weights])
         terms = dict(zip(weights, losses, strict=True))
         return sum((weights[name] * loss for name, loss in terms.items()), draw.forward_time.new_zeros(())), terms
+
+
+def _at(t: Tensor, times: Sequence[float], states: Sequence[Tensor]) -> Tensor:
+    """Of each row [B] the state [B, ...] that belongs to its time t [B]."""
+    found = states[0]
+    for time, state in zip(times, states, strict=True):
+        found = torch.where(per_sample((t - time).abs() < 1e-6, state), state, found)
+    return found

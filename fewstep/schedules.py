@@ -165,6 +165,8 @@ def schedule_of_config(config: Mapping[str, Any]) -> DiscreteSchedule | Rectifie
         betas = config.get("trained_betas")
         ends = (float(config["beta_start"]), float(config["beta_end"]))
         return DiscreteSchedule(config["beta_schedule"], *ends, steps, None if betas is None else list(betas))
+    if config.get("use_dynamic_shifting"):
+        raise ValueError("use_dynamic_shifting=True shifts the schedule by the size of the picture: not supported here")
     if "shift" in config:
         return RectifiedFlow(float(config["shift"]), steps)
     name = config.get("_class_name", "this scheduler")

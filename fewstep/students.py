@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.backbones import Adapters, DiffusersDenoiser, LatentDiffusion, load_guided_network, save_guided_network
-from fewstep.consistency import Call, SeparateNetworks
 from fewstep.guidance import Condition, Denoiser
+from fewstep.network_calls import Call, SeparateNetworks
 
 ADAPTERS = {"teacher": None, "forward": "forward", "reverse": "reverse"}  # None is the network alone
 

@@ -7,6 +7,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.backbones import copied_to
+from fewstep.choices import DTYPES, require_choice
 from fewstep.latent_space import mean_code
 from fewstep.learning_rate import warmup_cosine_of
 from fewstep.losses import l1, l2
@@ -14,7 +15,6 @@ from fewstep.reward_inputs import to_uint8
 
 LOSSES = {"l1": l1, "l2": l2}
 MOST_PSNR = 100.0  # dB, of equal pictures, whose PSNR is infinite
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class AutoencoderModule(LightningModule):
@@ -48,9 +48,8 @@ class AutoencoderModule(LightningModule):
         export_dtype: str = "float16",
     ) -> None:
         super().__init__()
-        for name, value, choices in (("loss", loss, LOSSES), ("export_dtype", export_dtype, DTYPES)):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+        require_choice("loss", loss, LOSSES)
+        require_choice("export_dtype", export_dtype, ("float32", "float16"))
         for name, value in (("kl_weight", kl_weight), ("perceptual_weight", perceptual_weight)):
             if value < 0:
                 raise ValueError(f"{name}={value}: must not be negative")

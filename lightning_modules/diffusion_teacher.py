@@ -11,6 +11,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.backbones import STABLE_DIFFUSION_SCHEDULER, save_stable_diffusion
+from fewstep.choices import DTYPES, require_choice
 from fewstep.frozen_encoders import FrozenEncoders
 from fewstep.guidance import ClassifierFree, Condition, DynamicGuidance
 from fewstep.learning_rate import warmup_cosine_of
@@ -19,8 +20,6 @@ from fewstep.predictions import Parametrization
 from fewstep.rng import PerSampleRng
 from fewstep.schedules import schedule_of_config, training_times
 from fewstep.solvers import ddim, even_times
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class DiffusionTeacherModule(LightningModule):
@@ -62,9 +61,8 @@ class DiffusionTeacherModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["unet"])
-        for name, value, choices in (("prediction", prediction, ("eps", "v")), ("export_dtype", export_dtype, DTYPES)):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+        require_choice("prediction", prediction, ("eps", "v"))
+        require_choice("export_dtype", export_dtype, ("float32", "float16"))
         if not 0 <= prompt_dropout < 1 or sampling_steps < 0:
             raise ValueError(f"prompt_dropout={prompt_dropout}, sampling_steps={sampling_steps}: below 1; 0 or more")
         self.unet = unet

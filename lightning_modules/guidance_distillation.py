@@ -15,6 +15,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from fewstep.backbones import DiffusersDenoiser, add_guidance_embedding, load_latent_diffusion, save_guided_network
+from fewstep.choices import DTYPES, require_choice
 from fewstep.frozen_encoders import FrozenEncoders
 from fewstep.guidance import draw_scales, guidance_distillation, guide
 from fewstep.learning_rate import warmup_cosine_of
@@ -22,8 +23,6 @@ from fewstep.local_weights import weights_sha256
 from fewstep.losses import l2
 from fewstep.rng import PerSampleRng
 from fewstep.schedules import training_times
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class GuidanceDistillationModule(LightningModule):
@@ -60,8 +59,7 @@ class GuidanceDistillationModule(LightningModule):
         self.save_hyperparameters()
         if 1.0 not in guidance_scales or not all(0 < w < math.inf for w in guidance_scales):
             raise ValueError(f"guidance_scales={list(guidance_scales)}: positive, and 1, which is unguided, among them")
-        if export_dtype not in DTYPES:
-            raise ValueError(f"export_dtype={export_dtype!r}: choose one of {', '.join(DTYPES)}")
+        require_choice("export_dtype", export_dtype, ("float32", "float16"))
         self.teacher = load_latent_diffusion(pipeline, network)
         self.parametrization = self.teacher.parametrization
         self.encoders = FrozenEncoders(self.teacher.latents, self.teacher.prompts)

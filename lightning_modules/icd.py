@@ -14,8 +14,9 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from fewstep.backbones import LatentDiffusion, has_guidance_embedding, load_latent_diffusion
+from fewstep.backbones import load_latent_diffusion
 from fewstep.boundaries import Boundaries
+from fewstep.choices import DTYPES, require_choice
 from fewstep.consistency import ConsistencyDistillation, Draw, Weights
 from fewstep.frozen_encoders import FrozenEncoders
 from fewstep.guidance import Condition, draw_scales, require_trained
@@ -27,7 +28,12 @@ from fewstep.losses import l2, pseudo_huber
 from fewstep.rng import PerSampleRng
 from fewstep.students import adapter_students, full_students
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CHOICES = {
+    "students": ("lora", "full"),
+    "objective": ("summed", "separate"),
+    "lr_schedule": ("constant", "cosine"),
+    "dtype": DTYPES,
+}
 AUTHORS_ORDER = ("reverse_cd", "forward_cd", "forward_preservation", "reverse_preservation", "full_cycle")
 
 
@@ -46,6 +52,7 @@ class ICDModule(LightningModule):
         num_steps: teacher steps on a grid over [0, 1], on which the boundaries lie.
         loss_weights: of the terms of Eq. 5, see fewstep.consistency.Weights; a term of weight 0 is not computed.
         huber_c: of the pseudo-Huber distance.
+        reverse_from: "noised", as in the paper, or "encoded": see fewstep.consistency.ConsistencyDistillation.
         students: "lora", two adapters of this rank and alpha on one frozen base, or "full", two more networks.
         targets: the layers with adapters; None for those of the paper. merged: see Adapters, for small networks.
         objective: "summed", an optimizer step for all terms, or "separate", one for each, as in the authors' code.
@@ -70,6 +77,7 @@ class ICDModule(LightningModule):
         num_steps: int = 50,
         loss_weights: dict[str, float] | None = None,
         huber_c: float = 1e-3,
+        reverse_from: str = "noised",
         students: str = "lora",
         rank: int = 64,
         alpha: float = 8.0,
@@ -87,19 +95,21 @@ class ICDModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["editing"])
-        _check_choices(self.hparams)
+        for name, choices in CHOICES.items():
+            require_choice(name, self.hparams[name], choices)
         self.automatic_optimization = objective == "summed"
         model = load_latent_diffusion(pipeline, network, DTYPES[dtype])
         self.model, self.parametrization = model, model.parametrization
         self.encoders = FrozenEncoders(model.latents, model.prompts)
         self.encoders.hashes["network"] = weights_sha256(model.network)
-        self.guidance_scales = _scales(guidance_scales, model)
+        self.guidance_scales = model.scales_to_train(guidance_scales)
         self.distillation = ConsistencyDistillation(
             self.parametrization,
-            _boundaries(boundaries, start, boundaries_in, num_steps, model),
+            Boundaries.given_in(boundaries_in, boundaries, start, model.parametrization.schedule, num_steps),
             num_steps,
             partial(pseudo_huber, c=huber_c),
             Weights(**(loss_weights or {})),
+            reverse_from=reverse_from,
         )
         self.editing = editing or Editing(guidance_scale=max(self.guidance_scales))
         require_trained(self.editing.guidance_scale, self.guidance_scales)
@@ -225,31 +235,3 @@ class ICDModule(LightningModule):
 
 def _seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything
-
-
-def _check_choices(hparams: Any) -> None:
-    known = {"boundaries_in": ("time", "log_snr"), "students": ("lora", "full"), "dtype": tuple(DTYPES)}
-    known |= {"objective": ("summed", "separate"), "lr_schedule": ("constant", "cosine")}
-    for name, choices in known.items():
-        if hparams[name] not in choices:
-            raise ValueError(f"{name}={hparams[name]!r}: choose one of {', '.join(choices)}")
-
-
-def _boundaries(
-    ends: Sequence[float], start: float | None, unit: str, num_steps: int, model: LatentDiffusion
-) -> Boundaries:
-    if unit == "log_snr":
-        return Boundaries.from_log_snr(model.parametrization.schedule, ends, start, num_steps)
-    return Boundaries(tuple(ends), 0.0 if start is None else start)
-
-
-def _scales(wanted: Sequence[float] | None, model: LatentDiffusion) -> tuple[float, ...]:
-    """The scales to train on, all known to the teacher."""
-    if not has_guidance_embedding(model.network):
-        raise ValueError("the network has no guidance embedding: train GuidanceDistillationModule, give its export")
-    scales = tuple(wanted or model.guidance_scales or ())
-    if 1.0 not in scales:
-        raise ValueError(f"guidance_scales {list(scales)}: say which the network was trained on, 1 among them")
-    for scale in scales:
-        require_trained(scale, model.guidance_scales or scales)
-    return scales

@@ -7,8 +7,8 @@
 
 NAME of an export is its configuration in Table 2 of the paper: A, B, C (2, 3, 4 segments without preservation), E
 (forward preservation alone for the encoder), F (C and forward preservation), G (and reverse preservation), G3 (G with 3
-segments). A name that comes again is another seed. H to K of the table are C, C, F and G, guided; every export is
-measured unguided, guided, and guided below t = 0.8 and 0.7. All share one teacher.
+segments); G+ is G with reverse_from "encoded". A name that comes again is another seed. H to K of the table are C, C, F
+and G, guided; every export is measured unguided, guided, and guided below t = 0.8 and 0.7. All share one teacher.
 
 One line of JSON for each method; what is in the file is not measured again, so it can be stopped and started again.
 About 12 CPU minutes with N = 128, of which the chains of 50 steps take most; they are needed once for all exports.

@@ -1,6 +1,6 @@
 """Latent diffusion models of text to image, whichever kind, as the parts that samplers and losses need."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from fewstep.backbones.denoisers import DiffusersDenoiser, has_guidance_embeddin
 from fewstep.backbones.guided_networks import PARTS, load_denoising_network
 from fewstep.backbones.pretrained import load_autoencoder, network_config
 from fewstep.backbones.prompts import load_prompt_encoder, pipeline_parts
-from fewstep.guidance import ClassifierFree, Denoiser
+from fewstep.guidance import ClassifierFree, Denoiser, require_trained
 from fewstep.hub_files import missing
 from fewstep.latent_space import LatentSpace
 from fewstep.predictions import Parametrization, parametrization_of_config
@@ -46,6 +46,17 @@ class LatentDiffusion:
         if has_guidance_embedding(self.network):
             return denoiser
         return ClassifierFree(denoiser.network, self.prompts.null_condition())
+
+    def scales_to_train(self, wanted: Sequence[float] | None = None) -> tuple[float, ...]:
+        """The wanted scales, else all that the network knows; 1 is one of them. ValueError for others than it knows."""
+        if not has_guidance_embedding(self.network):
+            raise ValueError("the network has no guidance embedding: train GuidanceDistillationModule, give its export")
+        scales = tuple(wanted or self.guidance_scales or ())
+        if 1.0 not in scales:
+            raise ValueError(f"guidance_scales {list(scales)}: say which the network was trained on, 1 among them")
+        for scale in scales:
+            require_trained(scale, self.guidance_scales or scales)
+        return scales
 
 
 def load_latent_diffusion(
@@ -93,6 +104,4 @@ def _parametrization(pipeline: str | Path) -> Parametrization:
         config = DDIMScheduler.load_config(str(pipeline), subfolder="scheduler")
     except (OSError, ValueError) as error:
         raise ValueError(missing(pipeline, "scheduler/scheduler_config.json", error)) from None
-    if config.get("use_dynamic_shifting"):
-        raise ValueError(f"{pipeline} shifts its schedule by the size of the picture, which is not supported here")
     return parametrization_of_config(config)

@@ -88,15 +88,14 @@ def test_both_ends_of_the_first_segment_agree_without_a_noisy_start():
     five = Boundaries(FOUR.times, 0.02, (0, 0.02, 0.26, 0.52, 0.78, 1))  # or with a call of its own
     low, high = five.draw_segment(torch.zeros(1))
     assert five.reverse_end(high).item() == pytest.approx(low.item()) == 0.02 == five.encode_times[0]
-    assert five.most_reverse_steps == 1
+    assert five.most_reverse_steps(0.02) == 1
     five.require_on_grid(50)
 
 
 def test_finer_decoding():
     boundaries = Boundaries([0, 0.5, 1], 0.02, [0, 0.1, 0.3, 0.5, 0.8, 1])
     assert boundaries.decode_times == (1, 0.8, 0.5, 0.3, 0.1, 0)
-    assert boundaries.most_reverse_steps == 3
-    assert FOUR.most_reverse_steps == 1
+    assert (boundaries.most_reverse_steps(boundaries.start), FOUR.most_reverse_steps(0.02)) == (3, 1)
     assert boundaries.reverse_end(torch.tensor([0.9, 0.5, 0.2])).tolist() == pytest.approx([0.8, 0.3, 0.1])
     assert boundaries.forward_end(torch.tensor([0.9, 0.5, 0.2])).tolist() == [1, 1, 0.5]
 

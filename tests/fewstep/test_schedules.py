@@ -145,6 +145,7 @@ def test_training_steps_and_coarse_numbers_are_refused_as_times(dtype):
         (lambda: DiscreteSchedule(betas=[0.1, 1.0]), r"betas must be numbers in \[0, 1\)"),
         (lambda: RectifiedFlow(0), "shift must be positive, got 0"),
         (lambda: schedule_of_config({"_class_name": "KarrasVeScheduler"}), "KarrasVeScheduler has neither"),
+        (lambda: schedule_of_config({"shift": 3.0, "use_dynamic_shifting": True}), "use_dynamic_shifting=True shifts"),
         (lambda: schedule_of_config({**SD, "rescale_betas_zero_snr": True}), "rescale_betas_zero_snr=True is not"),
     ],
 )

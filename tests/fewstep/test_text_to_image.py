@@ -190,7 +190,7 @@ def changed(folder, tmp_path, file, **entries):
         ("sd", "model_index.json", {"unet": ["diffusers", "UNet2DModel"]}, "draws with UNet2DModel; supported"),
         ("sd3", "model_index.json", {"transformer": ["diffusers", "FluxTransformer2DModel"]}, "draws with FluxTransf"),
         ("sdxl", "model_index.json", {"text_encoder": [None, None]}, "no first text encoder"),
-        ("sd3", "scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "shifts its schedule"),
+        ("sd3", "scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "use_dynamic_shifting=True shifts"),
         ("sd", "scheduler/scheduler_config.json", {"prediction_type": "colour"}, "prediction_type 'colour' is unknown"),
         ("sdxl", "vae/config.json", {"latents_mean": [0.0] * 4}, "latents_mean or latents_std"),
         ("sd", "unet/config.json", {"sample_size": None}, "has sample_size None: give image_size"),
