@@ -26,9 +26,20 @@ examples
   python train.py fit -c configs/ot_conditional/weather.yaml --trainer.max_steps 500
   python train.py fit --run_dir runs/weather/ID --resume auto
 
-A mistake in a config is answered with one line and exit code 2; FEWSTEP_TRACEBACK=1 shows where it was raised.
+exit codes
+  0          done
+  1          failed; a dead rank is named in one line, everything else leaves a traceback
+  2          a mistake in a config, in the data or on the command line: one line, before the first step
+  130        stopped by Ctrl-C        } the step was finished and checkpoints/last.ckpt written, or the line on stderr
+  143        stopped by SIGTERM,      } says that there was nothing to save; go on with --run_dir RUN --resume auto
+             or by SIGUSR1 without SLURM
+  75         stopped by SIGUSR1 on SLURM, before the time is up: configs/trainer/slurm.sh requeues the job
+
+FEWSTEP_TRACEBACK=1 shows where an error was raised.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,4 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # until the imports are done; then callbacks/stop_signals.py
+        signal.signal(number, lambda *_: os._exit(143))
     sys.exit(main())

@@ -2,14 +2,19 @@
 
 from callbacks.atomic_checkpoint import AtomicCheckpointIO
 from callbacks.cmmd import CMMDCallback
+from callbacks.data_identity import DataIdentity
 from callbacks.diversity import DiversityCallback
 from callbacks.ema import EMA
 from callbacks.export import Export
 from callbacks.fid import FIDCallback
+from callbacks.fully_sharded import FullySharded
 from callbacks.kid import KIDCallback
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.loss_spikes import LossSpikes
+from callbacks.numeric_guard import NumericGuard
 from callbacks.paired_image import PairedImageCallback
 from callbacks.picture_writer import PictureWriter
+from callbacks.preemption import Preemption
 from callbacks.progress import Progress
 from callbacks.retrieval import RetrievalMetrics
 from callbacks.reward_scores import CLIPScoreCallback, ImageRewardCallback
@@ -18,6 +23,7 @@ from callbacks.sample_picture import SamplePicture
 from callbacks.sample_table import SampleTableCallback
 from callbacks.skipped_samples import SkippedSamples
 from callbacks.step_seed import StepSeed
+from callbacks.throughput import Throughput
 from callbacks.transport_metrics import TransportMetrics
 from callbacks.wandb_artifacts import WandbArtifacts
 
@@ -26,14 +32,19 @@ __all__ = [
     "AtomicCheckpointIO",
     "CLIPScoreCallback",
     "CMMDCallback",
+    "DataIdentity",
     "DiversityCallback",
     "Export",
     "FIDCallback",
+    "FullySharded",
     "ImageRewardCallback",
     "KIDCallback",
     "LastCheckpoint",
+    "LossSpikes",
+    "NumericGuard",
     "PairedImageCallback",
     "PictureWriter",
+    "Preemption",
     "Progress",
     "RetrievalMetrics",
     "SampleGridCallback",
@@ -41,6 +52,7 @@ __all__ = [
     "SampleTableCallback",
     "SkippedSamples",
     "StepSeed",
+    "Throughput",
     "TransportMetrics",
     "WandbArtifacts",
 ]

@@ -1,8 +1,8 @@
 """The command line of train.py: LightningCLI with keyed callbacks, one folder per run and one-line errors."""
 
 import argparse
+import multiprocessing
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +14,17 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from callbacks import resume, run_stages
+from callbacks import exit_codes, resume, run_stages, stop_signals
 from callbacks.atomic_checkpoint import read_checkpoint
-from callbacks.command_line_errors import explain, one_line, read_configs
+from callbacks.command_line_errors import explain, read_configs
 from callbacks.command_line_scan import callback_keys, scan, with_saved_config, with_saved_model
 from callbacks.csv_logger import AppendingCSVLogger
+from callbacks.dead_ranks import RankWatch
 from callbacks.dry_run import DryRun
+from callbacks.dry_run_ranks import rehearsal, take_ranks
 from callbacks.optimizer_options import OptimizerOptions
+from callbacks.preemption import silence_lightning
 from callbacks.quiet import quiet
 from callbacks.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
 from callbacks.wandb_logger import OfflineFirstWandbLogger
@@ -32,40 +33,36 @@ OF_ONE_INVOCATION = ("config", "run_dir", "resume", "dry_run")  # not part of th
 
 
 def run(argv: Sequence[str], default_config: str | Path) -> int:
-    """Run one command line; returns the exit code: 0, or 2 after one line on stderr for what the user can mend.
+    """Run one command line; returns the exit code, one of those in train.py's docstring.
 
     argv: without the program's name. default_config: YAML that is read before every `-c`.
+    Errors: what is not for the user to mend keeps its traceback.
     """
     quiet()
-    command = None
-    try:
-        command = CommandLine(argv, default_config)
-        command.run()
-    except Exception as error:
-        if os.environ.get("FEWSTEP_TRACEBACK") or not _mendable(error, command):
-            raise
-        rank = getattr(rank_zero_only, "rank", 0)
-        print(f"error{f' on rank {rank}' if rank else ''}: {one_line(error)}", file=sys.stderr)
-        return 2
-    finally:
-        os.environ.pop(RUN_ID_VARIABLE, None)
-    return 0
-
-
-def _mendable(error: Exception, command: "CommandLine | None") -> bool:
-    """Whether one line will do: everything in a dry run; else what the user's files can cause before step 1."""
-    if command is not None and command.settings.dry_run:
-        return True
-    if command is not None and command.run_directory.started:
-        return False
-    kinds = (ValueError, OSError, ImportError, MisconfigurationException)
-    return isinstance(error, kinds) or "loading state_dict" in str(error)
+    command, code = None, exit_codes.FAILED
+    others = multiprocessing.active_children()
+    with stop_signals.handled():
+        try:
+            command = CommandLine(argv, default_config)
+            command.run()
+            code = 0
+        except (Exception, stop_signals.Stopped) as error:
+            code = exit_codes.report(error, command)
+        finally:
+            for process in set(multiprocessing.active_children()) - set(others):
+                process.kill()  # a loader worker that ignores signals would be waited for; it only reads
+            if command is not None and command.watch is not None:
+                lost = command.watch.finish(failed=code != 0)
+                code = code or lost
+            os.environ.pop(RUN_ID_VARIABLE, None)
+    return code
 
 
 class CommandLine(LightningCLI):
     """Parse, then build data, model and trainer. `run()` does the work: whatever cannot be built fails before it."""
 
     def __init__(self, argv: Sequence[str], default_config: str | Path) -> None:
+        self.watch: RankWatch | None = None
         self.argv = with_saved_model(with_saved_config(list(argv)))
         files = [str(default_config), *scan(self.argv).config]
         self.raw_configs = read_configs(files)
@@ -111,6 +108,7 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.settings = self.config[self.subcommand]
+        self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._dump_config()
@@ -136,13 +134,14 @@ class CommandLine(LightningCLI):
             self.run_directory = DryRun(self.folder)
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
             trainer.update(fast_dev_run=2, logger=False, default_root_dir=self._scratch.name)
+            trainer.update(rehearsal(trainer, self.ranks))
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and (callback.dirpath is None or self.settings.dry_run):
                 callback.dirpath = str(Path(trainer["default_root_dir"], "checkpoints"))
         for flag, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", Checkpoint)):
             if not any(isinstance(c, kind) for c in callbacks):
                 trainer[flag] = False  # else Lightning adds one of its own
-        return self._instantiate_trainer(trainer, [self.run_directory, OptimizerOptions(), *callbacks])
+        return self._instantiate_trainer(trainer, [OptimizerOptions(), self.run_directory, *callbacks])
 
     def _loggers(self) -> list[Logger]:
         loggers: list[Logger] = [AppendingCSVLogger(str(self.folder))]
@@ -157,6 +156,9 @@ class CommandLine(LightningCLI):
 
     def run(self) -> None:
         """Do what the subcommand says."""
+        silence_lightning(self.trainer)
+        self.watch = RankWatch(self.trainer, self.folder)
+        self.watch.start()
         parts = (self.trainer, self.model, self.datamodule)
         if self.subcommand != "fit":
             run_stages.evaluate(self.trainer, self.subcommand, self._prepare_subcommand_kwargs(self.subcommand))

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from callbacks.weight_mismatch import describe_misfit
+
 Configs = Mapping[str, Mapping[str, Any]]  # file name -> its raw content
 
 
@@ -151,12 +153,10 @@ def _place(key: str, configs: Configs, argv: Sequence[str]) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An exception's message on one line; for weights that do not fit, the first misfit."""
+    """An exception's message on one line; for weights that do not fit, how many and which."""
     text = str(error)
     if "loading state_dict" in text:
-        misfits = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-        more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
-        return f"the checkpoint does not fit the model: {misfits[0] if misfits else text}{more}"
+        return describe_misfit(text)
     if "Does not validate against any" in text:  # jsonargparse wraps what a constructor raises
         return _reason(text)
     return " ".join(text.split()) or type(error).__name__

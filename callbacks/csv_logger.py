@@ -1,6 +1,8 @@
 """Metrics as a CSV file that survives a resume."""
 
 import csv
+import os
+import sys
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
@@ -27,6 +29,31 @@ class AppendingCSVLogger(CSVLogger):
 
 
 class _AppendingWriter(ExperimentWriter):
+    said = False
+
+    def save(self) -> None:
+        """Write what is not yet written; where that fails it is said once, kept in memory and tried again later."""
+        try:
+            super().save()
+        except OSError as error:
+            if not self.said:
+                print(f"metrics.csv: {error}; the run goes on without it.", file=sys.stderr, flush=True)
+            self.said = True
+            self._check_log_dir_exists()  # the columns are those of the file, whatever was about to be added
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Lightning empties the file before it writes it anew, which on a full disk is all that remains."""
+        target = Path(self.metrics_file_path)
+        partial = target.with_name(f".{target.name}.tmp.{os.getpid()}")
+        try:
+            with target.open(newline="") as old, partial.open("w", newline="") as new:
+                writer = csv.DictWriter(new, fieldnames=fieldnames)
+                writer.writeheader()
+                writer.writerows(csv.DictReader(old))
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
     def _check_log_dir_exists(self) -> None:
         """Take over the columns of an existing file instead of deleting it."""
         existing = Path(self.metrics_file_path)

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-CHECKPOINTS_KEPT = 3  # best, last, and the one being written
+from callbacks.dry_run_ranks import batches_per_rank, count_batches
+
+CHECKPOINTS_KEPT = 4  # best, last, the one before it, and the one being written
 
 
 class DryRun(Callback):
@@ -32,7 +34,8 @@ class DryRun(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             self.rows["train batch"] = describe(batch)
-            self.rows["train batches"] = _length(trainer.train_dataloader)
+            self.rows["train batches"] = count_batches(trainer.train_dataloader)
+            self.rows |= global_batch(batch, trainer)
         self._clock = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -50,7 +53,7 @@ class DryRun(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rows["validation"] = f"{1e3 * (time.perf_counter() - self._validation_clock):.1f} ms for the first batches"
-        self.rows["validation batches"] = _length(trainer.val_dataloaders)
+        self.rows["validation batches"] = count_batches(trainer.val_dataloaders)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -71,6 +74,7 @@ class DryRun(Callback):
         parts += [c.state_dict() for c in trainer.callbacks]  # type: ignore[attr-defined]
         self._checkpoint_bytes = sum(t.numel() * t.element_size() for part in parts for t in tensors(part))
         self.rows["checkpoint"] = f"about {self._checkpoint_bytes / 1e6:.2f} MB"
+        self.rows |= batches_per_rank(trainer)
 
     def check_disk(self) -> None:
         """Compare the free disk with three checkpoints; ValueError if they do not fit."""
@@ -85,13 +89,25 @@ class DryRun(Callback):
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
         gpu = f", GPU {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB" if torch.cuda.is_available() else ""
-        self.rows["peak memory"] = f"{peak:,.0f} MB{gpu}"
+        of = " per rank" if "ranks" in self.rows else ""
+        self.rows[f"peak memory{of}"] = f"{peak:,.0f} MB{gpu}"
         self.rows["would write to"] = str(self.folder)
         print("dry run: everything works, nothing was written")
         table = Table(show_header=False)
         for name, value in self.rows.items():
             table.add_row(name, value)
         Console().print(table)
+
+
+def global_batch(batch: Any, trainer: Trainer) -> dict[str, str]:
+    """What several ranks do in one optimizer step; nothing for one rank without accumulation."""
+    ranks, parts = trainer.world_size, trainer.accumulate_grad_batches
+    rows = {"ranks": f"{ranks}, of which this is rank {trainer.global_rank}"} if ranks > 1 else {}
+    first = next(iter(batch.values()), None) if isinstance(batch, Mapping) else batch
+    if ranks * parts == 1 or not isinstance(first, Tensor | list | tuple):
+        return rows
+    size, accumulated = len(first), f" x {parts} accumulated batches" if parts > 1 else ""
+    return {**rows, "rows per step": f"{size * ranks * parts} = {size} x {ranks} ranks{accumulated}"}
 
 
 def describe(batch: Any) -> str:
@@ -115,10 +131,3 @@ def tensors(state: Any) -> Iterator[Tensor]:
     elif isinstance(state, list | tuple):
         for value in state:
             yield from tensors(value)
-
-
-def _length(loaders: Any) -> str:
-    try:
-        return " + ".join(str(len(loader)) for loader in (loaders if isinstance(loaders, list) else [loaders]))
-    except TypeError:
-        return "unbounded"

@@ -6,13 +6,17 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from callbacks.checkpoint_folder import remove_leftovers
+from callbacks.remote_checkpoint import is_remote, require_store
+
 
 class LastCheckpoint(Checkpoint):
     """Write checkpoints/last.ckpt after every validation, every `every_n_steps` if given, and at the end of a run.
 
     Lightning's `save_last` writes only when the monitored metric improves, so that a run on a plateau could not be
     resumed from where it is. At `max_steps` the file is written before the epoch is declared over: a later resume with
-    a larger `max_steps` goes on in the middle of that epoch. folder: DEFAULT_ROOT_DIR/checkpoints if not given.
+    a larger `max_steps` goes on in the middle of that epoch. `AtomicCheckpointIO` keeps the file before it as
+    last-1.ckpt. folder: a path or an address such as s3://bucket/run; DEFAULT_ROOT_DIR/checkpoints if not given.
     """
 
     def __init__(self, every_n_steps: int | None = None, folder: str | None = None) -> None:
@@ -22,27 +26,37 @@ class LastCheckpoint(Checkpoint):
         self.folder = folder
         self._saved_step = -1
 
-    def path(self, trainer: Trainer) -> Path:
-        """Where the file stands for this trainer."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.folder is not None and is_remote(self.folder):
+            require_store(self.folder)
+
+    def path(self, trainer: Trainer) -> Path | str:
+        """Where the file stands for this trainer: a Path, or a string for an address."""
+        if self.folder is not None and is_remote(self.folder):
+            return f"{self.folder.rstrip('/')}/last.ckpt"
         return Path(self.folder or Path(trainer.default_root_dir, "checkpoints"), "last.ckpt")
 
-    def _save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer) -> None:
+        """Write the file now, on every rank together; does nothing outside of fit."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run:
             self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.path(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
+        path = self.path(trainer)
+        if trainer.is_global_zero and isinstance(path, Path):
+            remove_leftovers(path.parent)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
         due = step == trainer.max_steps or (self.every_n_steps is not None and step % self.every_n_steps == 0)
         if due and step != self._saved_step:
-            self._save(trainer)
+            self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
+        self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._saved_step:  # stopped in the middle of an epoch, by a timer for example
-            self._save(trainer)
+            self.save(trainer)

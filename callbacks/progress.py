@@ -9,9 +9,11 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich import progress as rich_progress
 from rich.console import Console
 
+from callbacks.throughput import Throughput
+
 
 class Progress(ProgressBar):
-    """`step 1200/6000  epoch 5  train/loss 0.812  val/nll 0.731  41.2 it/s  ETA 1:56`
+    """`step 1200/6000  epoch 5  train/loss 0.812  val/nll 0.731  312 img/s  data 3 %  MFU 41 %  41.2 it/s  ETA 1:56`
 
     On a terminal the line follows a bar and is refreshed twice a second; elsewhere it is printed every `every_seconds`
     and once at the end. Values are fetched from the device only then, never per step. Only rank 0 speaks.
@@ -105,11 +107,13 @@ def total_steps(trainer: Trainer) -> float:
 
 
 def training_details(trainer: Trainer) -> str:
-    """`epoch 5  train/loss 0.812  val/nll 0.731  ` from what was logged; at most two validation metrics."""
+    """`epoch 5  train/loss 0.812  val/nll 0.731  312 img/s  data 3 %  ` as logged last; at most two values of val."""
     metrics = trainer.callback_metrics
     names = [n for n in ("train/loss",) if n in metrics] + sorted(n for n in metrics if n.startswith("val/"))[:2]
     shown = "".join(f"{name} {float(metrics[name]):.4g}  " for name in names)
-    return f"epoch {trainer.current_epoch}  {shown}"
+    meters = [c.line() for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
+    speed = "".join(f"{line}  " for line in meters if line)
+    return f"epoch {trainer.current_epoch}  {shown}{speed}"
 
 
 def clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Continue a run: find its newest whole checkpoint and compare it with the config."""
+"""Continue a run: find its folder and checkpoint, and compare the checkpoint with the config."""
 
 import os
 import sys
@@ -11,32 +11,35 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.atomic_checkpoint import read_checkpoint
+from callbacks.checkpoint_file import require_training_state
+from callbacks.newest_checkpoint import newest_checkpoint
+from callbacks.remote_checkpoint import is_remote
 from callbacks.run_directory import new_run_id, refuse_occupied, shared_run_id
 
 say = rank_zero_only(print)
 
 
-def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | None]:
-    """The folder that a run writes to and the checkpoint that it continues, if any.
+def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | str | None]:
+    """The folder that a run writes to and the checkpoint that it continues, if any; a string if that is remote.
 
-    settings: run_dir, resume (None, "auto" or a path), trainer.num_nodes and, unless fitting, ckpt_path.
+    settings: run_dir, resume (None, "auto", a path or an address), trainer.num_nodes and, unless fitting, ckpt_path.
     Errors: ValueError for a folder that is in use, an `auto` that cannot know its folder, a folder given as checkpoint.
     """
     folder = Path(settings.run_dir) if settings.run_dir else None
-    if settings.resume and settings.resume != "auto":
+    remote = bool(settings.resume) and is_remote(settings.resume)
+    if settings.resume and settings.resume != "auto" and not remote:
         return _continue_from(Path(settings.resume), folder)
     if not fitting and folder is None and settings.ckpt_path:
         return run_directory_of(Path(settings.ckpt_path)), None
     if folder is None:
         shared = shared_run_id(os.environ, settings.trainer.num_nodes)
-        if settings.resume and shared is None:
+        if settings.resume == "auto" and shared is None:
             raise ValueError(f"--resume auto cannot know which run you mean; add --run_dir {_newest_run(name)}")
         folder = Path("runs") / name / (shared or new_run_id())
-    if not settings.resume:
+    if not settings.resume or remote:
         if fitting and getattr(rank_zero_only, "rank", 0) == 0:
             refuse_occupied(folder)
-        return folder, None
+        return folder, settings.resume
     checkpoint = newest_checkpoint(folder)
     say(f"resume  {checkpoint}" if checkpoint else f"resume  no checkpoint in {folder}, starting from the beginning")
     return folder, checkpoint
@@ -56,29 +59,18 @@ def _newest_run(name: str) -> Path:
     return max(runs, key=lambda run: run.stat().st_mtime_ns, default=Path("runs", name, "ID"))
 
 
-def run_directory_of(checkpoint: Path) -> Path:
-    """RUN for RUN/checkpoints/last.ckpt, else the checkpoint's own folder."""
+def run_directory_of(checkpoint: Path | str) -> Path:
+    """RUN for RUN/checkpoints/last.ckpt, else the checkpoint's own folder; for an address no folder that exists."""
+    checkpoint = Path(checkpoint)
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-
-
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest checkpoint of a run that can be read; broken ones are skipped with one line each."""
-    files = sorted(run_dir.glob("checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    for file in files:
-        try:
-            read_checkpoint(file, lazily=True)
-        except ValueError as error:
-            say(f"skipped {error}", file=sys.stderr)
-        else:
-            return file
-    return None
 
 
 def compare(checkpoint: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any] | None) -> None:
     """Print the hyper-parameters in which a checkpoint and the config differ; the config is what counts.
 
     model, data: {"class_path": ..., "init_args": {...}} as in the config.
-    Errors: ValueError when the checkpoint belongs to another class of model.
+    Errors: ValueError when the checkpoint belongs to another class of model or of data, to another order of the data,
+    or holds weights only.
     """
     stored = dict(checkpoint.get("hyper_parameters", {}))
     class_path = stored.pop("_class_path", model["class_path"])
@@ -87,15 +79,35 @@ def compare(checkpoint: Mapping[str, Any], model: Mapping[str, Any], data: Mappi
             f"the checkpoint holds a {class_path}, the config asks for a {model['class_path']}; "
             "resume with the run's own config or start a new run"
         )
+    require_training_state(checkpoint)
     rows = list(_differences("model", stored, model.get("init_args") or {}))
-    stored_data = dict(checkpoint.get("datamodule_hyper_parameters", {}))
-    if data and _class_of(stored_data.pop("_class_path", data["class_path"])) is _class_of(data["class_path"]):
+    if data:
+        stored_data = dict(checkpoint.get("datamodule_hyper_parameters", {}))
+        _require_same_data(stored_data.pop("_class_path", data["class_path"]), data["class_path"])
         rows += _differences("data", stored_data, data.get("init_args") or {})
+        _require_same_order(stored_data, data.get("init_args") or {})
     if rows and getattr(rank_zero_only, "rank", 0) == 0:
         table = Table("key", "checkpoint", "now", title="Changed since the checkpoint; the right column is used")
         for row in rows:
             table.add_row(*row)
         Console().print(table)
+
+
+def _require_same_data(stored: str, now: str) -> None:
+    if _class_of(stored) is not _class_of(now):
+        raise ValueError(
+            f"the checkpoint was trained on a {stored}, the config asks for a {now}; "
+            "resume with the run's own data or start a new run"
+        )
+
+
+def _require_same_order(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """The position in the data is one in the order that this seed gives."""
+    if "seed" in stored and stored["seed"] != now.get("seed", stored["seed"]):
+        raise ValueError(
+            f"data.seed is {now['seed']}, but the checkpoint's run used {stored['seed']}: samples would be lost and "
+            f"repeated; give --data.seed {stored['seed']} or start a new run"
+        )
 
 
 def _class_of(path: str) -> object:

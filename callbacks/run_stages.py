@@ -7,8 +7,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from callbacks.checkpoint_file import read_checkpoint
 from callbacks.dry_run import DryRun
+from callbacks.remote_checkpoint import is_remote
 from callbacks.run_summary import print_metrics, print_next_step
+from callbacks.stop_signals import Stopped
+from callbacks.wandb_logger import OfflineFirstWandbLogger
 
 
 def fit(
@@ -29,6 +33,12 @@ def fit(
             results = trainer.test(model, datamodule=data, ckpt_path=chosen, weights_only=True, verbose=False)
             print_metrics(results, f"test metrics of {chosen}")
         exit_code = 0
+    except Stopped as stop:
+        exit_code = int(stop.code)
+        for logger in trainer.loggers:
+            if isinstance(logger, OfflineFirstWandbLogger):
+                logger.attempt("marking as preempted", logger.experiment.mark_preempting)
+        raise
     finally:
         closed = [logger.close(exit_code) for logger in trainer.loggers if hasattr(logger, "close")]
     print_next_step(folder, chosen, next(iter(closed), None))
@@ -48,6 +58,8 @@ def rehearse(
 
 def evaluate(trainer: Trainer, command: str, arguments: dict[str, Any]) -> None:
     """validate, test or predict; the metrics of the first two are printed in one table."""
+    if arguments["ckpt_path"]:
+        read_checkpoint(arguments["ckpt_path"], lazily=True)  # Lightning's sharded strategies would run a hostile one
     if command == "predict":
         trainer.predict(**arguments, weights_only=True)
     else:
@@ -58,7 +70,8 @@ def evaluate(trainer: Trainer, command: str, arguments: dict[str, Any]) -> None:
 def best_checkpoint(trainer: Trainer) -> str | None:
     """Path of the best checkpoint by a monitored metric, if there is one."""
     savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-    return next((saver.best_model_path for saver in savers if saver.best_model_path), None)
+    paths = (saver.best_model_path for saver in savers)
+    return next((path for path in paths if is_remote(path) or Path(path).is_file()), None)
 
 
 def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:

@@ -38,6 +38,12 @@ def print_metrics(results: Sequence[Mapping[str, float]], title: str) -> None:
 
 
 @rank_zero_only
+def print_speed(rates: str, step_seconds: float, memory_gb: float) -> None:
+    """One line on how fast training was; rates: `312 img/s  data 3 %  MFU 41 %`."""
+    print(f"speed   {rates}  {1e3 * step_seconds:.1f} ms per step  peak memory {memory_gb:.2f} GB", flush=True)
+
+
+@rank_zero_only
 def print_next_step(folder: Path, checkpoint: str | Path | None, upload: str | None) -> None:
     """Where everything is and which command comes next."""
     print(f"run directory  {folder}")

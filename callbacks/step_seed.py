@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 
 import numpy as np
 import torch
@@ -28,16 +29,28 @@ class StepSeed(Callback):
     """Seed torch, numpy and random from (seed, rank, global step, batch index) before each training batch.
 
     No generator state is stored: step k draws the same numbers whether the run reached it directly or was resumed, and
-    whatever validation drew in between. seed: None takes the value of `seed_everything`, 0 if that is off.
+    whatever validation drew in between. Loader workers have generators of their own: the datamodules make each draw a
+    function of (seed, pass, sample). seed: None takes the value of `seed_everything`, 0 if that is off. The checkpoint
+    keeps the seed only to say when a resumed run has another one.
     Source: the per-step reseeding of Karras et al. (2024), training_loop.py.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
+        self._stored: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        if self._stored not in (None, self.seed) and trainer.is_global_zero:
+            text = f"seed  {self._stored} until the checkpoint, {self.seed} from now on: the noise is another one"
+            print(text, file=sys.stderr)
+
+    def state_dict(self) -> dict[str, int | None]:
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int | None]) -> None:
+        self._stored = state_dict["seed"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         # The batch index tells apart the batches of one accumulated step.

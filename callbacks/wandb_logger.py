@@ -19,6 +19,7 @@ from callbacks.wandb_connection import (
     store_run_id,
     stored_run_id,
     sync_command,
+    unreachable,
     within,
     without_secrets,
 )
@@ -38,7 +39,7 @@ class OfflineFirstWandbLogger(WandbLogger):
         mode: `offline` records files for `wandb sync`. `online` needs stored credentials and a server that answers
             within `probe_timeout` and starts the run within `init_timeout`; else one line says so and it is offline.
         config: shown on the server, without what looks like a password.
-        finish_timeout: seconds to wait for uploads when the run is over.
+        finish_timeout: seconds to wait for uploads when the run is over and the server still answers.
 
     Whatever fails later is said once and the run goes on. The summary keeps the best value of metrics with a known
     goal (wandb_summaries.GOALS) beside the last one. Checkpoints are uploaded by `WandbArtifacts`, if at all.
@@ -159,7 +160,8 @@ class OfflineFirstWandbLogger(WandbLogger):
 
     def _check_disk(self) -> None:
         self._looked_at_disk = time.monotonic()
-        self.attempt("recording", lambda: refuse_full_disk(self.save_dir or "."))
+        folder = Path(self.save_dir or ".", "wandb")
+        self.attempt("recording", lambda: refuse_full_disk(folder if folder.is_dir() else folder.parent))
 
     def _leave_data_dir(self) -> None:
         if self._own_data_dir:
@@ -171,11 +173,13 @@ class OfflineFirstWandbLogger(WandbLogger):
         """Finish the run within `finish_timeout` and a little; the command that uploads what is not yet uploaded."""
         if (run := self._experiment) is None or not self._records:
             return None
-        deadline = time.monotonic() + self._finish_timeout
+        answers = self.mode == "offline" or not unreachable(run.settings.base_url, self._probe_timeout)
+        patience = self._finish_timeout if answers else 0.0  # a server that is gone is not waited for
+        deadline = time.monotonic() + patience
         for job in self._jobs:
             job.join(max(0.0, deadline - time.monotonic()))
         self._check_disk()
-        done = within(self._finish_timeout + GRACE, lambda: self.attempt("finishing", lambda: _finish(run, exit_code)))
+        done = within(patience + GRACE, lambda: self.attempt("finishing", lambda: _finish(run, exit_code)))
         if not done:  # else wandb would try, and wait, again when the interpreter ends
             within(GRACE, lambda: self.attempt("finishing", _teardown))
         self._experiment = None

@@ -60,7 +60,7 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_its_config_checkpoints_metrics_wandb_files_and_a_picture(finished):
     saved = yaml.safe_load((finished / "config.yaml").read_text())
     assert saved["trainer"]["max_steps"] == 300
-    assert {p.name for p in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {p.name for p in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last-1.ckpt"}
     assert list(finished.glob("wandb/offline-run-*/*.wandb"))
     assert (finished / "pictures" / "samples.png").read_bytes().startswith(b"\x89PNG")
     header = (finished / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")

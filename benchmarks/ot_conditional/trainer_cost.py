@@ -1,6 +1,7 @@
 """What a step costs more under the trainer than in a bare PyTorch loop of the same step.
 
     python benchmarks/ot_conditional/trainer_cost.py [--batch 128 1024] [--objective inverse_ot] [--segments 20]
+    python benchmarks/ot_conditional/trainer_cost.py --without numeric_guard loss_spikes throughput
 
 The run is configs/ot_conditional/swiss_roll.yaml as train.py builds it, with every default callback and logger (W&B
 offline), in a temporary folder. Before each of its epochs the bare loop takes the same steps: a copy of the model, the
@@ -10,6 +11,7 @@ checkpoints are listed apart, as the end of an epoch.
 
 The objective is the paper's by default: its step is short enough for a fixed cost to be seen beside it. `marginal`
 spends a [Q, M, R] tensor on the product of all conditions and targets, in which the trainer disappears.
+With --without every batch size is measured a second time without these callbacks, to see what they cost.
 Wall-clock time suffers when the machine has other work; the processor time of this process, listed too, hardly does.
 """
 
@@ -18,6 +20,7 @@ import copy
 import itertools
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -83,8 +86,8 @@ def clocks() -> Tensor:
     return 1e3 * torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
 
 
-def arguments(options: argparse.Namespace, batch: int, folder: str) -> list[str]:
-    """The command line of train.py."""
+def arguments(options: argparse.Namespace, batch: int, folder: str, without: Sequence[str]) -> list[str]:
+    """The command line of train.py; without: keys of callbacks to leave out."""
     values = {
         "run_dir": folder,
         "test_after_fit": "false",
@@ -95,25 +98,26 @@ def arguments(options: argparse.Namespace, batch: int, folder: str) -> list[str]
         "data.init_args.steps_per_epoch": options.steps,
         "model.init_args.model.init_args.objective": options.objective,
         "model.init_args.x_noise": 0.0,
+        **{f"callbacks.{key}": "null" for key in without},
     }
     config = str(ROOT / "configs" / "ot_conditional" / "swiss_roll.yaml")
     return ["fit", "-c", config, *itertools.chain(*((f"--{key}", str(value)) for key, value in values.items()))]
 
 
-def measure(options: argparse.Namespace, batch: int) -> dict[str, Tensor]:
+def measure(options: argparse.Namespace, batch: int, without: Sequence[str] = ()) -> dict[str, Tensor]:
     """Milliseconds [segments, 2] of either loop and of what lies between two epochs.
 
     The first segment warms up and the last writes the final checkpoint: neither counts.
     """
     timing = Alternate()
     with tempfile.TemporaryDirectory() as folder:
-        command = CommandLine(arguments(options, batch, folder), ROOT / "configs" / "trainer" / "default.yaml")
+        command = CommandLine(arguments(options, batch, folder, without), ROOT / "configs" / "trainer" / "default.yaml")
         command.trainer.callbacks.insert(0, timing)
         command.run()
     return {name: torch.stack(values[1:-1]) for name, values in timing.times.items()}
 
 
-def rows(batch: int, times: dict[str, Tensor], steps: int) -> list[str]:
+def rows(batch: int | str, times: dict[str, Tensor], steps: int) -> list[str]:
     """Two lines of the table: medians over the segments, quartiles of the extra time, ms per end of an epoch."""
     lines = []
     for clock, name in enumerate(("wall clock", "processor")):
@@ -133,8 +137,13 @@ def main() -> None:
     parser.add_argument("--objective", default="inverse_ot", choices=("inverse_ot", "blend", "marginal"))
     parser.add_argument("--steps", type=int, default=50, help="steps of one segment")
     parser.add_argument("--segments", type=int, default=20, help="segments of each loop that count")
+    parser.add_argument("--without", nargs="+", default=[], metavar="CALLBACK", help="keys as in the config")
     options = parser.parse_args()
-    table = [line for batch in options.batch for line in rows(batch, measure(options, batch), options.steps)]
+    table = []
+    for batch in options.batch:
+        table += rows(batch, measure(options, batch), options.steps)
+        if options.without:
+            table += rows(f"{batch}, fewer", measure(options, batch, options.without), options.steps)
     print(f"\n{options.objective}, {options.segments} x {options.steps} steps, cpu, 1 thread, ms\n")
     print("| B | clock | bare step | trainer step | extra | quartiles of extra | ratio | end of an epoch |")
     print("\n".join(["|" + "---|" * 8, *table]))

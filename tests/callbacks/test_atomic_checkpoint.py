@@ -76,25 +76,85 @@ def test_a_really_full_disk_is_recognised(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    canary = tmp_path / "canary"
-
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return os.system, (f"touch {canary}",)
-
-    torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
-    with pytest.raises(ValueError, match="cannot be read"):
-        AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt", weights_only=False)
-    assert not canary.exists()
+def state(step: int, size: int = 1000) -> dict:
+    return {"state_dict": {"w": torch.full((size,), float(step))}, "global_step": step}
 
 
-def test_other_files_are_refused(tmp_path):
-    torch.save({"weights": torch.zeros(2)}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="no state_dict"):
-        AtomicCheckpointIO().load_checkpoint(tmp_path / "a.pt")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        AtomicCheckpointIO().load_checkpoint(tmp_path / "b.pt")
+def step_of(path) -> int:
+    return AtomicCheckpointIO().load_checkpoint(path)["global_step"]
+
+
+def names(folder) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_the_file_before_last_is_kept_and_no_other(tmp_path):
+    io = AtomicCheckpointIO()
+    for step in (10, 20, 20, 30):  # twice at 20: after the step and again after the validation
+        io.save_checkpoint(state(step), tmp_path / "last.ckpt")
+        io.save_checkpoint(state(step), tmp_path / "best.ckpt")
+        expected = {10: [10], 20: [10, 20], 30: [20, 30]}[step]
+        assert [step_of(p) for p in sorted(tmp_path.glob("last*"))] == expected
+    assert names(tmp_path) == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
+
+
+def test_a_damaged_last_does_not_replace_a_whole_predecessor(tmp_path):
+    for step in (10, 20):
+        AtomicCheckpointIO().save_checkpoint(state(step), tmp_path / "last.ckpt")
+    (tmp_path / "last.ckpt").write_bytes(b"PK damaged")
+    AtomicCheckpointIO().save_checkpoint(state(30), tmp_path / "last.ckpt")  # a resumed run: it knows no file
+    assert [step_of(tmp_path / f"{name}.ckpt") for name in ("last-1", "last")] == [10, 30]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_the_predecessor_is_kept_without_hard_links_too(tmp_path, monkeypatch, number):
+    def refuse(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    io = AtomicCheckpointIO()
+    for step in (10, 20):
+        io.save_checkpoint(state(step), tmp_path / "last.ckpt")
+    assert [step_of(tmp_path / f"{name}.ckpt") for name in ("last-1", "last")] == [10, 20]
+
+
+def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    (tmp_path / f".last.ckpt.tmp.{child}").write_bytes(b"half")
+    (tmp_path / f".last.ckpt.tmp.{os.getppid()}").write_bytes(b"being written")
+    (tmp_path / ".notes.tmp.txt").touch()
+    AtomicCheckpointIO().save_checkpoint(STATE, tmp_path / "last.ckpt")
+    assert names(tmp_path) == sorted([".notes.tmp.txt", f".last.ckpt.tmp.{os.getppid()}", "last.ckpt"])
+
+
+def test_what_could_not_be_loaded_again_is_refused_and_named(tmp_path):
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(state(1), tmp_path / "last.ckpt")
+    wrong = {**state(2), "callbacks": {"Probe": {"folder": tmp_path}}}
+    with pytest.raises(ValueError, match=r"callbacks\.Probe\.folder \(pathlib\.PosixPath\) is no plain value"):
+        io.save_checkpoint(wrong, tmp_path / "last.ckpt")
+    assert names(tmp_path) == ["last.ckpt"]
+    assert step_of(tmp_path / "last.ckpt") == 1
+
+
+def test_a_file_that_reads_back_wrong_is_not_used(tmp_path, monkeypatch):
+    """A disk that loses a bit on the way: the write itself reports success."""
+    io = AtomicCheckpointIO()
+    io.save_checkpoint(state(1), tmp_path / "last.ckpt")
+    save = torch.save
+
+    def lossy(content: object, file) -> None:
+        save(content, file)
+        file.flush()
+        os.pwrite(file.fileno(), b"\xff", 3000)
+
+    monkeypatch.setattr(torch, "save", lossy)
+    with pytest.raises(OSError, match=r"the checksum of its member \S+data/0 is wrong"):
+        io.save_checkpoint(state(2), tmp_path / "last.ckpt")
+    assert step_of(tmp_path / "last.ckpt") == 1
 
 
 def test_killed_while_saving_there_is_always_a_whole_checkpoint(tmp_path):
@@ -109,6 +169,7 @@ def test_killed_while_saving_there_is_always_a_whole_checkpoint(tmp_path):
         time.sleep(0.02 + 0.007 * trial)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        values = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]["w"].unique()
-        assert len(values) == 1
-        assert values.item() in range(trial + 2)
+        for file in tmp_path.glob("*.ckpt"):  # last-1.ckpt too
+            values = AtomicCheckpointIO().load_checkpoint(file)["state_dict"]["w"].unique()
+            assert len(values) == 1
+            assert values.item() in range(trial + 2)

@@ -74,6 +74,34 @@ def test_online_without_account_or_network_goes_on_offline(tmp_path, monkeypatch
     assert not list(tmp_path.glob("wandb/run-*"))
 
 
+def test_a_disk_that_cannot_be_written_costs_no_row(tmp_path, monkeypatch, capsys):
+    """Lightning empties the file first to add a column, and its error ends the training."""
+    logger = AppendingCSVLogger(str(tmp_path))
+    logger.log_metrics({"loss": 1.0}, 0)
+    file = tmp_path / "logs" / "metrics.csv"
+    whole = file.read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", full)
+        for step in (1, 2):
+            logger.log_metrics({"loss": 0.5, "new": 2.0}, step)
+        assert file.read_text() == whole
+    assert capsys.readouterr().err == "metrics.csv: [Errno 28] No space left on device; the run goes on without it.\n"
+    logger.log_metrics({"loss": 0.25}, 3)
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [(row["step"], row["loss"], row["new"]) for row in rows] == [
+        ("0", "1.0", ""),
+        ("1", "0.5", "2.0"),
+        ("2", "0.5", "2.0"),
+        ("3", "0.25", ""),
+    ]
+    assert [path.name for path in file.parent.iterdir()] == ["metrics.csv"]
+
+
 def test_csv_appends_after_a_restart_and_takes_new_columns(tmp_path):
     first = AppendingCSVLogger(str(tmp_path))
     first.log_metrics({"a": 1.0, "c": 4.0}, step=1)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from callbacks.optimizer_options import OptimizerOptions
 
@@ -12,7 +13,8 @@ def build(lr: float, weight_decay: float, schedule: bool):
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5) if schedule else None
     entries = [SimpleNamespace(scheduler=scheduler)] if schedule else []
-    return SimpleNamespace(optimizers=[optimizer], lr_scheduler_configs=entries), optimizer, scheduler
+    options = {"optimizers": [optimizer], "lr_scheduler_configs": entries, "precision_plugin": None}
+    return SimpleNamespace(**options, gradient_clip_val=None), optimizer, scheduler
 
 
 def resumed_lr(old: dict, new: dict, schedule: bool, steps: int) -> tuple[list[float], float]:
@@ -59,3 +61,39 @@ def test_changes_without_a_schedule():
 
 def test_a_rate_of_zero_can_be_raised():
     assert resumed_lr(OLD | {"lr": 0.0}, OLD, schedule=False, steps=0) == ([0.1], 0.01)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "schedule", "expected"),
+    [
+        (([2], [1]), False, "the checkpoint has 2 optimizers, the config makes 1"),
+        (([3],), False, r"optimizer 0 of the checkpoint has \[3\] parameters in its groups, the config's has \[1\]"),
+        (([1],), True, "the checkpoint has 0 schedules, the config makes 1"),
+        (([1],), False, None),
+    ],
+)
+def test_other_optimizers_are_refused_before_the_run_starts(sizes, schedule, expected):
+    parameters = [[torch.nn.Parameter(torch.zeros(1)) for _ in range(n)] for (n,) in sizes]
+    stored = {"optimizer_states": [torch.optim.SGD(p, 0.1).state_dict() for p in parameters], "lr_schedulers": []}
+    trainer, *_ = build(0.1, 0.0, schedule)
+    callback = OptimizerOptions()
+    callback.on_load_checkpoint(trainer, None, stored)
+    if expected is None:
+        callback.on_fit_start(trainer, None)
+    else:
+        with pytest.raises(ValueError, match=expected):
+            callback.on_fit_start(trainer, None)
+
+
+def test_a_fused_optimizer_cannot_be_clipped_in_mixed_precision():
+    """Lightning says so with a traceback in the first step."""
+    trainer, optimizer, _ = build(**OLD, schedule=False)
+    trainer.precision_plugin, trainer.precision = MixedPrecision("bf16-mixed", "cpu"), "bf16-mixed"
+    trainer.gradient_clip_val = 1.0
+    OptimizerOptions().on_fit_start(trainer, None)
+    fused = torch.optim.AdamW(optimizer.param_groups[0]["params"], fused=True)
+    trainer.optimizers = [fused]
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        trainer.precision_plugin.clip_gradients(fused, 1.0)
+    with pytest.raises(ValueError, match=r"AdamW\(fused=True\) cannot clip gradients under bf16-mixed"):
+        OptimizerOptions().on_fit_start(trainer, None)

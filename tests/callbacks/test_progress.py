@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch import Trainer
 
-from callbacks import progress
-from callbacks.progress import Progress, clock, total_steps
+from callbacks import Throughput, progress
+from callbacks.progress import Progress, clock, total_steps, training_details
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (116, "1:56"), (7389, "2:03:09")])
@@ -53,6 +53,14 @@ def test_lines_come_every_few_seconds_with_rate_and_time_left(monkeypatch, capsy
     assert lines[4] == "step 78/100  train/loss 0.5  0.9 it/s  ETA 0:15"
     assert lines[-1].startswith("step 100/100  train/loss 0.5  ")
     assert len(lines) == len(fetched)
+
+
+def test_the_line_says_what_was_logged_last_and_how_fast_it_is():
+    meter = Throughput()
+    trainer = SimpleNamespace(current_epoch=3, callback_metrics={"train/loss": 0.5, "val/nll": 2.0}, callbacks=[meter])
+    assert training_details(trainer) == "epoch 3  train/loss 0.5  val/nll 2  "
+    meter.latest, meter.unit = {"samples_per_second": 312.4, "data_wait": 0.031, "mfu": 0.412}, "img"
+    assert training_details(trainer).endswith("val/nll 2  312 img/s  data 3 %  MFU 41 %  ")
 
 
 def test_other_ranks_are_silent(capsys):

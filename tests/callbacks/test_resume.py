@@ -79,7 +79,7 @@ def test_auto_skips_broken_checkpoints(fit, interrupted, capsys):
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
     assert err.startswith("skipped checkpoint run/checkpoints/last.ckpt cannot be read (truncated")
-    assert "resume  run/checkpoints/best.ckpt" in out
+    assert "resume  run/checkpoints/last-1.ckpt" in out
 
 
 def test_auto_without_a_checkpoint_starts_from_the_beginning(fit, capsys):
@@ -100,18 +100,26 @@ def test_auto_without_a_checkpoint_starts_from_the_beginning(fit, capsys):
         ),
         (
             ["--resume", "run/checkpoints/last.ckpt", "--model.net", "TinyNet", "--model.net.width", "9"],
-            "the checkpoint does not fit the model: size mismatch for net.layers.0.weight",
+            "the checkpoint does not fit the model: ",
         ),
+        (["--resume", "run/checkpoints/last.ckpt", "--data", "tests.callbacks.tiny_run.OtherData"], "trained on a"),
+        (["--resume", "run/checkpoints/bare.ckpt"], "holds no optimizer_states: it has weights only"),
+        (["--resume", "run/checkpoints/flip.ckpt"], "flip.ckpt cannot be read"),
         (["--resume", "run/checkpoints/last.ckpt", "--run_dir", "busy"], "run directory busy is not empty"),
     ],
 )
 def test_what_cannot_be_resumed(fit, interrupted, capsys, arguments, expected):
     content = Path("run/checkpoints/last.ckpt").read_bytes()
     Path("run/checkpoints/cut.ckpt").write_bytes(content[:-300])
+    Path("run/checkpoints/flip.ckpt").write_bytes(content[:3000] + b"\xff\xff" + content[3002:])
+    stored = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    torch.save({k: v for k, v in stored.items() if k != "optimizer_states"}, "run/checkpoints/bare.ckpt")
     Path("busy").mkdir()
     Path("busy/file").touch()
     capsys.readouterr()
+    before = {p: p.stat().st_mtime_ns for p in Path().rglob("*")}
     assert fit(*arguments) == 2
+    assert {p: p.stat().st_mtime_ns for p in Path().rglob("*")} == before
     err = capsys.readouterr().err
     assert expected in err
     assert err.count("\n") == 1

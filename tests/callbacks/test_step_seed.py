@@ -38,6 +38,15 @@ def test_seed_comes_from_seed_everything_if_not_given(monkeypatch):
     assert callback.seed == 41
 
 
+@pytest.mark.parametrize(("stored", "lines"), [(7, 0), (8, 1), (None, 0)])
+def test_another_seed_than_that_of_the_checkpoint_is_said_once(capsys, stored, lines):
+    callback = StepSeed(7)
+    callback.load_state_dict({"seed": stored})
+    callback.on_train_start(SimpleNamespace(is_global_zero=True), None)
+    assert capsys.readouterr().err.count("seed  8 until the checkpoint, 7 from now on") == lines
+    assert callback.state_dict() == {"seed": 7}
+
+
 def test_mix_flips_half_of_the_bits_and_never_collides_on_a_grid():
     values = {mix(s, r, k, b) for s in range(4) for r in range(4) for k in range(64) for b in range(4)}
     assert len(values) == 4 * 4 * 64 * 4

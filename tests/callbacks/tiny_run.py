@@ -125,3 +125,7 @@ class TinyData(LightningDataModule):
 
     def predict_dataloader(self) -> Any:
         return self._loader(1)
+
+
+class OtherData(TinyData):
+    """A different class with the same rows."""

@@ -1,0 +1,30 @@
+"""Weights that do not fit a model, said in one line."""
+
+import re
+
+SHOWN = 3  # names of each kind
+
+
+def describe_misfit(text: str) -> str:
+    """Counts and at most three names of each kind from the message of `load_state_dict`, and what to do.
+
+    text: "Error(s) in loading state_dict for Net: Missing key(s) in state_dict: "a", "b". ... size mismatch for c: ..."
+    """
+    parts = []
+    for kind, phrase in (("missing", "Missing"), ("unexpected", "Unexpected")):
+        listed = re.search(rf'{phrase} key\(s\) in state_dict: ((?:"[^"]*"(?:, )?)+)', text)
+        names = re.findall(r'"([^"]*)"', listed[1]) if listed else []
+        if names:
+            parts.append(f"{len(names)} {kind} ({_some(names)})")
+    pattern = (
+        r"size mismatch for (\S+): .*?shape torch\.Size\((.*?)\) from checkpoint, .*?model is torch\.Size\((.*?)\)"
+    )
+    wrong = [f"{name} {old} for {new}" for name, old, new in re.findall(pattern, text)]
+    if wrong:
+        parts.append(f"{len(wrong)} of another shape ({_some(wrong)})")
+    remedy = "build the model with the checkpoint's own config"
+    return f"the checkpoint does not fit the model: {'; '.join(parts) or ' '.join(text.split())[:160]}; {remedy}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,35 @@
+"""Weights that do not fit: counts and three names of each kind, from torch's own message."""
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks.weight_mismatch import describe_misfit
+
+
+def misfit(stored: nn.Module, built: nn.Module) -> str:
+    with pytest.raises(RuntimeError, match="loading state_dict") as caught:
+        built.load_state_dict(stored.state_dict())
+    return describe_misfit(str(caught.value))
+
+
+def test_all_three_kinds():
+    stored = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(1, 1), "d": nn.ModuleList([nn.Linear(1, 1)] * 3)})
+    built = nn.ModuleDict({"a": nn.Linear(2, 5), "c": nn.Linear(1, 1)})
+    assert misfit(stored, built) == (
+        "the checkpoint does not fit the model: 2 missing (c.weight, c.bias); "
+        "8 unexpected (b.weight, b.bias, d.0.weight, ...); "
+        "2 of another shape (a.weight [3, 2] for [5, 2], a.bias [3] for [5]); "
+        "build the model with the checkpoint's own config"
+    )
+
+
+def test_a_single_number_and_an_unknown_message():
+    stored, built = nn.Module(), nn.Module()
+    stored.register_buffer("n", torch.zeros(()))
+    built.register_buffer("n", torch.zeros(2))
+    assert "1 of another shape (n [] for [2])" in misfit(stored, built)
+    assert describe_misfit("loading state_dict\n failed oddly") == (
+        "the checkpoint does not fit the model: loading state_dict failed oddly; "
+        "build the model with the checkpoint's own config"
+    )

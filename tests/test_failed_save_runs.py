@@ -1,0 +1,55 @@
+"""train.py when its checkpoints cannot be written: one process and two, stop and warn."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train
+from tests.test_train import CONFIG, ENVIRONMENT, ROOT
+
+BLOCKED = ["--callbacks.last_checkpoint.folder", "blocked/checkpoints", "--test_after_fit", "false"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """`blocked` is a file, so that no folder can be made there: root's writes fail too."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    Path("blocked").touch()
+    return tmp_path
+
+
+def fit(*arguments: str) -> int:
+    return train.main(["fit", "-c", "tiny.yaml", "--run_dir", "run", "--trainer.max_steps", "25", *arguments, *BLOCKED])
+
+
+def test_warn_trains_to_the_end(folder, capsys):
+    assert fit("--trainer.plugins.init_args.on_failure", "warn", "--trainer.plugins.init_args.max_failures", "9") == 0
+    err = capsys.readouterr().err
+    assert [f"(failure {n} of 9 in a row)" in err for n in (1, 2, 3, 4)] == [True, True, True, False]
+    assert Path("run/checkpoints/best.ckpt").is_file()
+
+
+def test_stop_ends_with_the_reason(folder):
+    with pytest.raises(OSError, match=r"checkpoint blocked/checkpoints/last\.ckpt was not written"):
+        fit()
+    assert Path("run/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_a_failure_on_the_writing_rank_ends_both(folder):
+    """Rank 1 waits in the barrier after the save while rank 0 raises."""
+    ddp = ["-c", str(ROOT / "configs/trainer/ddp.yaml"), "--trainer.devices", "2", "--run_dir", "run"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "fit", "-c", "tiny.yaml", *ddp, *BLOCKED],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,  # gloo's own time limit is half an hour
+    )
+    assert done.returncode == 1, done.stderr
+    assert "last.ckpt was not written" in done.stderr
+    assert Path("run/checkpoints/best.ckpt").is_file()

@@ -1,0 +1,117 @@
+"""train.py as a user starts it, stopped by signals and by the death of a rank; all patterns: benchmarks/reliability."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import train
+
+ROOT = Path(train.__file__).parent
+CONFIG = {
+    "model": {"class_path": "tests.callbacks.tiny_run.TinyModule"},
+    "data": {"class_path": "tests.callbacks.tiny_run.TinyData", "init_args": {"steps_per_epoch": 50}},
+    "trainer": {"accelerator": "cpu", "max_steps": 1_000_000},
+    "wandb": "disabled",
+    "run_dir": "run",
+}
+DDP = ["-c", str(ROOT / "configs" / "trainer" / "ddp.yaml"), "--trainer.devices", "2"]
+HANG = 120  # seconds on a busy machine; the promise of 30 is measured by benchmarks/reliability
+LAST = Path("run/checkpoints/last.ckpt")
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Start `train.py fit -c tiny.yaml ...` in a session of its own; whatever is left of it is killed in the end."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    started: list[subprocess.Popen] = []
+
+    def run(*arguments: str) -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "train.py"), "fit", "-c", "tiny.yaml", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True, "text": True}
+        started.append(subprocess.Popen(command, env=environment, **output))
+        return started[-1]
+
+    yield run
+    for process in started:
+        for pid in session(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def session(leader: int) -> list[int]:
+    """Processes of a session that still run, in the order of their start: rank 0, rank 1."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def trains(process: subprocess.Popen) -> list[int]:
+    """Its ranks, once the first checkpoint is written."""
+    deadline = time.monotonic() + 280
+    while not LAST.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return session(process.pid)
+
+
+def everything_ended(process: subprocess.Popen) -> bool:
+    deadline = time.monotonic() + HANG
+    while session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not session(process.pid)
+
+
+def test_sigterm_saves_and_the_run_goes_on(start):
+    process = start()
+    trains(process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=HANG)
+    step = torch.load(LAST, weights_only=True)["global_step"]
+    assert (process.returncode, err) == (
+        143,
+        f"stopped by SIGTERM after step {step}: saved {LAST}; go on with --run_dir run --resume auto\n",
+    )
+    assert train.main(["fit", "--run_dir", "run", "--resume", "auto", "--trainer.max_steps", str(step + 3)]) == 0
+    assert torch.load(LAST, weights_only=True)["global_step"] == step + 3
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_second_of_two_ranks_stops_both(start):
+    process = start(*DDP)
+    os.kill(trains(process)[1], signal.SIGTERM)
+    _, err = process.communicate(timeout=HANG)
+    step = torch.load(LAST, weights_only=True)["global_step"]
+    assert process.returncode == 143, err
+    told = f"stopped by a signal to another rank after step {step}: saved {LAST}; "
+    assert err == f"{told}go on with --run_dir run --resume auto\n"
+    assert everything_ended(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_killed_rank_ends_the_other_with_one_line(start, dead):
+    process = start(*DDP)
+    os.kill(trains(process)[dead], signal.SIGKILL)
+    _, err = process.communicate(timeout=HANG)
+    assert process.returncode == (1 if dead else -signal.SIGKILL)
+    what = "rank 1 was killed by SIGKILL" if dead else "rank 0 is gone"
+    told = f"error on rank {1 - dead}: {what}; {LAST} is intact; go on with --run_dir run --resume auto\n"
+    assert err == told
+    assert everything_ended(process)
+    assert torch.load(LAST, weights_only=True)["global_step"] > 0
