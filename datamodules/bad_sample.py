@@ -13,6 +13,7 @@ KINDS = (
     "bad_array",
     "unreadable",  # the file system or the network refused
     "damaged_tar",
+    "ends_workers",  # reading it twice ended the process that did
 )
 
 

@@ -11,7 +11,7 @@ CHOICES = {
 }
 AT_LEAST_1 = ("image_size", "batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window", "prefetch")
 AT_LEAST_1 += ("num_train", "num_val", "num_test")
-AT_LEAST_0 = ("num_workers", "seed")
+AT_LEAST_0 = ("num_workers", "worker_restarts", "worker_timeout", "seed")
 
 
 def check_options(options: Mapping[str, Any]) -> None:

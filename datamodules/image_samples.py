@@ -5,7 +5,6 @@ so it depends neither on the order of reading nor on the worker that reads.
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,9 +20,10 @@ from datamodules.image_decoding import decode_image
 from datamodules.image_transforms import ImageTransform
 from datamodules.npy_decoding import decode_npy
 from datamodules.sample_index import SampleIndex
+from datamodules.shard_files import ShardFiles
+from datamodules.worker_trace import WorkerTrace
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
-MOST_BYTES = 1 << 28  # of one member of a sample
 GAP = 4096  # bytes that are read in vain rather than with a read of their own
 REPLACEMENTS = 32  # tries to replace one bad sample before the data are called unusable
 Fault = tuple[str, str, str]  # kind (bad_sample.KINDS), shard:key, detail
@@ -94,6 +94,7 @@ class ImageSamples(torch.utils.data.Dataset):
 
     A bad sample is left out and named in the batch's `faults`. With `replace` another one, chosen by (seed, pass,
     number) alone, takes its place; without, its weight is 0 and its picture empty, so that shapes never change.
+    Rows in `quarantined` count as bad and are never touched: they ended the processes that read them.
     """
 
     def __init__(self, index: SampleIndex, decoder: SampleDecoder, replace: bool):
@@ -103,6 +104,8 @@ class ImageSamples(torch.utils.data.Dataset):
         for place, field in enumerate(self.fields):
             self.spans[:, place] = index.fields[field]
         self.files = ShardFiles()
+        self.trace: WorkerTrace | None = None  # where a worker notes what it reads; none when no worker reads
+        self.quarantined: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -113,10 +116,17 @@ class ImageSamples(torch.utils.data.Dataset):
             return self._batch(wanted)
         except ValueError as error:
             return {"stop": str(error)}
+        finally:
+            self._rest()
+
+    def _rest(self) -> None:
+        if self.trace is not None:
+            self.trace.rest()
 
     def _batch(self, wanted: list[tuple[int, int]]) -> dict[str, Any]:
         faults: list[Fault] = []
         samples = [self._sample(number, row, faults) for number, row in wanted]
+        self._rest()  # what happens while samples are put together is not the last one's fault
         bad = [sample is None for sample in samples]
         if any(bad):
             full = samples[bad.index(False)] if not all(bad) else self._first()
@@ -130,14 +140,21 @@ class ImageSamples(torch.utils.data.Dataset):
         """The sample of this row; if it is bad, its replacement, or None."""
         for attempt in range(REPLACEMENTS):
             try:
-                return self.decoder(self.read(row), self.index.key(row), number)
+                return self._decoded(number, row)
             except BadSample as bad:
-                faults.append((bad.kind, self._where(row), bad.detail))
+                faults.append((bad.kind, self.where(row), bad.detail))
             if not self.replace:
                 return None
             row = int(np.random.default_rng((self.decoder.seed, number, row, attempt)).integers(len(self.index)))
         kind, where, _ = faults[-1]
         raise ValueError(f"{REPLACEMENTS} unusable samples in a row, the last {where} ({kind}); check the folder")
+
+    def _decoded(self, number: int, row: int) -> dict[str, Any]:
+        if self.trace is not None:
+            self.trace.reading(row)
+        if row in self.quarantined:
+            raise BadSample("ends_workers")
+        return self.decoder(self.read(row), self.index.key(row), number)
 
     def read(self, row: int) -> dict[str, bytes]:
         """{suffix: content} of the members of a sample that the decoder reads; BadSample when they cannot be read."""
@@ -151,48 +168,18 @@ class ImageSamples(torch.utils.data.Dataset):
         together = self.files.read(path, start, stop - start)  # neighbours in the tar: one read
         return {name: together[at - start : at - start + size] for name, (at, size) in spans.items()}
 
-    def _where(self, row: int) -> str:
+    def where(self, row: int) -> str:
+        """SHARD:KEY of a sample."""
         return f"{os.path.basename(self.index.paths[self.index.shard[row]])}:{self.index.key(row)}"
 
     def _first(self) -> dict[str, Any]:
         """The first sample that can be read, for its shapes."""
         for row in range(len(self.index)):
             try:
-                return self.decoder(self.read(row), self.index.key(row), 0)
+                return self._decoded(0, row)
             except BadSample:
                 continue
         raise ValueError(f"{self.index.paths[0]}: no sample of it can be read; run python -m datamodules.prepare check")
-
-
-class ShardFiles:
-    """Reads spans of local files; keeps the last few open. Every process opens its own."""
-
-    def __init__(self, keep: int = 64):
-        self.keep, self.open = keep, OrderedDict()
-
-    def read(self, path: str, offset: int, size: int) -> bytes:
-        """Exactly these bytes; BadSample when they are too many, or the file is gone or has become shorter."""
-        if size > MOST_BYTES:
-            raise BadSample("too_large", f"a file of {size} bytes, the limit is {MOST_BYTES}")
-        try:
-            if path not in self.open:
-                self.open[path] = os.open(path, os.O_RDONLY)
-                if len(self.open) > self.keep:
-                    os.close(self.open.popitem(last=False)[1])
-            self.open.move_to_end(path)
-            content = os.pread(self.open[path], size, offset)
-        except OSError as error:
-            raise BadSample("unreadable", f"{error.strerror}") from error
-        if len(content) < size:
-            raise BadSample("damaged_tar", f"the file ends {size - len(content)} bytes too early")
-        return content
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"keep": self.keep, "open": OrderedDict()}
-
-    def __del__(self) -> None:
-        for handle in self.open.values():
-            os.close(handle)
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

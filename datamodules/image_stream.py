@@ -5,16 +5,19 @@ workers nor how they are started changes any batch, and every rank yields the sa
 """
 
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.image_samples import ImageSamples
+from datamodules.restarting_loader import RestartingLoader
 from datamodules.sample_order import EndlessOrder
 from datamodules.skipped import Skipped
+from datamodules.worker_trace import start_worker
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,20 @@ class Workers:
     prefetch: int = 2
     start_method: str | None = None  # fork, spawn or forkserver; None is Python's default
     pin_memory: bool = False
+    restarts: int = 3  # how often dead workers are replaced, see RestartingLoader; so is the next
+    timeout: float = 0.0  # seconds that a worker may take for one sample; 0 means for ever
 
-    def loader(self, source: Dataset, plan: Iterable[list] | None = None) -> DataLoader:
-        """Batches of `source` as it collates them: those of the plan, or, without one, those it yields by itself."""
+    def loader(
+        self, source: Dataset, begin: Callable[[int], None], plan: Iterable[list] | None = None
+    ) -> DataLoader | RestartingLoader:
+        """Batches of `source` as it collates them: those of the plan, or, without one, those it yields by itself.
+
+        begin: told how many batches of the pass have been handed over whenever they are asked for anew.
+        """
+        build = partial(self._loader, source, plan)
+        return RestartingLoader(build, source, begin, self.restarts, self.timeout) if self.count else build()
+
+    def _loader(self, source: Dataset, plan: Iterable[list] | None) -> DataLoader:
         several = self.count > 0
         context = multiprocessing.get_context(self.start_method) if several and self.start_method else None
         return DataLoader(
@@ -39,6 +53,7 @@ class Workers:
             prefetch_factor=self.prefetch if several else None,
             persistent_workers=several,
             multiprocessing_context=context,
+            worker_init_fn=start_worker if several else None,
             pin_memory=self.pin_memory,
         )
 
@@ -66,13 +81,18 @@ class TrainPlan:
     rank: int
     world: int
     position: int = 0  # samples handed to the trainer so far, over all ranks
+    done: int = 0  # batches of this pass among them
 
     def __len__(self) -> int:
         return self.steps
 
+    def begin(self, done: int) -> None:
+        """This many batches of the pass have been handed over; the position has moved on with them."""
+        self.done = done
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         start = self.position
-        for first in range(start, start + self.steps * self.batch_size, self.batch_size):
+        for first in range(start, start + (self.steps - self.done) * self.batch_size, self.batch_size):
             numbers = self.order.take(first, first + self.batch_size)[self.rank :: self.world].tolist()
             positions = range(first + self.rank, first + self.batch_size, self.world)
             yield [(place // self.order.size, n) for place, n in zip(positions, numbers, strict=True)]
@@ -88,7 +108,7 @@ class TrainImages:
 
     def __init__(self, samples: ImageSamples, plan: TrainPlan, workers: Workers, skipped: Skipped):
         self.plan, self.skipped = plan, skipped
-        self.loader = workers.loader(samples, plan)
+        self.loader = workers.loader(samples, plan.begin, plan)
 
     def __len__(self) -> int:
         return self.plan.steps
@@ -111,6 +131,23 @@ class TrainImages:
         self.plan.position = state["epoch"] * self.plan.order.size + state["sample"]
 
 
+class EvaluationPlan:
+    """The same batches at every pass: lists of (0, number of the sample)."""
+
+    def __init__(self, batches: list[list[tuple[int, int]]]):
+        self.batches, self.done = batches, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def begin(self, done: int) -> None:
+        """This many batches of the pass have been handed over."""
+        self.done = done
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches[self.done :])
+
+
 class EvaluationImages:
     """Each sample once, in order: rank r has samples r, r + world, ...; every rank yields the same shapes.
 
@@ -125,8 +162,8 @@ class EvaluationImages:
         self.rows = torch.arange(rank, -(-size // world) * world, world)
         self.real = (self.rows < size).split(batch_size)
         self.skipped = skipped
-        plan = [[(0, row % size) for row in rows.tolist()] for rows in self.rows.split(batch_size)]
-        self.loader = workers.loader(samples, plan)
+        plan = EvaluationPlan([[(0, row % size) for row in rows.tolist()] for rows in self.rows.split(batch_size)])
+        self.loader = workers.loader(samples, plan.begin, plan)
 
     def __len__(self) -> int:
         return len(self.real)

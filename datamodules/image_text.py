@@ -47,6 +47,8 @@ class ImageTextDataModule(LightningDataModule):
         sampling: "exact", or "resampled" for shards that cannot be read at random places (see ResampledImages).
         shuffle_window: shuffle within shards of about this many samples in all, for slow disks; None for everything.
         num_workers, prefetch, start_method: loader processes, batches each reads ahead, fork | spawn | forkserver.
+        worker_restarts: how often dead workers are replaced before the run stops (see RestartingLoader).
+        worker_timeout: seconds a worker may take for one sample before it is ended and replaced; 0 means for ever.
         verify: compare the sha256 of every shard with the index before training.
         cache_dir: where remote shards are kept; None for the user's cache folder.
         seed: order, crops, captions and subsets.
@@ -83,6 +85,8 @@ class ImageTextDataModule(LightningDataModule):
         num_workers: int = 1,
         prefetch: int = 2,
         start_method: str | None = None,
+        worker_restarts: int = 3,
+        worker_timeout: float = 300.0,
         verify: bool = False,
         cache_dir: str | None = None,
         seed: int = 0,
@@ -176,7 +180,7 @@ class ImageTextDataModule(LightningDataModule):
     def _workers(self) -> Workers:
         h = self.hparams
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Workers(h.num_workers, h.prefetch, h.start_method, pin_memory=on_gpu)
+        return Workers(h.num_workers, h.prefetch, h.start_method, on_gpu, h.worker_restarts, h.worker_timeout)
 
     def _evaluation(self, index: SampleIndex) -> EvaluationImages:
         samples = ImageSamples(index, self.eval_decoder, replace=False)

@@ -8,6 +8,7 @@ have seen. It draws anew, from (seed, samples seen so far), and never replays th
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from datamodules.bad_sample import BadSample
 from datamodules.image_samples import REPLACEMENTS, ImageSamples, SampleDecoder, collate
 from datamodules.image_stream import Workers, accounted
-from datamodules.remote import local_file
+from datamodules.remote import is_remote, local_file
 from datamodules.sample_index import scan_shard
 from datamodules.skipped import Skipped
+from datamodules.worker_trace import WorkerTrace
 
 BUFFER = 1000  # samples that wait, undecoded, to be mixed
+MOST_ROWS = 1 << 32  # of one shard, so that one number can name shard and row
 
 
 class ResampledImages:
@@ -38,8 +41,8 @@ class ResampledImages:
         workers: Workers,
         skipped: Skipped,
     ):
-        self.source = ShardDraws(urls, decoder, batch_size // world, (seed, 0, rank))
-        self.steps, self.batch_size, self.seed, self.rank, self.skipped = steps, batch_size, seed, rank, skipped
+        self.source = ShardDraws(urls, decoder, batch_size, seed, rank, world)
+        self.steps, self.batch_size, self.seed, self.skipped = steps, batch_size, seed, skipped
         self.workers, self.samples, self.batches = workers, 0, None
 
     def __len__(self) -> int:
@@ -47,8 +50,9 @@ class ResampledImages:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if self.batches is None:  # one endless stream for the whole run: its buffers stay filled between passes
-            self.source.key = (self.seed, self.samples, self.rank)
-            self.batches = iter(self.workers.loader(self.source))
+            self.source.first = self.samples
+            self.source.begin(0)
+            self.batches = iter(self.workers.loader(self.source, self.source.begin))
         for _ in range(self.steps):
             batch = next(self.batches)
             self.samples += self.batch_size
@@ -62,10 +66,29 @@ class ResampledImages:
 
 
 class ShardDraws(IterableDataset):
-    """Endless collated batches from shards drawn at random; `key` are whole numbers that fix the draws of a rank."""
+    """Endless collated batches of one rank from shards drawn at random, anew from (seed, samples seen, rank).
 
-    def __init__(self, urls: list[str], decoder: SampleDecoder, batch_size: int, key: tuple[int, ...]):
-        self.urls, self.decoder, self.batch_size, self.key = urls, decoder, batch_size, key
+    batch_size: over all ranks. first: samples seen, over all ranks, before the stream began.
+    """
+
+    def __init__(self, urls: list[str], decoder: SampleDecoder, batch_size: int, seed: int, rank: int, world: int):
+        self.urls, self.decoder, self.seed, self.rank = urls, decoder, seed, rank
+        self.global_batch_size, self.batch_size = batch_size, batch_size // world
+        self.first, self.key = 0, (seed, 0, rank)
+        self.trace: WorkerTrace | None = None
+        self.quarantined: set[int] = set()
+
+    def begin(self, done: int) -> None:
+        """This many batches of the stream have been handed over: what comes never replays them."""
+        self.key = (self.seed, self.first + done * self.global_batch_size, self.rank)
+
+    def where(self, sample: int) -> str:
+        """SHARD:KEY of a sample; its place instead of the key when the shard would have to be fetched for that."""
+        shard, row = divmod(sample, MOST_ROWS)
+        name = self.urls[shard].rpartition("/")[2]
+        if is_remote(self.urls[shard]):
+            return f"{name}:sample {row}"
+        return f"{name}:{scan_shard(self.urls[shard])[0].key(row)}"
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
@@ -77,9 +100,10 @@ class ShardDraws(IterableDataset):
         worker = get_worker_info()
         rng = np.random.default_rng((*self.key, worker.id if worker else 0))
         samples, faults, misses = [], [], 0
-        for number, (where, key, fields) in enumerate(mixed(self._read(rng, faults), rng)):
+        for number, (sample, where, key, fields) in enumerate(mixed(self._read(rng, faults), rng)):
             try:
-                samples.append(self.decoder(fields, key, number))
+                with self._noted(sample):
+                    samples.append(self.decoder(fields, key, number))
                 misses = 0
             except BadSample as bad:
                 faults.append((bad.kind, where, bad.detail))
@@ -91,12 +115,25 @@ class ShardDraws(IterableDataset):
                 samples = []
                 faults.clear()
 
-    def _read(self, rng: np.random.Generator, faults: list) -> Iterator[tuple[str, str, dict[str, bytes]]]:
-        """(shard:key, key, fields) of one shard after another, without end."""
+    @contextmanager
+    def _noted(self, sample: int) -> Iterator[None]:
+        """Work on a sample, noted for the case that it ends this worker; fetching a shard is not, it may take long."""
+        if sample in self.quarantined:
+            raise BadSample("ends_workers")
+        if self.trace is not None:
+            self.trace.reading(sample)
+        try:
+            yield
+        finally:
+            if self.trace is not None:
+                self.trace.rest()
+
+    def _read(self, rng: np.random.Generator, faults: list) -> Iterator[tuple[int, str, str, dict[str, bytes]]]:
+        """(number, shard:key, key, fields) of the samples of one shard after another, without end."""
         while True:
             given = 0
-            for url in rng.permutation(self.urls):
-                shard = url.rpartition("/")[2]
+            for place in rng.permutation(len(self.urls)).tolist():
+                url, shard = self.urls[place], self.urls[place].rpartition("/")[2]
                 try:
                     with local_file(url) as path:
                         index, damage = scan_shard(path)
@@ -104,7 +141,8 @@ class ShardDraws(IterableDataset):
                         reader = ImageSamples(index, self.decoder, replace=False)
                         for row in range(len(index)):
                             given += 1
-                            yield f"{shard}:{index.key(row)}", index.key(row), reader.read(row)
+                            key = index.key(row)
+                            yield place * MOST_ROWS + row, f"{shard}:{key}", key, reader.read(row)
                 except (OSError, ValueError) as error:
                     faults.append(("unreadable", shard, str(error)))
             if not given:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from datamodules.bad_sample import BadSample
-from datamodules.image_samples import ShardFiles
 from datamodules.sample_index import SampleIndex
+from datamodules.shard_files import ShardFiles
 
 
 def select(index: SampleIndex, wanted: dict[str, Any]) -> SampleIndex:

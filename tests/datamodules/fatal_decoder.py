@@ -1,0 +1,44 @@
+"""A decoder that ends the process in which it reads certain samples, as a segmentation fault in a codec would."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from datamodules.image_samples import SampleDecoder
+
+
+@dataclass(frozen=True)
+class FatalDecoder(SampleDecoder):
+    """fatal: keys of the samples.
+
+    how: a signal's name, "exit", "hang" or "raise". once: folder that remembers who has died; None for every time.
+    """
+
+    fatal: tuple[str, ...] = ()
+    how: str = "SIGKILL"
+    once: str | None = None
+
+    def __call__(self, fields, key, number):
+        if key in self.fatal and self._first_time(key):
+            self._end()
+        return super().__call__(fields, key, number)
+
+    def _first_time(self, key):
+        if self.once is None:
+            return True
+        try:
+            os.close(os.open(os.path.join(self.once, key), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+    def _end(self):
+        if self.how == "exit":
+            os._exit(3)
+        if self.how == "hang":
+            time.sleep(1000)
+        if self.how == "raise":
+            raise RuntimeError("a fault of the data set")
+        os.kill(os.getpid(), getattr(signal, self.how))
+        time.sleep(10)
