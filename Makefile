@@ -1,4 +1,4 @@
-.PHONY: help lint format types test fast wheel baselines
+.PHONY: help lint format types test fast faults wheel baselines
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /	/' | expand -t 14
@@ -14,6 +14,9 @@ test:  ## the whole suite
 
 fast:  ## the suite without tests over 10 s
 	uv run pytest -m "not slow"
+
+faults:  ## the table of docs/results/reliability.md (half an hour)
+	uv run python benchmarks/reliability/run.py
 
 wheel:  ## build the wheel into dist/
 	uv build --wheel
