@@ -11,8 +11,8 @@ class DataIdentity(Callback):
     """Keep the digest of each training folder's index.json in the checkpoint and refuse to go on with other data.
 
     A position in one data set means nothing in another. A folder that was moved or is reached by another address is
-    the same data; one whose index.json cannot be read is not compared. To go on with other data all the same, switch this off:
-    --callbacks.data_identity null.
+    the same data; one whose index.json cannot be read is not compared. To go on with other data all the same, switch
+    this off: --callbacks.data_identity null.
     Errors: ValueError in one line, before the run directory is touched.
     """
 
