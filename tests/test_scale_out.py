@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -104,16 +103,16 @@ def test_two_nodes_survive_a_kill_and_give_the_bits_of_one_node(folder):
     run = [str(ROOT / "train.py"), "fit", "-c", "tiny.yaml", *multi, "--trainer.devices", "1", *PAIR, *SHORT]
     run += ["--callbacks.death", json.dumps(death), "--resume", "auto"]
     output = [open(f"node{node}", "w") for node in range(2)]  # noqa: SIM115
-    nodes = [
-        subprocess.Popen([*agent, *run], env=ENVIRONMENT, stdout=file, stderr=file, start_new_session=True)
-        for file in output
-    ]
+    # torchrun's ranks would find the addresses of those before the restart in the store that it keeps.
+    fresh = {**ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    nodes = [subprocess.Popen([*agent, *run], env=fresh, stdout=file, stderr=file) for file in output]
     try:
         codes = [node.wait(timeout=280) for node in nodes]
     finally:
+        for node in nodes:
+            node.terminate()  # an agent that is killed leaves its ranks, which are sessions of their own
         for node, file in zip(nodes, output, strict=True):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
+            node.wait(timeout=60)
             file.close()
     said = "".join(Path(f"node{node}").read_text() for node in range(2))
     assert codes == [0, 0], said[-3000:]

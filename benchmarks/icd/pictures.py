@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--export", required=True)
     parser.add_argument("--results", type=Path, nargs="+", help="of claims.py, for the plot")
+    parser.add_argument("--config", default="G", help="whose edits are plotted, by the name in the results")
     parser.add_argument("--data", default="data/emoji64")
     parser.add_argument("--split", default="test")
     parser.add_argument("--num", type=int, default=8)
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     grid(edits(bench), ways, options.out / "edits.png")
     grid(generated(bench), bench.pictures.caption, options.out / "generated.png")
     if options.results:
-        rows = [row for row in read_rows(options.results) if row["part"] == "editing"]
+        shown = ("teacher", options.config)
+        rows = [row for row in read_rows(options.results) if row["part"] == "editing" and row["config"] in shown]
         pareto(rows, options.out / "editing.png")
 
 
@@ -133,16 +135,20 @@ def grid(columns: Columns, captions: list[str], path: Path) -> None:
 def pareto(rows: list[Row], path: Path) -> None:
     """One line for each method, its points the guidance scales; up and to the right is better."""
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.6))
+    figure, axes = pyplot.subplots(1, 3, figsize=(14, 4.6))
     names = {
+        ("alignment", "psnr_to_source"): "PSNR to the source, dB",
         ("margin", "psnr_to_source"): "PSNR to the source, dB",
         ("margin", "lpips_to_target"): "-LPIPS to the target",
+    }
+    meanings = {
+        "alignment": "the scorer's alignment with the target's caption",
+        "margin": "the same less that with the source's",
     }
     for axis, ((across, up), label) in zip(axes, names.items(), strict=True):
         lines: dict[str, dict[str, list[Row]]] = {}
         for row in rows:
-            title = row["method"] if row["config"] in ("teacher", "G") else f"{row['method']} ({row['config']})"
-            lines.setdefault(title, {}).setdefault(row["guidance"] or "", []).append(row)
+            lines.setdefault(row["method"], {}).setdefault(row["guidance"] or "", []).append(row)
         for number, (title, points) in enumerate(lines.items()):
             means = [
                 [sum(row["scalars"][name] for row in group) / len(group) for name in (across, up)]
@@ -153,7 +159,7 @@ def pareto(rows: list[Row], path: Path) -> None:
             alone = {"no edit": "X", "ground truth": "*"}.get(title)
             style = {"linestyle": "-" if title.startswith("iCD") else "--", "color": f"C{number % 10}"}
             axis.plot(x, y, marker=alone or "o", markersize=9 if alone else 5, label=title, **style)
-        axis.set_xlabel("margin of the scorer: target's caption - source's")
+        axis.set_xlabel(meanings[across])
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
