@@ -49,7 +49,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "trainer" / "default.yaml"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name); returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    leaving, argv = argv is None, sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import lightning_modules  # noqa: F401
     from callbacks.command_line import run
 
-    return run(argv, DEFAULT_CONFIG)
+    return run(argv, DEFAULT_CONFIG, leaving)
 
 
 if __name__ == "__main__":

@@ -32,16 +32,17 @@ from callbacks.wandb_logger import OfflineFirstWandbLogger
 OF_ONE_INVOCATION = ("config", "run_dir", "resume", "dry_run")  # not part of the config that a run saves
 
 
-def run(argv: Sequence[str], default_config: str | Path) -> int:
+def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) -> int:
     """Run one command line; returns the exit code, one of those in train.py's docstring.
 
-    argv: without the program's name. default_config: YAML that is read before every `-c`.
+    argv: without the program's name. default_config: YAML that is read before every `-c`. leaving: the process ends
+    with this command.
     Errors: what is not for the user to mend keeps its traceback.
     """
     quiet()
     command, code = None, exit_codes.FAILED
     others = multiprocessing.active_children()
-    with stop_signals.handled():
+    with stop_signals.handled(leaving):
         try:
             command = CommandLine(argv, default_config)
             command.run()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -48,6 +48,7 @@ class RankWatch:
 
     def start(self) -> None:
         """Begin to watch, before any rank is started."""
+        refuse_addresses_of_the_dead(os.environ)
         parent = os.environ.get(LAUNCHER_VARIABLE)
         if parent is not None:
             self._watch(lambda: None if os.getppid() == int(parent) else self._dead_parent())
@@ -130,6 +131,20 @@ def lost_connection(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def refuse_addresses_of_the_dead(environment: Mapping[str, str]) -> None:
+    """ValueError for torchrun on several machines that would restart ranks but keep one store for them all.
+
+    The new ranks find the old addresses there and wait for ranks that are gone (seen with torch 2.15).
+    """
+    several = int(environment.get("GROUP_WORLD_SIZE", 1)) > 1
+    restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    if several and restarts and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(
+            "--max-restarts would end in ranks that wait for dead ones; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and "
+            "--rdzv-backend c10d for torchrun, or --max-restarts 0"
+        )
 
 
 def refuse_collectives_in_exceptions(trainer: Trainer) -> None:

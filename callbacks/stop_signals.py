@@ -59,10 +59,15 @@ class StopSignals:
             if number not in self._previous and threading.current_thread() is threading.main_thread():
                 self._previous[number] = signal.signal(number, self._note)
 
-    def uninstall(self) -> None:
-        """Put back what was there before `install`."""
+    def uninstall(self, leaving: bool = False) -> None:
+        """Put back what was there before `install`.
+
+        leaving: the process is about to end; once it was asked to, it ignores further requests, which would change its
+        exit code.
+        """
         for number, handler in self._previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            before = handler if handler is not None else signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if leaving and self.code else before)
         self._previous, self.deferred = {}, False
         signal.set_wakeup_fd(self._previous_descriptor)
         os.close(self._writer)  # ends the thread
@@ -111,11 +116,11 @@ os.register_at_fork(after_in_child=STOP_SIGNALS.leave_to_parent)
 
 
 @contextlib.contextmanager
-def handled():
-    """Take over the signals for a `with` block."""
+def handled(leaving: bool = False):
+    """Take over the signals for a `with` block. leaving: see StopSignals.uninstall."""
     installed = STOP_SIGNALS.install()
     try:
         yield STOP_SIGNALS
     finally:
         if installed:
-            STOP_SIGNALS.uninstall()
+            STOP_SIGNALS.uninstall(leaving)

@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 
 import train
+from callbacks.dead_ranks import refuse_addresses_of_the_dead
 from callbacks.fully_sharded import refuse_shared_weights
 from tests.callbacks.conftest import TINY
 
@@ -91,6 +92,7 @@ def test_one_process_continues_a_sharded_run(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_two_nodes_survive_a_kill_and_give_the_bits_of_one_node(folder):
     """Both agents of torchrun restart their ranks, which agree on the run directory and resume from its checkpoint."""
     with socket.socket() as free:
@@ -122,6 +124,16 @@ def test_two_nodes_survive_a_kill_and_give_the_bits_of_one_node(folder):
     assert apart["global_step"] == 20
     for key, value in together["state_dict"].items():
         assert torch.equal(apart["state_dict"][key], value), key
+
+
+@pytest.mark.parametrize("changed", ["GROUP_WORLD_SIZE", "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_USE_AGENT_STORE"])
+def test_restarts_that_would_wait_for_the_dead_are_refused(changed):
+    """Two agents that share their store with the ranks were seen to wait in every restart."""
+    shared = {"GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    with pytest.raises(ValueError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        refuse_addresses_of_the_dead(shared)
+    harmless = {"GROUP_WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "0", "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    refuse_addresses_of_the_dead({**shared, changed: harmless[changed]})
 
 
 def test_weights_of_a_network_outside_the_module_are_refused():

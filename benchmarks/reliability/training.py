@@ -134,7 +134,7 @@ def _train(argv: list[str], rank: int) -> int:
     rank_zero_only.rank = rank  # Lightning reads it from the environment when imported, which was before the fork
     os.chdir(ROOT)
     sys.argv = [str(ROOT / "train.py"), *argv]
-    return train.main(argv)
+    return train.main()
 
 
 def _output(folder: Path, rank: int) -> Path:

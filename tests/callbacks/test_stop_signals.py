@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from callbacks import stop_signals
-from callbacks.stop_signals import STOP_SIGNALS, handled
+from callbacks.stop_signals import STOP_SIGNALS, StopSignals, handled
 
 
 def test_a_forked_loader_worker_ignores_the_signal_of_its_group(tmp_path):
@@ -40,3 +40,17 @@ def test_a_main_thread_that_waits_outside_python_is_ended(monkeypatch, capfd):
 def test_what_is_no_signal_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} is not a signal"):
         STOP_SIGNALS.add((name,))
+
+
+def test_a_process_on_its_way_out_keeps_its_exit_code():
+    """Launchers repeat their signal; between the end of the command and that of the process it would have killed it."""
+    pid = os.fork()
+    if not pid:
+        own = StopSignals()
+        own.install()
+        own.deferred = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        own.uninstall(leaving=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(own.code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143

@@ -65,6 +65,13 @@ def test_learns_to_return_what_it_encoded(fitted):
     assert last["val/loss"] < first["val/loss"]
 
 
+def test_the_reconstruction_is_compared_with_the_clean_data(fitted, tmp_path, monkeypatch):
+    """The authors' error was against the noised start, and 0.018 at best."""
+    net = fitted[0]
+    monkeypatch.setattr(net, "_reconstruct", lambda data, noise, condition: data)
+    assert trainer(tmp_path).validate(net, Data(), verbose=False)[0]["val/latent_mse"] == 0
+
+
 def test_only_the_students_are_trained_and_stored(fitted, teacher):
     net, *_, checkpoint = fitted
     stored = torch.load(checkpoint, weights_only=True)
@@ -200,6 +207,7 @@ def test_a_step_for_each_term_counts_once_and_uses_the_new_weights(teacher, tmp_
     runner = trainer(tmp_path, max_steps=2)
     runner.fit(net, Data())
     assert runner.global_step == 2
+    assert runner.lr_scheduler_configs[0].scheduler.last_epoch == 2  # the authors' schedule ran twice as fast
     names = [name for name, _ in moments]
     assert names == ["reverse_cd", "forward_cd", "forward_preservation", "reverse_preservation"] * 2
     changed = [[not torch.equal(a, b) for a, b in zip(x[1], y[1], strict=True)] for x, y in pairwise(moments)]
