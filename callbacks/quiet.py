@@ -22,6 +22,7 @@ def quiet() -> None:
     """Keep Lightning's loggers to warnings and drop the warnings listed above; call it once per process."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports on stderr that it found no GPU to profile
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not the user's
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", message=pattern)

@@ -122,7 +122,7 @@ def test_a_whole_run_gives_every_row_once(tmp_path, monkeypatch, capsys):
     text = "\n".join(table.table("editing", chosen, ["psnr_to_source", "margin"]))
     assert "| G | iCD prompt-to-prompt, replay | 0.02 | w=8, t<=0.8 |" in text
     open_claims = [line.split("|")[1].strip() for line in table.verdicts(found) if "not measured" in line]
-    assert open_claims == ["C3", "C4", "C5"]
+    assert open_claims == ["C3", "C4", "C5", "G+", "goal 1", "goal 2"]
 
 
 def test_a_folder_that_is_no_export_is_one_line(tmp_path, capsys):
