@@ -4,7 +4,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from callbacks.checkpoint_folder import size_of
 from callbacks.dry_run_ranks import batches_per_rank, count_batches
 
 CHECKPOINTS_KEPT = 4  # best, last, the one before it, and the one being written
@@ -22,7 +23,7 @@ CHECKPOINTS_KEPT = 4  # best, last, the one before it, and the one being written
 class DryRun(Callback):
     """Collect shapes, times, sizes and memory while two training steps and one validation run.
 
-    folder: where the real run would write; its disk must hold three checkpoints, else `check_disk` raises ValueError.
+    folder: where the real run would write; its disk must hold four checkpoints, else `check_disk` raises ValueError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,12 +73,12 @@ class DryRun(Callback):
         self.rows["weights"] = f"{trainable:,} trainable, {frozen:,} frozen, {size / 1e6:.2f} MB"
         parts = [pl_module.state_dict(), *(o.state_dict() for o in trainer.optimizers)]
         parts += [c.state_dict() for c in trainer.callbacks]  # type: ignore[attr-defined]
-        self._checkpoint_bytes = sum(t.numel() * t.element_size() for part in parts for t in tensors(part))
+        self._checkpoint_bytes = size_of(parts)
         self.rows["checkpoint"] = f"about {self._checkpoint_bytes / 1e6:.2f} MB"
         self.rows |= batches_per_rank(trainer)
 
     def check_disk(self) -> None:
-        """Compare the free disk with three checkpoints; ValueError if they do not fit."""
+        """Compare the free disk with four checkpoints; ValueError if they do not fit."""
         place = next(p for p in (self.folder.absolute(), *self.folder.absolute().parents) if p.exists())
         free, need = shutil.disk_usage(place).free / 1e6, CHECKPOINTS_KEPT * self._checkpoint_bytes / 1e6
         self.rows["disk"] = f"{free:,.0f} MB free, {need:,.2f} MB needed for {CHECKPOINTS_KEPT} checkpoints"
@@ -119,15 +120,3 @@ def describe(batch: Any) -> str:
     if isinstance(batch, list | tuple):
         return f"{type(batch).__name__} of {len(batch)}" + (f": {describe(batch[0])}" if batch else "")
     return type(batch).__name__
-
-
-def tensors(state: Any) -> Iterator[Tensor]:
-    """Every tensor inside nested dicts, lists and tuples."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, Mapping):
-        for value in state.values():
-            yield from tensors(value)
-    elif isinstance(state, list | tuple):
-        for value in state:
-            yield from tensors(value)
