@@ -11,14 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 RESERVE = 1.05  # times the tensors: names, optimizer options and loop state
 
 
 def size_of(state: Any) -> int:
-    """Bytes that torch.save writes for the tensors in nested dicts, lists and tuples: each storage once, as a whole."""
-    storages = (t.untyped_storage() for t in _tensors(state) if t.layout is torch.strided and t.device.type != "meta")
-    return sum({(s.device, s.data_ptr()): s.nbytes() for s in storages}.values())
+    """Bytes that torch.save writes for the tensors in nested dicts, lists and tuples: each storage once, as a whole.
+
+    A sharded tensor counts in full, because it is gathered before it is written.
+    """
+    tensors = [t for t in _tensors(state) if t.layout is torch.strided and t.device.type != "meta"]
+    sharded = sum(t.numel() * t.element_size() for t in tensors if isinstance(t, DTensor))
+    storages = (t.untyped_storage() for t in tensors if not isinstance(t, DTensor))
+    return sharded + sum({(s.device, s.data_ptr()): s.nbytes() for s in storages}.values())
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

@@ -81,6 +81,7 @@ def test_one_process_acts_as_rank_0_of_sixteen(tmp_path, strategy, kind):
     assert report.rows["rows per step"] == "32 = 2 x 16 ranks"
     assert report.rows["train batches"] == "10 on each of 16 ranks"
     assert report.rows["validation batches"] == "3 on each of 16 ranks"
+    assert report._checkpoint_bytes == 3 * 17 * 4 + 4 * 4  # of all ranks: weights, two Adam moments, four counters
 
 
 class UnevenData(TinyData):
