@@ -1,5 +1,6 @@
 """Whether a resumed run sees the data that its checkpoint was trained on."""
 
+import sys
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,8 +12,8 @@ class DataIdentity(Callback):
     """Keep the digest of each training folder's index.json in the checkpoint and refuse to go on with other data.
 
     A position in one data set means nothing in another. A folder that was moved or is reached by another address is
-    the same data; one whose index.json cannot be read is not compared. To go on with other data all the same, switch
-    this off: --callbacks.data_identity null.
+    the same data; one whose index.json cannot be read is not compared, which is said on stderr. To go on with other
+    data all the same, switch this off: --callbacks.data_identity null.
     Errors: ValueError in one line, before the run directory is touched.
     """
 
@@ -24,7 +25,9 @@ class DataIdentity(Callback):
         if stage == "fit" and data is not None:
             try:
                 found = data_manifests({"path": data.hparams.get("path")})
-            except Exception:  # a store that does not answer now, of whatever kind: the data are not compared
+            except (OSError, ValueError) as error:  # a store that does not answer now need not end the run
+                if trainer.is_global_zero:
+                    print(f"data identity: {error}; the data are not compared", file=sys.stderr)
                 found = []
             self._digests = {manifest["name"]: manifest["sha256"] for manifest in found}
 
@@ -38,6 +41,7 @@ class DataIdentity(Callback):
                 f"the checkpoint was trained on the data {_named(old)}, the config names {_named(new)}; give the run's "
                 "own data, or go on with these by --callbacks.data_identity null"
             )
+        self._digests = new or old  # the next resume is compared even if this one could not be
 
 
 def _named(digests: dict[str, str]) -> str:

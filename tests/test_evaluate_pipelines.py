@@ -1,5 +1,6 @@
 """evaluate.py on a diffusers pipeline folder."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -198,7 +199,9 @@ def test_mistakes_with_a_pipeline(evaluate, pipeline, pictures, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_pipeline_is_one_line(evaluate, pipeline, tmp_path, capsys):
+def test_a_damaged_pipeline_is_one_line(evaluate, pipeline, tmp_path, capsys, monkeypatch):
+    for handler in logging.getLogger("diffusers").handlers:  # it has kept the stderr of the test that imported it
+        monkeypatch.setattr(handler, "stream", sys.stderr)
     broken = tmp_path / "broken"
     shutil.copytree(pipeline, broken)
     (broken / "unet" / "diffusion_pytorch_model.safetensors").unlink()

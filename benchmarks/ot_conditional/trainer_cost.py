@@ -4,10 +4,10 @@
     python benchmarks/ot_conditional/trainer_cost.py --without numeric_guard loss_spikes throughput
 
 The run is configs/ot_conditional/swiss_roll.yaml as train.py builds it, with every default callback and logger (W&B
-offline), in a temporary folder. Before each of its epochs the bare loop takes the same steps: a copy of the model, the
-same batches, optimizer and schedule. So the two alternate in one process, and after every segment they must hold the
-same weights, bit for bit; x_noise is 0 for that. The clock stops where validation begins: validation and two
-checkpoints are listed apart, as the end of an epoch.
+offline), in a temporary folder. Before each of its steps the bare loop takes the same step: a copy of the model, the
+same batch, optimizer and schedule. So the two alternate in one process, and after every epoch they must hold the same
+weights, bit for bit; x_noise is 0 for that. The clock stops where validation begins: validation and two checkpoints are
+listed apart, as the end of an epoch. A segment is what the steps of one epoch took, but for its first.
 
 The objective is the paper's by default: its step is short enough for a fixed cost to be seen beside it. `marginal`
 spends a [Q, M, R] tensor on the product of all conditions and targets, in which the trainer disappears.
@@ -17,11 +17,14 @@ Wall-clock time suffers when the machine has other work; the processor time of t
 
 import argparse
 import copy
+import ctypes
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -46,18 +49,19 @@ class BareLoop:
         self.optimizer = torch.optim.AdamW(rates, weight_decay=0.0)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max_steps)
 
-    def segment(self) -> None:
-        """One pass of the loader."""
+    def epoch(self) -> Iterator[None]:
+        """One pass of the loader, a step at a time."""
         for batch in self.batches:
             loss = torch.stack(list(self.model.losses(batch).values())).sum()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
             self.scheduler.step()
+            yield
 
 
 class Alternate(Callback):
-    """Runs the bare loop before each epoch and times both. First of the callbacks: the others are on the clock."""
+    """Takes a step of the bare loop before each step, times both. First callback: the others are on the clock."""
 
     def __init__(self) -> None:
         self.times: dict[str, list[Tensor]] = {"bare": [], "trainer": [], "between": []}
@@ -67,18 +71,34 @@ class Alternate(Callback):
         self.bare = BareLoop(pl_module, trainer.datamodule, trainer.max_steps)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        began = clocks()
         if self._epoch_ended is not None:
-            self.times["between"].append(began - self._epoch_ended)
-        self.bare.segment()
-        self._epoch_began = clocks()
-        self.times["bare"].append(self._epoch_began - began)
+            self.times["between"].append(clocks() - self._epoch_ended)
+        self._steps, self._spent = self.bare.epoch(), {"bare": torch.zeros(2), "trainer": torch.zeros(2)}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        now = clocks()
+        if batch_idx > 1:  # the trainer fetches the first batches of an epoch before
+            self._spent["trainer"] = self._spent["trainer"] + now - self._step_began
+        next(self._steps)
+        self._step_began = clocks()
+        if batch_idx:
+            self._spent["bare"] = self._spent["bare"] + self._step_began - now
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.times["trainer"].append(clocks() - self._epoch_began)
+        self._spent["trainer"] = self._spent["trainer"] + clocks() - self._step_began
+        for loop, spent in self._spent.items():
+            self.times[loop].append(spent / (trainer.num_training_batches - 1))
         for ours, bare in zip(pl_module.model.parameters(), self.bare.model.parameters(), strict=True):
             assert torch.equal(ours, bare), "the trainer and the bare loop have taken different steps"
         self._epoch_ended = clocks()
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory: returned and faulted in again at random it costs more than what is measured here."""
+    with suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL(None)
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            library.mallopt(option, value)
 
 
 def clocks() -> Tensor:
@@ -105,7 +125,7 @@ def arguments(options: argparse.Namespace, batch: int, folder: str, without: Seq
 
 
 def measure(options: argparse.Namespace, batch: int, without: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Milliseconds [segments, 2] of either loop and of what lies between two epochs.
+    """Milliseconds [segments, 2] of a step of either loop, and of what lies between two epochs.
 
     The first segment warms up and the last writes the final checkpoint: neither counts.
     """
@@ -117,11 +137,11 @@ def measure(options: argparse.Namespace, batch: int, without: Sequence[str] = ()
     return {name: torch.stack(values[1:-1]) for name, values in timing.times.items()}
 
 
-def rows(batch: int | str, times: dict[str, Tensor], steps: int) -> list[str]:
+def rows(batch: int | str, times: dict[str, Tensor]) -> list[str]:
     """Two lines of the table: medians over the segments, quartiles of the extra time, ms per end of an epoch."""
     lines = []
     for clock, name in enumerate(("wall clock", "processor")):
-        bare, trainer = (times[loop][:, clock] / steps for loop in ("bare", "trainer"))
+        bare, trainer = (times[loop][:, clock] for loop in ("bare", "trainer"))
         extra = trainer - bare
         low, high = extra.quantile(torch.tensor([0.25, 0.75], dtype=extra.dtype))
         medians = " | ".join(f"{values.median():.2f}" for values in (bare, trainer, extra))
@@ -141,9 +161,9 @@ def main() -> None:
     options = parser.parse_args()
     table = []
     for batch in options.batch:
-        table += rows(batch, measure(options, batch), options.steps)
+        table += rows(batch, measure(options, batch))
         if options.without:
-            table += rows(f"{batch}, fewer", measure(options, batch, options.without), options.steps)
+            table += rows(f"{batch}, fewer", measure(options, batch, options.without))
     print(f"\n{options.objective}, {options.segments} x {options.steps} steps, cpu, 1 thread, ms\n")
     print("| B | clock | bare step | trainer step | extra | quartiles of extra | ratio | end of an epoch |")
     print("\n".join(["|" + "---|" * 8, *table]))
@@ -151,5 +171,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    keep_memory()
     quiet()
     main()

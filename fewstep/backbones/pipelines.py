@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fewstep.backbones.pretrained import copied_to
+from fewstep.backbones.pretrained import copied_to, told_once
 from fewstep.prompt_encoder import PromptEncoder
 
 # The noise schedule of Stable Diffusion. `trailing` steps of a pipeline are `even_times` of our solvers.
@@ -29,25 +29,18 @@ def load_pipeline(folder: str | Path) -> Any:
     Reads safetensors only and runs no code of the folder. ValueError in one line where that is not enough.
     """
     from diffusers import DiffusionPipeline
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
 
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    bars = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
-    for log in bars:
-        log.disable_progress_bar()
     try:
         index = json.loads(Path(folder, "model_index.json").read_text())
         if "safety_checker" in index:  # it blackens pictures, which no metric knows of
             options |= {"safety_checker": None, "requires_safety_checker": False}
         options |= {name: None for name, part in index.items() if part == [None, None]}  # SD3 without T5, say
-        pipeline = DiffusionPipeline.from_pretrained(str(folder), **options)
+        with told_once(folder):
+            pipeline = DiffusionPipeline.from_pretrained(str(folder), **options)
     except Exception as error:  # OSError, ValueError, TypeError, AttributeError, whatever the readers raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"cannot load the diffusers pipeline {folder}: {reason}") from None
-    finally:
-        for log in bars:
-            log.enable_progress_bar()
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.float().eval().requires_grad_(False)

@@ -1,6 +1,9 @@
 """Networks of diffusers and transformers: built from a config, or loaded whole and frozen, or refused in one line."""
 
 import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +36,32 @@ def diffusers_network(name: str, config: dict[str, Any]) -> nn.Module:
         raise ValueError(f"{name} cannot be built from this config: {reason}") from None
 
 
+@contextmanager
+def told_once(source: str | Path) -> Iterator[None]:
+    """Reading from `source` without the log lines that repeat its errors; without bars, except for downloads."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_diffusers, of_transformers)
+    levels = [library.get_verbosity() for library in libraries]
+    bars = [library for library in libraries if library.is_progress_bar_enabled() and Path(source).is_dir()]
+    for library in libraries:
+        library.set_verbosity(logging.CRITICAL)
+    for library in bars:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+        for library in bars:
+            library.enable_progress_bar()
+
+
 def from_pretrained(kind: Any, source: str | Path, filename: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(str(source), **options)
+        with told_once(source):
+            return kind.from_pretrained(str(source), **options)
     except (OSError, ValueError) as error:
         raise ValueError(missing(source, filename, error)) from None
 

@@ -35,3 +35,10 @@ def test_other_data_stop_the_run_before_its_folder_is_touched(fit, trained, caps
 @pytest.mark.parametrize("path", ["data", "copy", "loose"])
 def test_the_same_data_elsewhere_and_data_without_an_index_go_on(fit, trained, path):
     assert fit(*AGAIN, "--data.path", path) == 0
+
+
+def test_an_index_that_cannot_be_read_is_said_and_compared_the_next_time(fit, trained, capsys):
+    assert fit(*AGAIN, "--data.path", "nowhere://store/data") == 0
+    err = capsys.readouterr().err
+    assert "data identity: index.json of nowhere://store/data cannot be read: ValueError; the data are not" in err
+    assert fit(*AGAIN, "--trainer.max_steps", "6", "--data.path", "other") == 2

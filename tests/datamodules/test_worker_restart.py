@@ -56,6 +56,15 @@ def restarts(caplog):
     return [record.message for record in caplog.records if "the loader is restarted" in record.message]
 
 
+def halt_a_worker(loader, number):
+    """Freeze it where it is; returns what the log shall say that it was doing."""
+    pid = loader.reader._workers[number].pid
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+    sample = loader.source.trace.last(number)
+    return "between batches" if sample is None else f"while reading {loader.source.where(sample)}"
+
+
 def kill_a_worker(loader, number=0):
     """SIGKILL from outside, as the kernel does when memory is short."""
     worker = loader.reader._workers[number]
@@ -97,13 +106,14 @@ def test_a_death_never_interrupts_the_trainer(shards, caplog):
     for batch in stream:
         found.append(batch)
         if len(found) == 4:
+            doing = halt_a_worker(stream.loader, 1)
             pid = kill_a_worker(stream.loader, 1)
             deadline = time.monotonic() + 0.2
             while time.monotonic() < deadline:
                 sum(range(1000))
     assert same(found, list(training(shards)))
     (line,) = restarts(caplog)
-    assert f"worker 1 of 2 (pid {pid}) was killed by SIGKILL" in line
+    assert f"worker 1 of 2 (pid {pid}) was killed by SIGKILL {doing}; the loader is restarted" in line
 
 
 def test_a_scheduler_that_warns_the_whole_group_ends_no_worker(shards, caplog):
