@@ -4,7 +4,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,17 +39,7 @@ def fill(folder: Path, leave: int = LEFT) -> Path:
 
 def disk_full(folder: Path, trial: int, rng: random.Random) -> str:
     """The default policy: a clear error, and the previous checkpoint stays."""
-    with disk(folder / "run"), start(folder, options("ot", folder, hold=HOLD)) as training:
-        training.begins(HOLD)
-        last = folder / "run" / "checkpoints" / "last.ckpt"
-        fill(folder / "run")
-        training.happened()
-        codes = training.codes()
-        require(codes == [1], f"exit codes {codes}, promised 1: {training.tail()}")
-        says(training.text(), "disk is full")
-        no_traceback(training.text())
-        step = load(last)["global_step"]
-    return f"exit 1 {training.since_fault():.1f} s after the disk was full, checkpoint of step {step} whole"
+    return _ends_the_run(folder, fill, "disk is full")
 
 
 def disk_full_warned(folder: Path, trial: int, rng: random.Random) -> str:
@@ -71,17 +61,7 @@ def disk_full_warned(folder: Path, trial: int, rng: random.Random) -> str:
 
 def read_only(folder: Path, trial: int, rng: random.Random) -> str:
     """In the middle of a run."""
-    with disk(folder / "run"), start(folder, options("ot", folder, hold=HOLD)) as training:
-        training.begins(HOLD)
-        last = folder / "run" / "checkpoints" / "last.ckpt"
-        _make_read_only(folder / "run")
-        training.happened()
-        codes = training.codes()
-        require(codes == [1], f"exit codes {codes}, promised 1: {training.tail()}")
-        says(training.text(), "read-only")
-        no_traceback(training.text())
-        step = load(last)["global_step"]
-    return f"exit 1 {training.since_fault():.1f} s after the fault, checkpoint of step {step} whole"
+    return _ends_the_run(folder, _make_read_only, "read-only")
 
 
 def read_only_at_start(folder: Path, trial: int, rng: random.Random) -> str:
@@ -95,6 +75,20 @@ def read_only_at_start(folder: Path, trial: int, rng: random.Random) -> str:
         says(training.text(), r"^error: .*read-only")
         no_traceback(training.text())
     return f"exit 2 after {training.since_fault():.1f} s"
+
+
+def _ends_the_run(folder: Path, fault: Callable[[Path], object], words: str) -> str:
+    with disk(folder / "run"), start(folder, options("ot", folder, hold=HOLD)) as training:
+        training.begins(HOLD)
+        last = folder / "run" / "checkpoints" / "last.ckpt"
+        fault(folder / "run")
+        training.happened()
+        codes = training.codes()
+        require(codes == [1], f"exit codes {codes}, promised 1: {training.tail()}")
+        says(training.text(), words)
+        no_traceback(training.text())
+        step = load(last)["global_step"]
+    return f"exit 1 {training.since_fault():.1f} s after the fault, checkpoint of step {step} whole"
 
 
 def _make_read_only(folder: Path) -> None:
