@@ -21,10 +21,10 @@ from callbacks.checkpoint_folder import (
     remove_leftovers,
     require_space,
     size_of,
-    sync_folder,
 )
 from callbacks.plain_values import first_object, with_plain_hparams
 from callbacks.remote_checkpoint import is_remote, save_remote
+from fewstep.durable_files import sync_folder
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -94,12 +94,3 @@ def keep_previous(target: Path) -> None:
         return
     os.replace(link, previous_of(target))
     link.unlink(missing_ok=True)  # renaming one name of a file to another of the same file leaves both
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,13 +3,14 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from fewstep.durable_files import replace_file
 
 
 class KeptImage(NamedTuple):
@@ -85,9 +86,9 @@ class Partial:
     def write(self, name: str, content: bytes) -> None:
         if not (self.folder / "plan.json").exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / "plan.json", json.dumps(self._plan, indent=1).encode())
+            replace_file(self.folder / "plan.json", json.dumps(self._plan, indent=1).encode())
         (self.folder / name).parent.mkdir(exist_ok=True)
-        _replace(self.folder / name, content)
+        replace_file(self.folder / name, content)
 
     def remove(self) -> None:
         """The report is written: nothing of this is needed any more."""
@@ -134,12 +135,3 @@ def _state(path: Path) -> list[Any]:
     """Path, size and time of a file, or of every file in a folder."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.tmp.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

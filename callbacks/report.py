@@ -5,7 +5,6 @@ The runs that all functions take are those of report_rows.py.
 
 import base64
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from callbacks.report_page import PAGE
 from callbacks.report_plots import curves, trade_offs
 from callbacks.report_rows import COLOURS, metric_rows, run_labels, whiskers
+from fewstep.durable_files import replace_file
 
 
 def check_out(out: Path, checkpoints: Sequence[str], overwrite: bool) -> None:
@@ -57,9 +57,9 @@ def write(out: Path, runs: list[dict[str, Any]], pictures: Sequence[bytes | None
     out.mkdir(parents=True, exist_ok=True)
     for file, picture in zip(files, pictures, strict=True):
         if file and picture:
-            _replace(out / file, picture)
+            replace_file(out / file, picture)
     for file, text in contents.items():
-        _replace(out / file, text.encode())
+        replace_file(out / file, text.encode())
 
 
 def _shared_protocols(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, str]]:
@@ -120,12 +120,3 @@ def print_table(runs: Sequence[dict[str, Any]]) -> None:
         ]
         table.add_row(row["name"], *cells, *([row["floor_text"]] if floors else []))
     Console().print(table)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.tmp.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -23,7 +23,8 @@ from datamodules.build_progress import BuildProgress
 from datamodules.remote import file_sha256
 from datamodules.sample_grouping import LONGEST_KEY
 from datamodules.sample_index import read_offsets, scan_shard, write_offsets
-from datamodules.shard_writing import checked_key, refuse_to_lose, replace_folder, sync_folder, write_synced
+from datamodules.shard_writing import checked_key, refuse_to_lose, replace_folder
+from fewstep.durable_files import sync_folder, write_synced
 
 SPLIT = re.compile(r"[A-Za-z0-9_]+")
 SUFFIX = re.compile(r"[a-z0-9][a-z0-9_]*(\.[a-z0-9_]+)*")

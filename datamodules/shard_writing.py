@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.remote import file_sha256
+from fewstep.durable_files import sync_folder, write_synced
 
 ROWS_PER_BLOCK = 1024
 SAMPLES_PER_SHARD = 256
@@ -153,14 +154,6 @@ def npy_bytes(key: str, array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def replace_folder(staging: Path, target: Path) -> None:
     """Put `staging` in the place of `target`; the old folder is deleted only once the new one stands."""
     old = target.with_name(f"{target.name}.tmp.{os.getpid()}.old")
@@ -175,12 +168,3 @@ def replace_folder(staging: Path, target: Path) -> None:
         raise
     sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

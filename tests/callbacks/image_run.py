@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from fewstep.features import check_pictures
 
 N, SIZE = 45, 8
+FEW = {"subsets": 5, "subset_size": 20}  # options of KID for so few pictures
 QUIET = {
     "logger": False,
     "enable_progress_bar": False,

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from callbacks import AtomicCheckpointIO
-
-STATE = {"state_dict": {"w": torch.arange(1000.0)}, "global_step": 3}
+from tests.callbacks.numbered_states import STATE, names, state, step_of
 
 
 def test_round_trip_leaves_exactly_one_file(tmp_path):
@@ -74,18 +73,6 @@ def test_a_really_full_disk_is_recognised(tmp_path):
     assert b"big.ckpt was not written" in os.read(reader, 1000)
     os.close(reader)
     assert list(tmp_path.iterdir()) == []
-
-
-def state(step: int, size: int = 1000) -> dict:
-    return {"state_dict": {"w": torch.full((size,), float(step))}, "global_step": step}
-
-
-def step_of(path) -> int:
-    return AtomicCheckpointIO().load_checkpoint(path)["global_step"]
-
-
-def names(folder) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 def test_the_file_before_last_is_kept_and_no_other(tmp_path):

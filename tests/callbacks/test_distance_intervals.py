@@ -9,11 +9,10 @@ import torch
 from callbacks import CMMDCallback, FIDCallback, KIDCallback
 from fewstep.frechet import FeatureMoments, frechet_influence
 from fewstep.intervals import influence_interval
-from tests.callbacks.image_run import Loader, Projection, run, table, to_uint8
+from tests.callbacks.image_run import FEW, Loader, Projection, run, table, to_uint8
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*(does not have many workers|biased upwards|sync_dist)")
-FEW = {"subsets": 5, "subset_size": 20}
 
 
 @pytest.fixture(autouse=True)

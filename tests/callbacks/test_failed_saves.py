@@ -6,21 +6,8 @@ import pytest
 import torch
 
 from callbacks import AtomicCheckpointIO
+from tests.callbacks.numbered_states import STATE, names, state, step_of
 from tests.callbacks.small_disk import make_read_only, tmpfs
-
-STATE = {"state_dict": {"w": torch.arange(1000.0)}, "global_step": 3}
-
-
-def state(step: int, size: int = 1000) -> dict:
-    return {"state_dict": {"w": torch.full((size,), float(step))}, "global_step": step}
-
-
-def step_of(path) -> int:
-    return AtomicCheckpointIO().load_checkpoint(path)["global_step"]
-
-
-def names(folder) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):

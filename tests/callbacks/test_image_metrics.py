@@ -16,6 +16,7 @@ from callbacks.image_outputs import counted
 from fewstep.frechet import FeatureMoments, frechet_distance
 from fewstep.kernel_distance import kid
 from tests.callbacks.image_run import (
+    FEW,
     QUIET,
     Generator,
     Loader,
@@ -30,7 +31,6 @@ from tests.callbacks.image_run import (
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*(does not have many workers|biased upwards|sync_dist)")
-FEW = {"subsets": 5, "subset_size": 20}
 
 
 @pytest.fixture(autouse=True)
