@@ -10,10 +10,10 @@ format:  ## let ruff fix and format
 	uv run ruff check --fix . && uv run ruff format .
 
 test:  ## the whole suite
-	uv run pytest
+	uv run pytest -n auto --dist loadfile
 
 fast:  ## the suite without tests over 10 s
-	uv run pytest -m "not slow"
+	uv run pytest -n auto --dist loadfile -m "not slow"
 
 faults:  ## the table of docs/results/reliability.md (half an hour)
 	uv run python benchmarks/reliability/run.py

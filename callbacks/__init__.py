@@ -11,6 +11,7 @@ from callbacks.fully_sharded import FullySharded
 from callbacks.kid import KIDCallback
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.loss_spikes import LossSpikes
+from callbacks.no_profiler import NoProfiler
 from callbacks.numeric_guard import NumericGuard
 from callbacks.paired_image import PairedImageCallback
 from callbacks.picture_writer import PictureWriter
@@ -41,6 +42,7 @@ __all__ = [
     "KIDCallback",
     "LastCheckpoint",
     "LossSpikes",
+    "NoProfiler",
     "NumericGuard",
     "PairedImageCallback",
     "PictureWriter",

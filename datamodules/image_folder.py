@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,12 +182,10 @@ def open_scanned(path: str, cache_dir: str | None = None) -> SampleIndex:
         return read_offsets(str(kept), path)
     except (OSError, ValueError):
         index, faults = scan_shard(path)
-    try:
-        if not faults:
+    if not faults:
+        with suppress(OSError):  # a cache that cannot be written costs time only
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_offsets(str(kept), index)
-    except OSError:
-        pass  # a cache that cannot be written costs time only
     return index
 
 
