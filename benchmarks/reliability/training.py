@@ -65,7 +65,8 @@ class Training:
     def since_fault(self) -> float:
         """Seconds from the fault to the end of the last process; while one runs, to now."""
         ends = [process.ended for process in self.ranks]
-        return (time.monotonic() if None in ends else max(ends)) - (self.faulted or 0.0)
+        ended = time.monotonic() if None in ends else max(ends)
+        return max(0.0, ended - (self.faulted or 0.0))  # it may end of the first of two signals
 
     def begins(self, step: int) -> None:
         """Wait until a rank begins this step."""

@@ -21,28 +21,29 @@ ENTRY = re.compile(r"(.+?)(?:\.lora_linear_layer\.|\.lora[._]|_lora\.)(A|B|down|
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter as a file has it: peft's names -> weights; alpha, base_sha256: None where the file does not tell."""
+    """An adapter as a file has it: peft's names -> weights; what follows rank is None where the file does not tell."""
 
     state: dict[str, Tensor]
     rank: int
     alpha: float | None
     base_sha256: str | None
+    base_dtype: str | None
 
 
 def save_adapter(
-    folder: Path, state: Mapping[str, Tensor], part: str, settings: Mapping[str, Any], base_sha256: str
+    folder: Path, state: Mapping[str, Tensor], part: str, settings: Mapping[str, Any], base: Mapping[str, str]
 ) -> None:
     """Write FOLDER/pytorch_lora_weights.safetensors.
 
     part: what pipelines call the network, "unet" or "transformer". settings: arguments of peft's LoraConfig; older
-    diffusers, which ignores them, takes alpha for the rank.
+    diffusers, which ignores them, takes alpha for the rank. base: base_sha256 and base_dtype of the network.
     """
     from safetensors.torch import save_file
 
     header = {
         "format": "pt",
         SETTINGS: json.dumps({f"{part}.{key}": value for key, value in settings.items()}, sort_keys=True),
-        "base_sha256": base_sha256,
+        **base,
     }
     folder.mkdir(parents=True, exist_ok=True)
     weights = {f"{part}.{key}": weight.cpu().contiguous() for key, weight in state.items()}
@@ -64,7 +65,8 @@ def read_adapter(source: str | Path, layers: Sequence[str]) -> AdapterFile:
     ranks = {weight.shape[0] for key, weight in state.items() if key.endswith("lora_A.weight") and weight.ndim}
     if len(alphas) > 1 or len(ranks) != 1:
         raise ValueError(f"{source} needs one rank and one alpha, it has {sorted(ranks)} and {sorted(alphas)}")
-    return AdapterFile(state, ranks.pop(), alphas.pop() if alphas else None, header.get("base_sha256"))
+    base = header.get("base_sha256"), header.get("base_dtype")
+    return AdapterFile(state, ranks.pop(), alphas.pop() if alphas else None, *base)
 
 
 def convert_released(

@@ -52,7 +52,7 @@ class Adapters:
             raise ValueError("the network has adapters already; load it afresh")
         layers = matching_layers(model, targets)
         self.model, self.names, self.rank, self.alpha = model, tuple(names), rank, alpha
-        self.base_sha256 = weights_sha256(model)
+        self.base_sha256, self.base_dtype = weights_sha256(model), str(next(model.parameters()).dtype)
         model.requires_grad_(False)
         for name in names:
             config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers)  # type: ignore[arg-type]  # float alpha
@@ -114,14 +114,16 @@ class Adapters:
         """Write FOLDER/NAME/pytorch_lora_weights.safetensors for each adapter, as plain diffusers and peft load it."""
         part = "unet" if "UNet" in type(self.model).__name__ else "transformer"  # what pipelines call it
         settings = {"r": self.rank, "lora_alpha": self.alpha, "target_modules": list(self._layers)}
+        base = {"base_sha256": self.base_sha256, "base_dtype": self.base_dtype}
         for name in self.names:
-            save_adapter(Path(folder, name), self.state(name), part, settings, self.base_sha256)
+            save_adapter(Path(folder, name), self.state(name), part, settings, base)
 
     def load(self, source: str | Path | Mapping[str, str | Path], other_base: bool = False) -> None:
         """Read what `save` wrote, or {name: file, folder or hub id} of diffusers, peft, kohya or the authors of iCD.
 
         A file that tells no alpha is read with this object's. other_base: accept an adapter that was trained on other
-        weights of the same shapes. ValueError in one line, and nothing is changed, where a file does not fit.
+        weights of the same shapes; where the base has another dtype than in training, they cannot be told apart.
+        ValueError in one line, and nothing is changed, where a file does not fit.
         """
         files = source if isinstance(source, Mapping) else {name: Path(source, name) for name in self.names}
         states = {name: self._checked(name, file, other_base) for name, file in files.items()}
@@ -135,7 +137,8 @@ class Adapters:
             if theirs is not None and theirs != ours:
                 raise ValueError(f"{file} has {what} {theirs:g}, these adapters have {ours:g}; give {what}={theirs:g}")
         check_fits(found.state, own, file)
-        if found.base_sha256 not in (None, self.base_sha256) and not other_base:
+        same_dtype = found.base_dtype in (None, self.base_dtype)  # else the hashes differ anyway
+        if same_dtype and found.base_sha256 not in (None, self.base_sha256) and not other_base:
             raise ValueError(
                 f"{file} is an adapter for another base ({found.base_sha256}, here {self.base_sha256}); load that one, "
                 "or give other_base=True"

@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,6 +87,23 @@ def test_a_prompt_switch_asks_for_the_target_from_its_time_on():
     )
 
 
+@pytest.mark.parametrize("replay", [False, True])
+def test_every_part_of_the_condition_is_switched_together(replay):
+    """The authors' code for SDXL gave the pooled states of the target throughout."""
+    boundaries, given = Boundaries(FOUR), []
+
+    def two_parts(x, t, guidance_scale, condition):
+        given.append({key: rows[-4:] for key, rows in condition.items()})
+        return student(0.5)(x, t, guidance_scale, condition)
+
+    data, states, source = encoded(boundaries)
+    source = {"text": source["text"], "pooled": normal(4, 2)}
+    target = {key: rows + 1 for key, rows in source.items()}
+    edit(two_parts, SD, boundaries, data, states, source, target, prompt_below=0.52, replay=replay)
+    for found, expected in zip(given, (source, source, target, target), strict=True):
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
 def test_nothing_changes_outside_the_mask_and_something_inside():
     boundaries = Boundaries(FOUR, 0.02, (0, 0.1, 0.26, 0.52, 0.78, 1))
     data, states, source = encoded(boundaries)
@@ -138,6 +156,19 @@ def test_prompt_to_prompt_is_the_same_loop_by_hand(replay):
     torch.testing.assert_close(edited, x[2:])
     plain = edit(*models, source, target, guidance, replay=replay)
     assert (plain - edited).abs().max() > 1e-3
+
+
+def test_words_that_differ_are_blended_and_amplified():
+    """The authors' table held blend words as a printed tuple, which their script split at its spaces."""
+    tokenizer = letter_tokenizer(24)
+    model = SimpleNamespace(prompts=SimpleNamespace(tokenizer=tokenizer, length=24), sample_size=8)
+    texts = ["a red cat", "a dog"], ["a blue fox", "a dog"]
+    found = Editing(blend=True, amplify=3.0).prompt_to_prompt(model, *texts, 4)
+    words = [(["red", "cat"], ["blue", "fox"]), ([], [])]
+    by_hand = PromptToPrompt(*texts, tokenizer, 4, blend_words=words, equaliser=[{"blue": 3.0, "fox": 3.0}, {}])
+    assert torch.equal(found.blend_tokens, by_hand.blend_tokens)
+    assert torch.equal(found.factors, by_hand.factors)
+    assert not Editing().prompt_to_prompt(model, *texts, 4).blend_tokens.any()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,14 @@ def counted(pair, calls):
     return replace(pair, reverse=reverse)
 
 
+def test_a_pair_is_read_in_half_precision(pair, tmp_path):
+    """Its base is the same in another dtype, not another base."""
+    half = InvertibleConsistency.load(write_export(tmp_path), dtype=torch.bfloat16)
+    assert next(half.model.network.parameters()).dtype == torch.bfloat16
+    drawn, expected = (one.generate(PROMPTS, rng("a", "b"), 4.0) for one in (half, pair))
+    assert (drawn - expected).abs().mean() < 0.02 < expected.std()
+
+
 def test_two_prompts_are_drawn_as_each_alone(pair):
     """The authors' sampler took a batch of two for a source and its target and did not guide the first."""
     together = pair.generate(PROMPTS, rng("a", "b"), 12.0, 0.8)
@@ -58,6 +66,16 @@ def test_a_picture_costs_one_row_of_each_call(pair):
     calls.clear()
     spied.edit(image, PROMPTS, PROMPTS[::-1], rng("a", "b"), Editing("prompt_to_prompt", guidance_scale=4.0))
     assert [(scales[:2], rows) for _, scales, rows in calls] == [([1, 1], 4)] * 4
+
+
+def test_both_students_are_adapters_on_the_one_network_of_the_pair(pair):
+    """The authors' were fused into networks of their own, three in memory."""
+    calls = []
+    handle = pair.model.network.register_forward_pre_hook(lambda network, inputs: calls.append(network))
+    code = pair.encode(torch.zeros(2, 3, 16, 16), PROMPTS, rng("a", "b"))[-1]
+    pair.decode(code, PROMPTS)
+    handle.remove()
+    assert len(calls) == len(BOUNDARIES.encode_times) + len(BOUNDARIES.decode_times) - 2
 
 
 def test_the_schedule_outlives_its_use(pair):

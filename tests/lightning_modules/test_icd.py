@@ -92,6 +92,19 @@ def test_only_the_students_are_trained_and_stored(fitted, teacher):
         assert all(weight.any() for weight in moved)  # each began at zero
 
 
+def test_one_optimizer_step_serves_all_terms(fitted):
+    """The authors took two for each student, under which the weights of the terms hardly matter."""
+    stored = torch.load(fitted[3], weights_only=True)
+    moments = stored["optimizer_states"][0]["state"].values()
+    assert [int(moment["step"]) for moment in moments] == [stored["global_step"]] * len(list(fitted[0].parameters()))
+
+
+def test_given_boundaries_are_those_of_the_losses_and_of_the_pictures(teacher):
+    """One of the authors' scripts trained on the default ones whatever it was given, and measured on the given."""
+    net, given = module(teacher, boundaries=[0, 0.34, 0.7, 1]), Boundaries((0, 0.34, 0.7, 1), 0.02)
+    assert net.distillation.boundaries == net.pair.boundaries == given != Boundaries.even(3)
+
+
 def test_students_begin_as_their_teacher(teacher):
     net = module(teacher)
     x, condition = net.encoders.read(batch(), training=False)
@@ -190,6 +203,15 @@ def test_predict_generates_reconstructs_and_edits(fitted):
     torch.testing.assert_close(part, drawn[2:3], rtol=1e-4, atol=1e-5)  # noise belongs to the key
 
 
+def test_pictures_are_guided_from_the_given_time_on(fitted, monkeypatch):
+    """The authors' sampler ignored what it was told of dynamic guidance."""
+    net, keys = fitted[0], batch()["key"]
+    monkeypatch.setattr(net, "editing", Editing(guidance_scale=4.0, guided_below=0.5))
+    late, always = (net.pair.generate(CAPTIONS, PerSampleRng(0, keys), 4.0, below) for below in (0.5, 1.0))
+    torch.testing.assert_close(net.predict_step({"caption": CAPTIONS, "key": keys}, 0)["image"], late)
+    assert (late - always).abs().max() > 1e-3
+
+
 def test_a_step_for_each_term_counts_once_and_uses_the_new_weights(teacher, tmp_path):
     net = module(teacher, objective="separate")
     seen = []
@@ -212,6 +234,22 @@ def test_a_step_for_each_term_counts_once_and_uses_the_new_weights(teacher, tmp_
     assert names == ["reverse_cd", "forward_cd", "forward_preservation", "reverse_preservation"] * 2
     changed = [[not torch.equal(a, b) for a, b in zip(x[1], y[1], strict=True)] for x, y in pairwise(moments)]
     assert changed[:4] == [[True, False], [False, True], [False, True], [True, False]]
+
+
+@pytest.mark.parametrize("silent", ["forward_preservation", "reverse_preservation"])
+def test_a_term_of_weight_zero_makes_no_step_and_stops_no_other(teacher, tmp_path, silent):
+    """The authors' reverse preservation was switched by the weight of the forward one, and stepped at weight 0."""
+    net, asked = module(teacher, objective="separate", loss_weights={silent: 0.0}), []
+    term = net.distillation.term
+
+    def recorded(name, networks, draw):
+        asked.append(name)
+        return term(name, networks, draw)
+
+    object.__setattr__(net.distillation, "term", recorded)
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(net, Data())
+    both = ("forward", "reverse")
+    assert sorted(asked) == sorted({f"{way}_{kind}" for way in both for kind in ("cd", "preservation")} - {silent})
 
 
 def test_full_students_are_two_networks_and_come_back(teacher, tmp_path):
