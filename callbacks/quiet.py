@@ -23,6 +23,7 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports on stderr that it found no GPU to profile
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # else W&B advertises it where gradio is imported
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not the user's
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", message=pattern)

@@ -1,12 +1,14 @@
 """Reads what W&B recorded offline: LevelDB's log format (7-byte headers in 32 KiB blocks) around protobuf records."""
 
 import json
+import time
 from pathlib import Path
 
 import wandb
 from wandb.proto import wandb_internal_pb2
 
 BLOCK, HEADER = 32768, 7
+PATIENCE = 10  # seconds
 
 
 def records(file):
@@ -28,9 +30,16 @@ def records(file):
 
 
 def parts_of(run_dir):
-    """The .wandb files of a run directory in the order of their start, complete: their writer has ended."""
-    wandb.teardown()
-    return sorted(Path(run_dir).glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
+    """The .wandb files of a run directory in the order of their start, complete where their run has ended."""
+    wandb.teardown()  # its writer, a process of its own, may live a little longer
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        folders = sorted(Path(run_dir).glob("wandb/offline-run-*"))
+        files = [file for folder in folders for file in folder.glob("run-*.wandb")]
+        ended = [file for file in files if records(file)[-1:] and records(file)[-1].WhichOneof("record_type") == "exit"]
+        if len(ended) == len(folders) or time.monotonic() > deadline:
+            return files
+        time.sleep(0.1)
 
 
 def history(found):
