@@ -21,7 +21,7 @@ def test_it_parses_says_when_to_use_it_and_wins_over_the_default(fit, capsys, fi
         fit("-c", str(file), "--print_config")
     assert caught.value.code == 0
     resolved = yaml.safe_load(capsys.readouterr().out)
-    plain = {k: v for k, v in content.get("trainer", {}).items() if not isinstance(v, dict)}
+    plain = {k: v for k, v in content.get("trainer", {}).items() if not isinstance(v, dict | list)}
     assert {k: resolved["trainer"][k] for k in plain} == plain
 
 
