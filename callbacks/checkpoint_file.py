@@ -2,13 +2,9 @@
 
 import os
 import re
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,6 @@ from torch import Tensor
 
 from callbacks.remote_checkpoint import is_remote, load_remote
 
-CHUNK = 1 << 20  # bytes read at a time
 OLDER = "use an older one, for example with --resume auto"
 
 
@@ -61,28 +56,9 @@ def check_members(path: str | Path) -> None:
         packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
         if packed:  # torch never does; a small file could fill the memory
             raise ValueError(f"its member {packed[0]} is compressed, which torch.save does not do")
-        with open(path, "rb") as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            whole = pool.map(partial(_is_whole, file.fileno()), archive.infolist())
-            damaged = next((m.filename for m, good in zip(archive.infolist(), whole, strict=True) if not good), None)
+        damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of its member {damaged} is wrong, the file is damaged")
-
-
-def _is_whole(file: int, member: zipfile.ZipInfo) -> bool:
-    """Whether the bytes of a stored member have its checksum. As `ZipFile.testzip`, for several threads at a time."""
-    header = os.pread(file, 30, member.header_offset)
-    if header[:4] != b"PK\3\4" or len(header) < 30:
-        return False
-    name, extra = struct.unpack("<HH", header[26:])
-    position, left, checksum = member.header_offset + 30 + name + extra, member.file_size, 0
-    buffer = memoryview(bytearray(min(left, CHUNK)))
-    while left:
-        read = os.preadv(file, [buffer[:left]], position)
-        if not read:
-            return False
-        checksum = zlib.crc32(buffer[:read], checksum)
-        position, left = position + read, left - read
-    return checksum == member.CRC
 
 
 def require_training_state(checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> None:

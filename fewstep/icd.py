@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    gc.disable()  # a tenth of the time that torch and diffusers take to import, here and when a network is loaded
+    gc.disable()  # a sixth of the time that torch and diffusers take to import, here and when a network is loaded
     try:
         from fewstep.icd_commands import COMMANDS
 

@@ -90,7 +90,7 @@ MATRIX = [
     Row("step_cost", "at most 1.5 ms more than a bare loop", 1, step_cost.fixed_cost),
     Row(
         "long_step_cost",
-        "at most 2 % of a step of 75 ms for these parts of the trainer",
+        "at most 2 % of a step of 75 ms more than a bare loop",
         1,
         step_cost.share_of_a_long_step,
     ),
