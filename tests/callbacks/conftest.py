@@ -1,5 +1,8 @@
 """Fixtures of the run tests: a config of the tiny run, in an empty working directory."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +33,20 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fit(config: Path) -> Callable[..., int]:
     """`train.py fit -c tiny.yaml ...` in this process; returns the exit code."""
     return lambda *arguments: train.main(["fit", "-c", str(config), *arguments])
+
+
+@pytest.fixture
+def fit_alone(config: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same in a process of its own: what it prints is its own, and W&B has written all when it ends."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, train.__file__, "fit", "-c", str(config), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parent)}
+        return subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280
+        )
+
+    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import csv
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import wandb
 
 from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.wandb_logger import OfflineFirstWandbLogger
+from tests.callbacks.wandb_record import parts_of
 
 
 @pytest.fixture(autouse=True)
@@ -23,22 +23,14 @@ def _no_account(monkeypatch, tmp_path):
     wandb.teardown()
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited 20 s in vain"
-        time.sleep(0.05)
-
-
-def test_offline_run_stays_in_the_run_directory_and_says_how_to_upload(fit, capfd):
-    assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.log_every_n_steps", "5") == 0
-    out, err = capfd.readouterr()
-    (record,) = Path("run/wandb").glob("offline-run-*/run-*.wandb")
-    assert f"wandb sync {record.parent}" in out
-    wait_until(lambda: b"test/nll" in record.read_bytes())  # a process of its own writes the record
+def test_offline_run_stays_in_the_run_directory_and_says_how_to_upload(fit_alone):
+    done = fit_alone("--run_dir", "run", "--wandb", "offline", "--trainer.log_every_n_steps", "5")
+    assert (done.returncode, done.stderr) == (0, "")
+    (record,) = parts_of("run")
+    assert f"wandb sync {record.parent}" in done.stdout
     assert b"train/loss" in record.read_bytes()
+    assert b"test/nll" in record.read_bytes()
     assert b"last_checkpoint" in record.read_bytes()  # the resolved config
-    assert err == ""
     assert sorted(p.name for p in Path().iterdir() if p.name != "home") == ["run", "tiny.yaml"]
 
 
@@ -50,8 +42,8 @@ def test_the_record_is_started_before_there_is_anything_to_log(fit, capsys):
 def test_a_resumed_run_keeps_its_id(fit):
     assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.max_steps", "5") == 0
     assert fit("--run_dir", "run", "--wandb", "offline", "--resume", "auto") == 0
-    names = {p.name for p in Path("run/wandb").glob("offline-run-*/run-*.wandb")}
-    assert len(names) == 1
+    first, second = parts_of("run")
+    assert first.name == second.name
 
 
 def test_a_failing_setup_leaves_no_record(fit):

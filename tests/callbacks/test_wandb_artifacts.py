@@ -38,9 +38,9 @@ def local_files(artifact):
     return {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
 
 
-def test_a_run_records_its_config_and_its_checkpoints_without_copies(fit, load, capfd):
-    assert fit(*OFFLINE) == 0
-    assert capfd.readouterr().err == ""
+def test_a_run_records_its_config_and_its_checkpoints_without_copies(fit_alone, load):
+    done = fit_alone(*OFFLINE)
+    assert (done.returncode, done.stderr) == (0, "")
     (part,) = logged("run")
     assert set(part) == {("config",), ("checkpoint", "best"), ("checkpoint", "last")}
     for alias in ("best", "last"):

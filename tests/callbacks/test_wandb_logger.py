@@ -163,10 +163,10 @@ def test_the_command_uploads_both_halves_of_a_resumed_run_in_the_order_of_time(t
 
 def test_a_server_that_answers_nothing_costs_the_probe_only(tmp_path, fake_server, capsys):
     url = fake_server(lambda connection: None)
-    logger = OfflineFirstWandbLogger(str(tmp_path), "name", mode="online", probe_timeout=0.5)
+    logger = OfflineFirstWandbLogger(str(tmp_path), "name", mode="online", probe_timeout=0.5, init_timeout=120.0)
     start = time.monotonic()
     logger.log_metrics({"val/nll": 1.0}, step=1)
-    assert time.monotonic() - start < 15  # of which importing and starting wandb take most
+    assert time.monotonic() - start < 60  # without the probe it would be 120
     assert url in capsys.readouterr().out
     assert logger.close().startswith("wandb sync ")
 
@@ -272,7 +272,7 @@ def test_an_end_that_hangs_is_left_behind(tmp_path, monkeypatch, capsys):
     logger.in_background("upload", lambda run: hang.wait())
     start = time.monotonic()
     assert logger.close().startswith("wandb sync ")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     hang.set()
 
 

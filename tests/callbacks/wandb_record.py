@@ -8,7 +8,7 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 BLOCK, HEADER = 32768, 7
-PATIENCE = 10  # seconds
+PATIENCE = 60  # seconds
 
 
 def records(file):
@@ -30,16 +30,41 @@ def records(file):
 
 
 def parts_of(run_dir):
-    """The .wandb files of a run directory in the order of their start, complete where their run has ended."""
-    wandb.teardown()  # its writer, a process of its own, may live a little longer
-    deadline = time.monotonic() + PATIENCE
-    while True:
+    """The .wandb files of a run directory in the order of their start, each complete: its run has ended."""
+    wandb.teardown()
+
+    def read():
         folders = sorted(Path(run_dir).glob("wandb/offline-run-*"))
         files = [file for folder in folders for file in folder.glob("run-*.wandb")]
-        ended = [file for file in files if records(file)[-1:] and records(file)[-1].WhichOneof("record_type") == "exit"]
-        if len(ended) == len(folders) or time.monotonic() > deadline:
-            return files
+        return files, len(files) == len(folders) and all(_has_ended(records(file)) for file in files)
+
+    return _patiently(read)
+
+
+def history_of(file, rows):
+    """The logged rows of a file as dicts, once there are so many of them."""
+    wandb.teardown()
+
+    def read():
+        found = history(records(file))
+        return found, len(found) >= rows
+
+    return _patiently(read)
+
+
+def _patiently(read):
+    """What read() returns with True; the writer is a process of its own and may live a little longer than the run."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found, whole = read()
+        if whole:
+            return found
+        assert time.monotonic() < deadline, f"not whole after {PATIENCE} s: {found}"
         time.sleep(0.1)
+
+
+def _has_ended(found):
+    return bool(found) and found[-1].WhichOneof("record_type") == "exit"
 
 
 def history(found):
