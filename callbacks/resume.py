@@ -23,8 +23,12 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
     """The folder that a run writes to and the checkpoint that it continues, if any; a string if that is remote.
 
     settings: run_dir, resume (None, "auto", a path or an address), trainer.num_nodes and, unless fitting, ckpt_path.
-    Errors: ValueError for a folder that is in use, an `auto` that cannot know its folder, a folder given as checkpoint.
+    Errors: ValueError for a folder that is in use, an `auto` that cannot know its folder, a folder given as checkpoint,
+    and unless fitting, for any resume: it would be measured untrained.
     """
+    if settings.resume and not fitting:
+        given = "RUN/checkpoints/best.ckpt" if settings.resume == "auto" else settings.resume
+        raise ValueError(f"--resume {settings.resume} goes on with a training; to use its weights: --ckpt_path {given}")
     folder = Path(settings.run_dir) if settings.run_dir else None
     remote = bool(settings.resume) and is_remote(settings.resume)
     if settings.resume and settings.resume != "auto" and not remote:

@@ -103,6 +103,8 @@ def test_a_file_that_is_no_config(fit, capsys, text, expected):
         (["fitt"], "unknown command 'fitt'; choose fit, validate, test or predict"),
         (["fit"], "no model is given; choose a run with -c configs/METHOD/RUN.yaml"),
         (["fit", "--resume"], "expected one argument"),
+        (["test", "-c", "tiny.yaml", "--resume", "x/last.ckpt"], "to use its weights: --ckpt_path x/last.ckpt\n"),
+        (["predict", "-c", "tiny.yaml", "--resume", "auto"], "--ckpt_path RUN/checkpoints/best.ckpt"),
     ],
 )
 def test_a_command_that_cannot_start(config, capsys, argv, expected):
