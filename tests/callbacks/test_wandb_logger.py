@@ -218,7 +218,7 @@ def test_a_recorder_that_dies_is_said_once_and_nothing_raises(tmp_path, capsys):
     processes = [line.split()[:3] for line in lines.splitlines()]
     (core,) = [int(pid) for pid, parent, name in processes if parent == str(os.getpid()) and "wandb-core" in name]
     os.kill(core, signal.SIGKILL)
-    time.sleep(0.2)
+    os.waitid(os.P_PID, core, os.WEXITED | os.WNOWAIT)  # dead by now, and still there for wandb to find so
     for step in range(50):
         logger.log_metrics({"a": 1.0, "val/fid": 2.0}, step)
     logger.in_background("upload", lambda run: run.log({"b": 1}))
