@@ -17,6 +17,7 @@ from benchmarks.reliability import (
     killed_runs,
     step_cost,
     stopped_runs,
+    two_hosts,
     wandb_down,
 )
 
@@ -78,6 +79,8 @@ MATRIX = [
     Row("worker_killed", f"replaced; {EXACT}", 3, dead_processes.worker_killed, True),
     Row("workers_killed_for_ever", "one line, exit 1, checkpoint whole", 1, dead_processes.workers_killed_for_ever),
     *DEAD_RANKS,
+    Row("machine_replaced", f"torchrun goes on with another; {EXACT}", 1, two_hosts.machine_replaced),
+    Row("network_cut", ENDS, 1, two_hosts.network_cut),
     Row("wandb_down_at_start", FINISHES, 1, wandb_down.down_at_start),
     Row("wandb_dies", FINISHES, 1, partial(wandb_down.fails_in_the_middle, number=signal.SIGKILL)),
     Row("wandb_hangs", FINISHES, 1, partial(wandb_down.fails_in_the_middle, number=signal.SIGSTOP)),
