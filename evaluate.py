@@ -111,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from callbacks.evaluation_partial import Partial
     from callbacks.evaluation_pipeline import PipelineModule
     from callbacks.evaluation_replay import keep_outputs
+    from callbacks.process_group import leave_process_group
     from callbacks.quiet import quiet
 
     quiet()
@@ -141,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             partial.remove()
             report.print_table(runs)
             print(f"report  {args.out / 'report.html'}")
+        leave_process_group()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"error: {' '.join(str(error).split())[:800]}", file=sys.stderr)
         return 2

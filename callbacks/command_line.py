@@ -25,6 +25,7 @@ from callbacks.dry_run import DryRun
 from callbacks.dry_run_ranks import rehearsal, take_ranks
 from callbacks.optimizer_options import OptimizerOptions
 from callbacks.preemption import silence_lightning
+from callbacks.process_group import leave_process_group
 from callbacks.quiet import quiet
 from callbacks.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
 from callbacks.wandb_logger import OfflineFirstWandbLogger
@@ -56,6 +57,8 @@ def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) 
                 lost = command.watch.finish(failed=code != 0)
                 code = code or lost
             os.environ.pop(RUN_ID_VARIABLE, None)
+        if leaving and code == 0:
+            leave_process_group()
     return code
 
 
