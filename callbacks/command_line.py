@@ -41,7 +41,7 @@ def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) 
     Errors: what is not for the user to mend keeps its traceback.
     """
     quiet()
-    command, code = None, exit_codes.FAILED
+    command, code, together = None, exit_codes.FAILED, True
     others = multiprocessing.active_children()
     with stop_signals.handled(leaving):
         try:
@@ -49,6 +49,7 @@ def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) 
             command.run()
             code = 0
         except (Exception, stop_signals.Stopped) as error:
+            together = getattr(error, "together", False)
             code = exit_codes.report(error, command)
         finally:
             for process in set(multiprocessing.active_children()) - set(others):
@@ -57,7 +58,7 @@ def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) 
                 lost = command.watch.finish(failed=code != 0)
                 code = code or lost
             os.environ.pop(RUN_ID_VARIABLE, None)
-        if leaving and code == 0:
+        if leaving and together:
             leave_process_group()
     return code
 

@@ -113,7 +113,7 @@ class Preemption(Checkpoint):
 
     def _leave(self, trainer: Trainer, outcome: str) -> None:
         name = STOP_SIGNALS.name or "a signal to another rank"
-        raise Stopped(self._code, f"stopped by {name} after step {trainer.global_step}: {outcome}")
+        raise Stopped(self._code, f"stopped by {name} after step {trainer.global_step}: {outcome}", together=True)
 
 
 def silence_lightning(trainer: Trainer) -> None:

@@ -6,7 +6,7 @@ from torch import distributed
 
 
 def leave_process_group() -> None:
-    """Take the default process group down, if there is one; for a process whose work is done and went well.
+    """Take the default process group down, if there is one; for ranks that are done, all of them.
 
     Lightning does so for NCCL and leaves gloo's group to the end of the interpreter. A thread of gloo that still holds
     a tensor by then aborts the process, whose exit code becomes -6 after a whole run (seen once, with two hosts;
