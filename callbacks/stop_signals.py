@@ -15,7 +15,7 @@ GRACE = 5.0  # seconds that a process may spend outside Python before it is ende
 
 
 class Stopped(SystemExit):
-    """The process was asked to stop. `code`: of its exit; `line`: what the user is told; `together`: all ranks stop here."""
+    """The process was asked to stop. code: for its exit; line: what the user is told; together: all ranks stop here."""
 
     def __init__(self, code: int, line: str, together: bool = False) -> None:
         super().__init__(code)
