@@ -175,7 +175,7 @@ def checked_fields(key: str, fields: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def index_of(description: dict, shards: dict[str, list[dict]]) -> dict:
-    """The content of index.json; `skipped` of the shards becomes a note."""
+    """The content of index.json; `skipped` of the shards becomes a note. Only the first split needs samples."""
     skipped: dict[str, dict] = {}
     for kind, key in (fault for entries in shards.values() for entry in entries for fault in entry["skipped"]):
         note = skipped.setdefault(kind, {"count": 0, "keys": []})
@@ -186,9 +186,10 @@ def index_of(description: dict, shards: dict[str, list[dict]]) -> dict:
     index["splits"] = {}
     for split, entries in shards.items():
         kept = [{k: v for k, v in entry.items() if k != "skipped"} for entry in entries if entry["samples"]]
-        if not kept:
+        if kept:
+            index["splits"][split] = {"samples": sum(entry["samples"] for entry in kept), "shards": kept}
+        elif split == next(iter(shards)):
             raise ValueError(f"split {split!r}: no sample can be used; {next(iter(skipped))} for all of them")
-        index["splits"][split] = {"samples": sum(entry["samples"] for entry in kept), "shards": kept}
     return index
 
 

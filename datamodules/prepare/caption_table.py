@@ -1,103 +1,140 @@
 """Captions of pictures from a .csv, .tsv, .jsonl or .parquet table: one row per picture and caption."""
 
-import csv
-import json
+import difflib
+import math
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from datamodules.text_tables import read_csv, read_json_lines
 
 IMAGE_COLUMNS = ("file_name", "image", "image_path", "path", "filename", "file", "image_file")
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "description")
+FORMS = (".csv", ".tsv", ".jsonl", ".parquet")
+EXACT = 2**53  # above, neighbouring whole numbers are one float
 
 
 class CaptionTable:
-    """Which captions belong to which picture; `unused()` says which named pictures nobody asked for.
+    """Which captions belong to which picture; `told` says which rows nobody asked for, or came to nothing.
 
-    Several rows of one picture, or a list in one row, are several captions in their order.
+    Several rows of one picture, or a list in one row, are several captions in their order. Pictures may be called by
+    whole numbers; names are compared in the normal form NFC.
     """
 
-    def __init__(self, path: str, image_column: str | None = None, caption_column: str | None = None):
-        rows = _rows(Path(path))
+    def __init__(
+        self,
+        path: str,
+        image_column: str | None = None,
+        caption_column: str | None = None,
+        encoding: str | None = None,
+    ):
+        self.path = path
+        rows = ((number, row) for number, row in _rows(Path(path), encoding) if row)
         first = next(rows, None)
         if first is None:
             raise ValueError(f"{path}: holds no rows")
-        image = _column(path, first, image_column, IMAGE_COLUMNS, "--image-column")
-        caption = _column(path, first, caption_column, CAPTION_COLUMNS, "--caption-column")
+        image = _column(path, first[1], image_column, IMAGE_COLUMNS, "--image-column")
+        caption = _column(path, first[1], caption_column, CAPTION_COLUMNS, "--caption-column")
         self.captions: dict[str, list[str]] = {}
         self.used: set[str] = set()
-        for row in (first, *rows):
-            values = row.get(caption)
-            values = values if isinstance(values, list) else [values]
-            if name := str(row.get(image) or "").replace("\\", "/").removeprefix("./"):
-                self.captions.setdefault(name, []).extend(value for value in values if isinstance(value, str))
+        self.nameless: list[int] = []
+        self.wordless: list[int] = []
+        for number, row in (first, *rows):
+            name, captions = _name(row.get(image), f"{path}: line {number}"), _captions(row.get(caption))
+            if not name:
+                self.nameless.append(number)
+                continue
+            if not any(map(str.strip, captions)):
+                self.wordless.append(number)
+            self.captions.setdefault(name, []).extend(captions)
 
     def of(self, names: list[str]) -> list[str] | None:
-        """The captions of the picture that goes by these names, the first one that a row uses; None if none does."""
-        for name in names:
-            if name in self.captions:
-                self.used.add(name)
-                return self.captions[name]
-        return None
+        """The captions of the picture that goes by these names, from all rows that use one; None if none does."""
+        found = [name for name in names if name in self.captions]
+        self.used.update(found)
+        return [caption for name in found for caption in self.captions[name]] if found else None
 
-    def unused(self) -> list[str]:
-        return [name for name in self.captions if name not in self.used]
+    def told(self, images: Path) -> list[str]:
+        """What rows of the table came to nothing, a line for each kind; to be asked when all pictures have been."""
+        unused = [name for name in self.captions if name not in self.used]
+        told = []
+        if unused:
+            are = f"{len(unused)} pictures of the table are not below {images}, or several go by their name"
+            told.append(f"{self.path}: {are}, such as {ascii(unused[0])}")
+        for numbers, lacking in ((self.nameless, "name no picture"), (self.wordless, "hold no caption")):
+            if numbers:
+                told.append(f"{self.path}: {len(numbers)} rows {lacking}, such as row or line {numbers[0]}")
+        return told
+
+
+def _name(value: Any, where: str) -> str:
+    """What a row calls its picture; "" for nothing and for what is no name."""
+    if isinstance(value, float) and abs(value) >= EXACT:
+        raise ValueError(f"{where} calls its picture {value!r}, which was rounded; write such numbers as text")
+    name = unicodedata.normalize("NFC", _text(value) or "")
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _captions(value: Any) -> list[str]:
+    """The texts in a cell."""
+    texts = map(_text, value if isinstance(value, list) else [value])
+    return [text for text in texts if text is not None]
+
+
+def _text(value: Any) -> str | None:
+    """Text, or a number written out as in a .csv; None for nothing, NaN and what is neither."""
+    if isinstance(value, bytes):  # how some writers store text in parquet
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        value = int(value) if value.is_integer() else value  # pandas makes whole numbers floats where one is missing
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
 
 
 def _column(path: str, row: dict, asked: str | None, usual: tuple[str, ...], option: str) -> str:
     """The column asked for, or the first of the usual names, in any case."""
+    known = ", ".join(str(name) for name in row if name)
     if asked:
         if asked not in row:
-            raise ValueError(f"{path}: no column {asked!r}; it has {', '.join(map(str, row))}")
+            near = difflib.get_close_matches(asked, [str(name) for name in row], n=1)
+            raise ValueError(f"{path}: no column {asked!r}; it has {known}{f'; nearest: {near[0]}' if near else ''}")
         return asked
-    by_lower = {str(name).strip().lower(): name for name in row}
+    by_lower = {str(name).strip().lower(): name for name in reversed(row)}
     for name in usual:
         if name in by_lower:
             return by_lower[name]
-    raise ValueError(f"{path}: no column {', '.join(usual)}; it has {', '.join(map(str, row))}; name one with {option}")
+    raise ValueError(f"{path}: no column {', '.join(usual)}; it has {known}; name one with {option}")
 
 
-def _rows(path: Path) -> Iterator[dict]:
-    """The rows as dicts; ValueError in one line for what cannot be read."""
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: expected a table that ends in {', '.join(readers)}")
+def _rows(path: Path, encoding: str | None) -> Iterator[tuple[int, dict]]:
+    """(number of the line or row, row as a dict); ValueError in one line for what cannot be read."""
+    suffix = path.suffix.lower()
+    if suffix not in FORMS:
+        hint = "; export the sheet as CSV in UTF-8" if suffix in (".xlsx", ".xls", ".ods") else ""
+        raise ValueError(f"{path}: expected a table that ends in {', '.join(FORMS)}{hint}")
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    if suffix == ".parquet":
+        return _parquet(path)
+    return read_json_lines(path, encoding) if suffix == ".jsonl" else read_csv(path, encoding).rows
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, dict]]:
+    """By pyarrow, whose whole numbers stay whole beside empty cells."""
     try:
-        yield from readers[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
-
-
-def _csv(path: Path) -> Iterator[dict]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            yield from csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        except csv.Error as error:
-            raise ValueError(f"{path}: {error}") from error
-
-
-def _jsonl(path: Path) -> Iterator[dict]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}: line {number} holds a {type(row).__name__}, not an object")
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[dict]:
-    try:
-        import pandas
-
-        table = pandas.read_parquet(path, engine="pyarrow")
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise ValueError(f"{path}: reading parquet needs pandas and pyarrow; `pip install pandas pyarrow`") from error
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from error
-    for row in table.to_dict("records"):
-        yield {name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
+        raise ValueError(f"{path}: reading parquet needs pyarrow; `pip install pyarrow`") from error
+    try:
+        with ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"two columns are named {twice[0]!r}; rename one")
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from enumerate(rows, 1)
+    except (ValueError, OSError, ArrowException) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: not a readable parquet file ({reason})") from error
