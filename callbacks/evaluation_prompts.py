@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fewstep.rng import PerSampleRng
+from fewstep.text_files import numbered_lines, read_text
 
 
 def answer_prompts(module: LightningModule, seed: int, steps: int | None, guidance_scale: float | None) -> None:
@@ -68,12 +69,9 @@ def read_prompts(file: Path, num_samples: int | None) -> list[tuple[str, str]]:
     The key is the line's number, and .2, .3, ... at each repetition. ValueError in one line.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"--prompts {file} is not UTF-8 text") from None
-    except OSError as error:
-        raise ValueError(f"--prompts {file} cannot be read: {error.strerror}") from None
-    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = list(numbered_lines(read_text(file)))
+    except ValueError as error:
+        raise ValueError(f"--prompts {error}") from None
     if not lines:
         raise ValueError(f"--prompts {file} holds no prompt; write one per line")
     prompts = []

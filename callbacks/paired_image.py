@@ -15,6 +15,7 @@ from fewstep.features import DINOv2, full_float32
 from fewstep.perceptual import LPIPS
 
 METRICS = ("psnr", "ssim", "lpips", "dinov2")
+SSIM_BORDER = 5  # pixels around the picture where the window of 11 x 11 hangs over: not counted, as Wang et al. 2004
 MOST_PSNR = 100.0  # dB, of equal pictures, whose PSNR is infinite
 
 
@@ -86,10 +87,14 @@ class PairedImageCallback(Callback):
             psnr = peak_signal_noise_ratio(*pair, data_range=1.0, reduction="none", dim=(1, 2, 3))
             values["psnr"] = psnr.clamp(max=MOST_PSNR)
         if "ssim" in self.metrics:
-            if min(pictures.shape[-2:]) < 6:  # half of its window, which is mirrored at the border
-                raise ValueError(f"SSIM needs pictures of 6 pixels or more, got {list(pictures.shape[-2:])}")
-            ssim = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
-            values["ssim"] = ssim.reshape(len(pictures))
+            if min(pictures.shape[-2:]) <= 2 * SSIM_BORDER:
+                least = 2 * SSIM_BORDER + 1
+                raise ValueError(f"SSIM needs pictures of {least} pixels or more, got {list(pictures.shape[-2:])}")
+            _, everywhere = structural_similarity_index_measure(
+                *pair, data_range=1.0, reduction="none", return_full_image=True
+            )
+            inside = slice(SSIM_BORDER, -SSIM_BORDER)  # torchmetrics mirrors the picture for the rest
+            values["ssim"] = everywhere[..., inside, inside].mean((1, 2, 3))
         if "lpips" in self.metrics:
             values[self._lpips_name()] = self.lpips(*(side.mul(2).sub(1) for side in pair))
         if "dinov2" in self.metrics:

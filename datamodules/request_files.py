@@ -1,15 +1,14 @@
 """What a user wants to be made of which pictures: single requests, and lists of them in JSONL, CSV or text files."""
 
-import csv
 import difflib
-import io
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.text_tables import read_csv, read_json_lines
 from fewstep.file_names import distinct, safe_name
+from fewstep.text_files import numbered_lines, read_text
 
 FIELDS = ("image", "source", "target", "mask", "key")
 
@@ -38,13 +37,13 @@ def read_requests(path: str | Path) -> list[Request]:
     rows = {".jsonl": _jsonl, ".csv": _csv}.get(path.suffix.lower())
     if rows is None:
         raise ValueError(f"requests={path}: give a .jsonl or .csv file, or `prompts` for one prompt per line")
-    requests = [_request(row, path.parent, f"{path}, line {number}") for number, row in rows(path)]
+    requests = [_request(row, path.parent, f"{path}: line {number}") for number, row in rows(path)]
     return _named(requests, path)
 
 
 def read_prompts(path: str | Path) -> list[Request]:
-    """One prompt per line to generate; empty lines are skipped. Keys begin with the number of the line."""
-    lines = [(n, line.strip()) for n, line in enumerate(_text(Path(path)).splitlines(), 1) if line.strip()]
+    """One prompt per line to generate; blank lines are skipped. Keys begin with the number of the line."""
+    lines = list(numbered_lines(read_text(path)))
     digits = len(str(lines[-1][0])) if lines else 1
     requests = [Request(line, key=safe_name(f"{n:0{digits}d}-{line}"[:48])) for n, line in lines]
     return _named(requests, Path(path))
@@ -87,40 +86,14 @@ def _named(requests: list[Request], path: Path) -> list[Request]:
     return [replace(request, key=key) for request, key in zip(requests, distinct(names), strict=True)]
 
 
-def _jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f'{path}, line {number}: write an object: {{"image": "cat.png", "source": ".."}}')
-        rows.append((number, {name: value for name, value in row.items() if value is not None}))
-    return rows
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """null means absent."""
+    for number, row in read_json_lines(path, option=""):
+        yield number, {name: value for name, value in row.items() if value is not None}
 
 
-def _csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Empty cells mean absent."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), restkey="", restval="", strict=True)
-    rows = []
-    try:
-        for row in reader:
-            if "" in row:
-                raise ValueError(f"{path}, line {reader.line_num}: more cells than names in row 1; quote commas")
-            filled = {name: value for name, value in row.items() if value.strip()}
-            rows.append((reader.line_num, filled))
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
-    return [(number, row) for number, row in rows if row]
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist" if not path.exists() else f"{path} is a folder; give a file")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Empty cells mean absent, and so do empty rows."""
+    for number, row in read_csv(path, option="").rows:
+        if filled := {name: value for name, value in row.items() if value.strip()}:
+            yield number, filled

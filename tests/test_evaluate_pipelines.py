@@ -177,7 +177,7 @@ def test_prompts_are_lines_and_repeat_under_new_keys(tmp_path):
         assert len(batches) == 2  # as many on each, the rest is padding
         seen += [(b["key"][0], b["weight"].item()) for b in batches]
     assert [key for key, weight in sorted(seen) if weight] == ["000001", "000001.2", "000003"]
-    for content, message in ((b"\n \n", "holds no prompt"), (b"\xff\xfe", "is not UTF-8 text")):
+    for content, message in ((b"\n \n", "holds no prompt"), (b"a\nf\xfcr", "is not UTF-8 text: .* line 2")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_prompts(file, None)

@@ -1,16 +1,18 @@
-"""Your own vectors: pairs, and optionally further x and y without a partner, from .npy or .csv files.
+"""Your own vectors: pairs, and optionally further x and y without a partner, from .npy, .csv or .tsv files.
 
 Training pairs also serve as unpaired rows of a side for which no file is given: with fewer labelled pairs than pairs in
 the folder (`num_pairs` of the datamodule), the others then count as unlabelled.
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.prepare import add_output_arguments
+from datamodules.prepare.number_table import TEXTS, read_table
+
+ROUNDING = 2  # in units of the last place: a smaller deviation is none
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -19,8 +21,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pairs", nargs="+", required=True, metavar="FILE", help=pairs_help)
     command.add_argument("--x-columns", type=names, metavar="A,B", help="columns of x in .csv files")
     command.add_argument("--y-columns", type=names, metavar="C,D", help="columns of y in .csv files")
-    command.add_argument("--unpaired-x", metavar="FILE", help="more x, .npy or .csv")
-    command.add_argument("--unpaired-y", metavar="FILE", help="more y, .npy or .csv")
+    command.add_argument("--encoding", help="of .csv files; default: UTF-8")
+    command.add_argument("--decimal-comma", action="store_true", help="numbers in .csv files are written 1234,5")
+    command.add_argument("--unpaired-x", metavar="FILE", help="more x, .npy or .csv with the columns of x")
+    command.add_argument("--unpaired-y", metavar="FILE", help="more y, .npy or .csv with the columns of y")
     command.add_argument("--val-fraction", type=float, default=0.2, help="share of the pairs for validation (0.2)")
     command.add_argument("--test-fraction", type=float, default=0.2, help="share of the pairs for the test (0.2)")
     command.add_argument(
@@ -37,13 +41,11 @@ def names(text: str) -> list[str]:
 def run(options: argparse.Namespace) -> None:
     from datamodules.shard_writing import Description, write_folder
 
-    x, y = read_pairs(options.pairs, options.x_columns, options.y_columns)
+    reading = options.encoding, options.decimal_comma
+    x, y, *titles = read_pairs(options.pairs, options.x_columns, options.y_columns, *reading)
     splits = split_pairs(x, y, options.val_fraction, options.test_fraction, np.random.default_rng(options.seed))
-    for side, file, columns in (
-        ("x", options.unpaired_x, options.x_columns),
-        ("y", options.unpaired_y, options.y_columns),
-    ):
-        rows = read_table(Path(file), columns) if file else splits["train_paired"][side]
+    for side, file, columns in (("x", options.unpaired_x, titles[0]), ("y", options.unpaired_y, titles[1])):
+        rows = read_table(Path(file), columns, *reading)[0] if file else splits["train_paired"][side]
         if rows.shape[1] != splits["train_paired"][side].shape[1]:
             raise ValueError(
                 f"{file}: {rows.shape[1]} columns, but {side} of the pairs has {splits['train_paired'][side].shape[1]}"
@@ -51,73 +53,28 @@ def run(options: argparse.Namespace) -> None:
         splits[f"train_{side}"] = {side: rows}
         if not file:
             print(f"no --unpaired-{side}: train_{side} holds the {side} of the {len(rows)} training pairs")
-    scale = standardise(splits, options.x_columns, options.y_columns) if options.standardise else {}
-    about = Description(
-        options.name, options.license, options.command_line, options.x_columns, options.y_columns, **scale
-    )
+    scale = standardise(splits, *titles) if options.standardise else {}
+    check_float32(splits, *titles)
+    about = Description(options.name, options.license, options.command_line, *titles, **scale)
     index = write_folder(options.out, splits, about, overwrite=options.overwrite)
     print(f"{options.out}: " + ", ".join(f"{split} {entry['rows']}" for split, entry in index["splits"].items()))
 
 
-def read_pairs(files: list[str], x_columns: list[str] | None, y_columns: list[str] | None) -> tuple:
-    """x [N, Dx] and y [N, Dy] from two tables, or from the columns of one .csv."""
-    if len(files) == 1 and not files[0].endswith(".csv"):
+def read_pairs(files: list[str], x_columns: list[str] | None, y_columns: list[str] | None, *reading) -> tuple:
+    """x [N, Dx] and y [N, Dy] from two tables, or from the columns of one .csv, and the names of their columns."""
+    if len(files) == 1 and not files[0].lower().endswith(TEXTS):
         raise ValueError(f"--pairs {files[0]}: give X.npy and Y.npy, or one .csv with --x-columns and --y-columns")
     if len(files) > 2:
         raise ValueError(f"--pairs takes one or two files, not {len(files)}")
     if len(files) == 1 and not (x_columns and y_columns):
         raise ValueError(f"--pairs {files[0]}: name the columns with --x-columns and --y-columns")
-    x, y = read_table(Path(files[0]), x_columns), read_table(Path(files[-1]), y_columns)
+    if len(files) == 1 and (both := [name for name in x_columns or () if name in y_columns]):
+        raise ValueError(f"column {both[0]!r} is in --x-columns and in --y-columns; what is to be predicted is no input")
+    x, x_names = read_table(Path(files[0]), x_columns, *reading)
+    y, y_names = read_table(Path(files[-1]), y_columns, *reading)
     if len(x) != len(y):
         raise ValueError(f"{files[0]} has {len(x)} rows and {files[1]} {len(y)}; pairs need equally many")
-    return x, y
-
-
-def read_table(path: Path, columns: list[str] | None) -> np.ndarray:
-    """float64 [N, D] of a .npy file or of the named columns of a .csv (all columns when none are named)."""
-    if not path.is_file():
-        raise ValueError(f"no file {path}")
-    if path.suffix == ".csv":
-        table, titles = read_csv(path, columns)
-    else:
-        table, titles = read_npy(path), None
-    bad = np.argwhere(~np.isfinite(table))
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(
-            f"{path}: row {row + 1}, column {titles[column] if titles else column + 1} is {table[row, column]}"
-        )
-    return table
-
-
-def read_npy(path: Path) -> np.ndarray:
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a plain .npy array of numbers; save it with numpy.save") from error
-    if table.dtype.kind not in "fiu" or table.ndim not in (1, 2) or not table.size:
-        raise ValueError(f"{path}: {table.dtype} of shape {table.shape}; expected numbers of shape [rows, columns]")
-    return (table if table.ndim == 2 else table[:, None]).astype(np.float64)
-
-
-def read_csv(path: Path, columns: list[str] | None) -> tuple[np.ndarray, list[str]]:
-    """The named columns of a .csv with a header line, and their names."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        titles = columns or list(reader.fieldnames or [])
-        if missing := [title for title in titles if title not in (reader.fieldnames or [])]:
-            raise ValueError(f"{path}: no column {missing[0]!r}, only {', '.join(reader.fieldnames or [])}")
-        table = [[number(path, row, line, title) for title in titles] for line, row in enumerate(reader, start=1)]
-    if not table:
-        raise ValueError(f"{path}: no rows")
-    return np.array(table), titles
-
-
-def number(path: Path, row: dict, line: int, title: str) -> float:
-    try:
-        return float(row[title])
-    except (TypeError, ValueError):
-        raise ValueError(f"{path}: row {line}, column {title} is {row[title]!r}, not a number") from None
+    return x, y, x_names, y_names
 
 
 def split_pairs(x: np.ndarray, y: np.ndarray, val: float, test: float, rng: np.random.Generator) -> dict:
@@ -134,16 +91,36 @@ def split_pairs(x: np.ndarray, y: np.ndarray, val: float, test: float, rng: np.r
     return {name: {"x": x[rows], "y": y[rows]} for name, rows in parts.items() if len(rows)}
 
 
-def standardise(splits: dict, x_columns: list[str] | None, y_columns: list[str] | None) -> dict[str, list[float]]:
-    """Scale every split in place by the mean and standard deviation of train_x and train_y; returns them."""
+def standardise(splits: dict, x_names: list[str] | None, y_names: list[str] | None) -> dict[str, list[float]]:
+    """Scale every split in place by the mean and standard deviation of train_x and train_y; returns them.
+
+    Columns are divided by a power of 2 first, so that squares of 1e300 and 1e-300 can be summed.
+    """
     scale = {}
-    for side, titles in (("x", x_columns), ("y", y_columns)):
-        mean, std = splits[f"train_{side}"][side].mean(0), splits[f"train_{side}"][side].std(0)
-        if len(constant := np.flatnonzero(std == 0)):
+    for side, titles in (("x", x_names), ("y", y_names)):
+        train = splits[f"train_{side}"][side]
+        rounding = ROUNDING * np.finfo(train.dtype).eps
+        train = train.astype(np.float64)
+        unit = np.ldexp(1.0, np.clip(np.frexp(np.abs(train).max(0))[1], -1020, 1020))
+        mean, std = (train / unit).mean(0), (train / unit).std(0)
+        if len(constant := np.flatnonzero(std <= rounding * np.abs(train / unit).max(0))):
             title = titles[constant[0]] if titles else constant[0] + 1
-            raise ValueError(f"column {title} of {side} is constant in training; leave it out")
+            raise ValueError(f"column {title} of {side} is constant in training, but for rounding; leave it out")
         for sides in splits.values():
             if side in sides:
-                sides[side] = (sides[side] - mean) / std
-        scale |= {f"{side}_mean": mean.tolist(), f"{side}_std": std.tolist()}
+                sides[side] = (sides[side].astype(np.float64) / unit - mean) / std
+        scale |= {f"{side}_mean": (mean * unit).tolist(), f"{side}_std": (std * unit).tolist()}
     return scale
+
+
+def check_float32(splits: dict, x_names: list[str] | None, y_names: list[str] | None) -> None:
+    """ValueError for a column that float32, in which rows are stored, cannot hold, or makes constant."""
+    for split, sides in splits.items():
+        for side, values in sides.items():
+            titles = {"x": x_names, "y": y_names}[side]
+            with np.errstate(over="ignore"):
+                stored = values.astype(np.float32)
+            lost = ~np.isfinite(stored).all(0) | ((np.ptp(stored, 0) == 0) & (np.ptp(values / 2, 0) > 0))
+            if len(columns := np.flatnonzero(lost)):
+                title = titles[columns[0]] if titles else columns[0] + 1
+                raise ValueError(f"column {title} of {side} in {split} does not fit in float32; add --standardise")

@@ -1,0 +1,94 @@
+"""Numbers from .npy, .csv and .tsv files of users: all of them, each in its column, or one line that says what is wrong."""
+
+import difflib
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.bad_sample import BadSample
+from datamodules.npy_decoding import decode_npy
+from datamodules.text_tables import read_csv
+
+TEXTS = (".csv", ".tsv")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def read_table(
+    path: Path, columns: list[str] | None, encoding: str | None = None, decimal_comma: bool = False
+) -> tuple[np.ndarray, list[str] | None]:
+    """[N, D] of a .npy file or of the named columns of a .csv (all when none are named), and their names.
+
+    Floats as precise as they are stored, whole numbers in float64. ValueError in one line.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", *TEXTS):
+        hint = {".npz": "save one array of it with numpy.save", ".xlsx": "export the sheet as CSV in UTF-8"}.get(suffix)
+        raise ValueError(f"{path}: expected .npy, .csv or .tsv{f'; {hint}' if hint else ''}")
+    if columns and (twice := [name for name in columns if columns.count(name) > 1]):
+        raise ValueError(f"column {twice[0]!r} is named twice")
+    if suffix != ".npy":
+        return read_numbers(path, columns, encoding, decimal_comma)
+    table = read_npy(path)
+    if columns and len(columns) != table.shape[1]:
+        raise ValueError(f"{path}: {table.shape[1]} columns, but {len(columns)} names ({', '.join(columns)})")
+    bad = np.argwhere(~np.isfinite(table))
+    if len(bad):
+        row, column = bad[0]
+        raise ValueError(f"{path}: row {row + 1}, column {column + 1} is {table[row, column]}; leave such rows out")
+    return table if table.dtype.kind == "f" else table.astype(np.float64), columns
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """[N, D] of real numbers."""
+    try:
+        table = decode_npy(path.read_bytes())
+    except BadSample as error:
+        raise ValueError(f"{path}: not a plain .npy array of numbers ({error.detail}); save it with numpy.save") from None
+    if table.ndim not in (1, 2) or not table.size:
+        raise ValueError(f"{path}: {table.dtype} of shape {table.shape}; expected numbers of shape [rows, columns]")
+    return table if table.ndim == 2 else table[:, None]
+
+
+def read_numbers(
+    path: Path, columns: list[str] | None, encoding: str | None, decimal_comma: bool
+) -> tuple[np.ndarray, list[str]]:
+    """The named columns of a text table with a header line, and their names."""
+    found, rows = read_csv(path, encoding)
+    titles = columns or found
+    for title in titles:
+        if title not in found or not title:
+            near = difflib.get_close_matches(title, found, n=1)
+            hint = f"; nearest: {near[0]}" if near else ""
+            raise ValueError(f"{path}: no column {title!r}, only {', '.join(found)}{hint}")
+    if found and all(NUMBER.fullmatch(title) for title in found if title):
+        raise ValueError(f"{path}: the first line holds numbers; write the names of the columns there")
+    table, blank = [], 0
+    for line, row in rows:
+        if not row:
+            blank = blank or line
+            continue
+        if blank:
+            raise ValueError(f"{path}: line {blank} is blank; remove it, or the rows of two files may not fit together")
+        table.append([number(path, row[title], line, title, decimal_comma) for title in titles])
+    if not table:
+        raise ValueError(f"{path}: no rows")
+    return np.array(table), titles
+
+
+def number(path: Path, cell: str, line: int, title: str, decimal_comma: bool) -> float:
+    """A finite number as programs write it; no separators of thousands, no other digits than 0 to 9."""
+    text = cell.strip()
+    if decimal_comma and "." not in text:
+        text = text.replace(",", ".", 1)
+    if not NUMBER.fullmatch(text):
+        hint = ""
+        if NUMBER.fullmatch(text.replace(",", "").replace(".", "").replace(" ", "")):
+            hint = "; write 1234.5, or give --decimal-comma for 1234,5"
+        raise ValueError(f"{path}: line {line}, column {title} is {cell[:40]!r}, not a number{hint}")
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{path}: line {line}, column {title} is {cell[:40]!r}, beyond float64")
+    return value
