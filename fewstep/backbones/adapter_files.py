@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ DIFFUSERS_FILE, PEFT_FILE = "pytorch_lora_weights.safetensors", "adapter_model.s
 SETTINGS = "lora_adapter_metadata"
 # LAYER.lora_A.weight of peft (released before: .lora_A.default.weight), .lora.down and .lora_linear_layer.down of
 # diffusers, to_q_lora.down of its attention processors, .lora_down of kohya; B or up alike.
+# What pipelines and kohya call the text encoders.
+TEXT_ENCODER = re.compile(r"(text_encoder(_\d+)?\.|lora_te\d*_).*")
+# peft's names without peft's settings, as the authors of iCD store them: these files tell no alpha.
+OF_PEFT = "base_model.model."
 ENTRY = re.compile(r"(.+?)(?:\.lora_linear_layer\.|\.lora[._]|_lora\.)(A|B|down|up)(?:\.default)?\.weight")
 
 
@@ -53,20 +58,41 @@ def save_adapter(
 def read_adapter(source: str | Path, layers: Sequence[str]) -> AdapterFile:
     """From a file, a folder or a hub id of diffusers or peft; `layers`: the names that the base has for its layers.
 
-    ValueError in one line where it is no LoRA adapter, or one whose scale is not alpha / rank in every layer.
+    A file of diffusers or kohya that stores no alpha means its rank, as their loaders take it. What it holds for a text
+    encoder is left out, with a warning. ValueError in one line where it is no LoRA adapter of the network, or one whose
+    scale is not alpha / rank in every layer.
     """
     name = PEFT_FILE if Path(source, PEFT_FILE).is_file() else DIFFUSERS_FILE
     path = weights_file(source, name)
-    state, stated = convert_released(read_weights(path), layers, source)
+    weights = _of_network(read_weights(path), source)
+    state, stated = convert_released(weights, layers, source)
     header, settings = _header(path)
     if settings.get("use_rslora") or settings.get("alpha_pattern") or settings.get("rank_pattern"):
         raise ValueError(f"{source} scales its layers differently; only adapters with one rank and one alpha are read")
-    alphas = stated | ({float(settings["lora_alpha"])} if "lora_alpha" in settings else set())
     ranks = {weight.shape[0] for key, weight in state.items() if key.endswith("lora_A.weight") and weight.ndim}
+    alphas = stated | ({float(settings["lora_alpha"])} if "lora_alpha" in settings else set())
+    if "lora_alpha" not in settings and not any(OF_PEFT in key for key in weights):
+        lacking = sum(key.endswith("lora_A.weight") for key in state) - sum(key.endswith(".alpha") for key in weights)
+        alphas |= {float(rank) for rank in ranks} if lacking > 0 else set()
     if len(alphas) > 1 or len(ranks) != 1:
         raise ValueError(f"{source} needs one rank and one alpha, it has {sorted(ranks)} and {sorted(alphas)}")
     base = header.get("base_sha256"), header.get("base_dtype")
     return AdapterFile(state, ranks.pop(), alphas.pop() if alphas else None, *base)
+
+
+def _of_network(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """The entries for the network itself; a warning for those of a text encoder, ValueError if there are no others."""
+    kept = {key: weight for key, weight in state.items() if not TEXT_ENCODER.fullmatch(key)}
+    others = len(state) - len(kept)
+    if others and not kept:
+        raise ValueError(f"{source} adapts a text encoder only; adapters of the network itself are read")
+    if others:
+        warnings.warn(
+            f"{source} adapts the text encoder too ({others} entries); that part is left out, so pictures differ from "
+            "those of both parts",
+            stacklevel=2,
+        )
+    return kept
 
 
 def convert_released(
@@ -126,7 +152,8 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     config = path.with_name("adapter_config.json")
     try:
         text = header.get(SETTINGS) or (config.read_text() if path.name == PEFT_FILE and config.is_file() else "{}")
-        settings = {key.rpartition(".")[2]: value for key, value in json.loads(text).items()}
+        stated = {key: value for key, value in json.loads(text).items() if not TEXT_ENCODER.fullmatch(key)}
+        settings = {key.rpartition(".")[2]: value for key, value in stated.items()}
         float(settings.get("lora_alpha", 0))
         return header, settings
     except (ValueError, TypeError, AttributeError) as error:

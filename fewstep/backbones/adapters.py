@@ -20,6 +20,8 @@ UNET_TARGETS += ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsa
 # The same of a transformer with a second stream for the prompt, such as Stable Diffusion 3's.
 JOINT_TARGETS = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff_context.net.0.proj", "ff_context.net.2")
 
+PEFT_ALPHA = 8  # by default, and in iCD
+
 
 class Adapters:
     """LoRA adapters (Hu et al. 2021), layers by peft, in a diffusers network that holds them; no nn.Module itself.
@@ -121,7 +123,8 @@ class Adapters:
     def load(self, source: str | Path | Mapping[str, str | Path], other_base: bool = False) -> None:
         """Read what `save` wrote, or {name: file, folder or hub id} of diffusers, peft, kohya or the authors of iCD.
 
-        A file that tells no alpha is read with this object's. other_base: accept an adapter that was trained on other
+        A file with peft's names that tells no alpha is read with this object's, with a warning unless that is peft's
+        default, 8; other files without one mean their rank. other_base: accept an adapter that was trained on other
         weights of the same shapes; where the base has another dtype than in training, they cannot be told apart.
         ValueError in one line, and nothing is changed, where a file does not fit.
         """
@@ -136,6 +139,8 @@ class Adapters:
         for what, theirs, ours in (("rank", found.rank, self.rank), ("alpha", found.alpha, self.alpha)):
             if theirs is not None and theirs != ours:
                 raise ValueError(f"{file} has {what} {theirs:g}, these adapters have {ours:g}; give {what}={theirs:g}")
+        if found.alpha is None and self.alpha != PEFT_ALPHA:
+            warnings.warn(f"{file} tells no alpha; it is read with alpha={self.alpha:g}", stacklevel=3)
         check_fits(found.state, own, file)
         same_dtype = found.base_dtype in (None, self.base_dtype)  # else the hashes differ anyway
         if same_dtype and found.base_sha256 not in (None, self.base_sha256) and not other_base:

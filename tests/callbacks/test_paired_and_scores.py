@@ -124,17 +124,20 @@ def test_weights_that_are_missing_stop_the_run_before_it_starts(tmp_path):
 
 
 def ssim(a, b):
-    """Wang et al. 2004, Eq. 13, with the Gaussian window of scipy; borders mirrored as torchmetrics does."""
-    from scipy.ndimage import gaussian_filter
-
-    def blur(x):
-        return np.stack([gaussian_filter(channel, 1.5, truncate=10 / 3, mode="mirror") for channel in x])
-
-    a, b = a.double().numpy() / 255, b.double().numpy() / 255
-    ma, mb = blur(a), blur(b)
-    va, vb, cov = blur(a * a) - ma**2, blur(b * b) - mb**2, blur(a * b) - ma * mb
-    c1, c2 = 0.01**2, 0.03**2
-    return (((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean()
+    """Wang et al. 2004, Eq. 13, of uint8 [C, H, W]: Gaussian windows of 11 x 11 that lie inside the picture, one by one."""
+    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+    found = []
+    for x, y in zip(a.double().numpy(), b.double().numpy(), strict=True):
+        for top in range(x.shape[0] - 10):
+            for left in range(x.shape[1] - 10):
+                u, v = (side[top : top + 11, left : left + 11] for side in (x, y))
+                mu, mv = (window * u).sum(), (window * v).sum()
+                vu, vv = (window * (u - mu) ** 2).sum(), (window * (v - mv) ** 2).sum()
+                cov = (window * (u - mu) * (v - mv)).sum()
+                c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+                found.append((2 * mu * mv + c1) * (2 * cov + c2) / ((mu**2 + mv**2 + c1) * (vu + vv + c2)))
+    return np.mean(found)
 
 
 @pytest.mark.parametrize("alone", [None, "padding"])
@@ -150,13 +153,15 @@ def test_pairs_are_measured_one_by_one(tmp_path, alone):
         torch.testing.assert_close(callback.rows["test/psnr"], psnr, rtol=1e-5, atol=1e-5)
 
 
-def test_ssim_is_the_definition():
-    a, b = (pictures(seed, 2) for seed in (0, 1))
+@pytest.mark.parametrize("size", [(11, 11), (12, 30), (21, 13)])
+def test_ssim_is_the_definition_inside_the_picture(size):
+    rng = torch.Generator().manual_seed(sum(size))
+    a, b = (torch.randint(0, 256, (2, 3, *size), generator=rng, dtype=torch.uint8) for _ in range(2))
     for other in (b, a.float().mul(0.5).round().to(torch.uint8)):
         found = PairedImageCallback(("ssim",))._measure(a, other)["ssim"]
         assert found.tolist() == pytest.approx([ssim(x, y) for x, y in zip(a, other, strict=True)], abs=1e-5)
-    with pytest.raises(ValueError, match=r"SSIM needs pictures of 6 pixels or more, got \[4, 4\]"):
-        PairedImageCallback(("ssim",))._measure(a[..., :4, :4], b[..., :4, :4])
+    with pytest.raises(ValueError, match=r"SSIM needs pictures of 11 pixels or more, got \[10, "):
+        PairedImageCallback(("ssim",))._measure(a[..., :10, :], b[..., :10, :])
 
 
 def test_equal_pictures_are_perfect(tmp_path):

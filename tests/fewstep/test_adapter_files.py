@@ -1,6 +1,7 @@
 """Adapter files against plain diffusers and plain peft, in both directions."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -117,13 +118,81 @@ def renamed(state, form):
             yield f"{stem}.alpha", torch.tensor(3.0)
 
 
-@pytest.mark.parametrize("form", ["authors", "peft", "diffusers", "processors", "kohya"])
+@pytest.mark.parametrize("form", ["authors", "peft", "kohya"])
 def test_released_names_are_read(tmp_path, form, trained, of_peft):
     save_file(dict(renamed(trained.state("reverse"), form)), tmp_path / "released.safetensors")
     adapters = Adapters(unet(), **SETTINGS)
-    adapters.load({"reverse": tmp_path / "released.safetensors"})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        adapters.load({"reverse": tmp_path / "released.safetensors"})
+    assert [str(w.message).endswith("tells no alpha; it is read with alpha=3") for w in told] == [True] * (form != "kohya")
     torch.testing.assert_close(outputs(adapters, "reverse"), of_peft, rtol=1e-4, atol=1e-5)
     assert not any(weight.any() for key, weight in adapters.state("forward").items() if "lora_B" in key)
+
+
+def of_kohya(state, layers_with_alpha):
+    """Kohya's names; as many layers with an alpha of 3 as wanted."""
+    entries = dict(renamed(state, "kohya"))
+    alphas = [key for key in entries if key.endswith(".alpha")]
+    return {key: value for key, value in entries.items() if key not in alphas[layers_with_alpha:]}
+
+
+@pytest.mark.parametrize("form", ["diffusers", "processors", "kohya"])
+def test_a_file_without_alpha_means_its_rank_as_in_diffusers(tmp_path, form, trained):
+    state = trained.state("reverse")
+    released = of_kohya(state, 0) if form == "kohya" else dict(renamed(state, form))
+    save_file(released, tmp_path / "released.safetensors")
+    assert read_adapter(tmp_path / "released.safetensors", list(trained._layers)).alpha == 4
+    with pytest.raises(ValueError, match="has alpha 4, these adapters have 3; give alpha=4"):
+        trained.load({"reverse": tmp_path / "released.safetensors"})
+
+
+def test_plain_diffusers_agrees_on_a_file_without_alpha(tmp_path, trained):
+    state = {f"unet.{key}": weight.contiguous() for key, weight in trained.state("reverse").items()}
+    save_file(state, tmp_path / DIFFUSERS_FILE)
+    theirs, ours = unet(), Adapters(unet(), rank=4, alpha=4)
+    theirs.load_lora_adapter(tmp_path, prefix="unet", use_safetensors=True)
+    ours.load({"reverse": tmp_path})
+    torch.testing.assert_close(outputs(ours, "reverse"), call(theirs, *inputs(3)).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_without_an_alpha_beside_others_are_refused_unless_it_is_the_rank(tmp_path, trained):
+    entries = of_kohya(trained.state("reverse"), 2)
+    save_file(entries, tmp_path / "some.safetensors")
+    with pytest.raises(ValueError, match=r"needs one rank and one alpha, it has \[4\] and \[3.0, 4.0\]"):
+        read_adapter(tmp_path / "some.safetensors", list(trained._layers))
+    equal = {key: torch.tensor(4.0) if key.endswith(".alpha") else value for key, value in entries.items()}
+    save_file(equal, tmp_path / "equal.safetensors")
+    assert read_adapter(tmp_path / "equal.safetensors", list(trained._layers)).alpha == 4
+
+
+OF_TEXT_ENCODERS = [
+    "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_{}.weight",
+    "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_{}.weight",
+    "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_{}.weight",
+    "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.{}.weight",
+    "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj.lora.{}.weight",
+]
+
+
+@pytest.mark.parametrize("name", OF_TEXT_ENCODERS)
+def test_a_text_encoder_s_part_is_left_out_and_said(tmp_path, trained, fresh, name):
+    other = {name.format("down"): torch.ones(2, 8), name.format("up"): torch.ones(8, 2)}
+    other |= {f"{name.partition('.lora_')[0]}.alpha": torch.tensor(1.0)} if "lora_te" in name else {}
+    save_file(of_kohya(trained.state("reverse"), 10**6) | other, tmp_path / "both.safetensors")
+    with pytest.warns(UserWarning, match=rf"adapts the text encoder too \({len(other)} entries\)"):
+        fresh.load({"reverse": tmp_path / "both.safetensors"})
+    torch.testing.assert_close(fresh.state("reverse"), trained.state("reverse"), rtol=0, atol=0)
+    save_file(other, tmp_path / "text.safetensors")
+    with pytest.raises(ValueError, match="adapts a text encoder only"):
+        fresh.load({"reverse": tmp_path / "text.safetensors"})
+
+
+def test_settings_of_a_text_encoder_are_not_the_network_s(tmp_path, trained):
+    settings = {"unet.lora_alpha": 3, "text_encoder.lora_alpha": 16, "text_encoder.use_rslora": True}
+    state = {f"unet.{key}": weight.contiguous() for key, weight in trained.state("reverse").items()}
+    save_file(state, tmp_path / DIFFUSERS_FILE, metadata={"lora_adapter_metadata": json.dumps(settings)})
+    assert read_adapter(tmp_path, list(trained._layers)).alpha == 3
 
 
 def test_half_precision_is_read(tmp_path, trained, fresh):
@@ -187,7 +256,7 @@ LAST = "unet.up_blocks.1.resnets.1.conv2.lora_B.weight"
             lambda s: s | {LAST.replace("B.weight", "magnitude_vector"): torch.ones(2)},
             "lora_magnitude_vector; only LoRA",
         ),
-        (lambda s: s | {"unet.mid_block.alpha": torch.tensor(8.0)}, "has alpha 8, these adapters have 3; give alpha=8"),
+        (lambda s: s | {"unet.mid_block.alpha": torch.tensor(8.0)}, r"one alpha, it has \[4\] and \[3.0, 8.0\]"),
         (lambda s: {k: v[:2] if "_A" in k else v[:, :2] for k, v in s.items()}, "has rank 2, .* 4; give rank=2"),
         (lambda s: s | {f"{FIRST}.lora_A.weight": torch.ones(9, 2)}, r"one rank and one alpha, it has \[4, 9\]"),
         (lambda s: {}, r"one rank and one alpha, it has \[\]"),
@@ -195,7 +264,8 @@ LAST = "unet.up_blocks.1.resnets.1.conv2.lora_B.weight"
 )
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path, change, message, trained, fresh):
     state = change({f"unet.{key}": weight for key, weight in trained.state("reverse").items()})
-    save_file({key: weight.contiguous() for key, weight in state.items()}, tmp_path / "broken.safetensors")
+    header = {"lora_adapter_metadata": '{"unet.lora_alpha": 3}'}
+    save_file({key: weight.contiguous() for key, weight in state.items()}, tmp_path / "broken.safetensors", header)
     before = {key: weight.clone() for key, weight in fresh.state("reverse").items()}
     with pytest.raises(ValueError, match=message) as error:
         fresh.load({"forward": tmp_path / "broken.safetensors", "reverse": tmp_path / "broken.safetensors"})
