@@ -70,7 +70,7 @@ class CaptionTable:
 
 def _name(value: Any, where: str) -> str:
     """What a row calls its picture; "" for nothing and for what is no name."""
-    if isinstance(value, float) and abs(value) >= EXACT:
+    if isinstance(value, float) and EXACT <= abs(value) < math.inf:
         raise ValueError(f"{where} calls its picture {value!r}, which was rounded; write such numbers as text")
     name = unicodedata.normalize("NFC", _text(value) or "")
     return name.replace("\\", "/").removeprefix("./")

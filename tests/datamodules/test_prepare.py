@@ -276,7 +276,7 @@ def test_a_standardised_table_says_how_to_go_back(user):
         (["x.npy"], "give X.npy and Y.npy"),
         (["pairs.csv"], "--x-columns"),
         (["pairs.csv", "--x-columns", "a,z", "--y-columns", "d"], "no column 'z', only a, b, c, name, d, e"),
-        (["pairs.csv", "--x-columns", "a,name", "--y-columns", "d"], "row 1, column name is 'n', not a number"),
+        (["pairs.csv", "--x-columns", "a,name", "--y-columns", "d"], "line 2, column name is 'n', not a number"),
         (["x.npy", "y.npy", "--unpaired-y", "more_x.npy"], "more_x.npy: 3 columns, but y of the pairs has 2"),
         (["x.npy", "y.npy", "--val-fraction", "0.6", "--test-fraction", "0.4"], "less than 1"),
         (["x.npy", "constant.npy", "--standardise"], "column 1 of y is constant"),

@@ -136,29 +136,6 @@ def test_captions_from_a_table(pictures, tmp_path, capsys, kind):
     assert "1 pictures of the table are not below" in capsys.readouterr().out
 
 
-def test_captions_from_parquet(pictures, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "table.parquet"
-    path.write_bytes(b"PAR1")
-    rows = [{"image": "a b.jpg", "prompt": np.array(["x", "y"], dtype=object)}, {"image": "é.jpeg", "prompt": "z"}]
-    table = SimpleNamespace(to_dict=lambda how: rows)
-    pandas = SimpleNamespace(read_parquet=lambda path, engine: table)  # the real one takes five seconds to import
-    monkeypatch.setitem(sys.modules, "pandas", pandas)
-    assert build_folder(pictures[0], tmp_path / "a", "--captions", str(path), "--val-fraction", "0") == 0
-    captioned = {
-        json.loads(files["json"])["file"]: files["txt"].decode()
-        for split in read_folder(tmp_path / "a").values()
-        for files in split.values()
-    }
-    assert captioned == {"a b.jpg": "x", "é.jpeg": "z"}
-
-    def absent(*_, **__):
-        raise ImportError("pyarrow")
-
-    pandas.read_parquet = absent
-    assert build_folder(pictures[0], tmp_path / "b", "--captions", str(path)) == 1
-    assert "pip install pandas pyarrow" in capsys.readouterr().err
-
-
 def test_splits_depend_on_the_seed_and_are_the_same_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in range(60):
@@ -199,12 +176,14 @@ def test_tables_that_cannot_be_used_are_one_line(pictures, tmp_path, capsys, con
 
 def test_folders_that_cannot_be_used_are_one_line(pictures, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "a.tiff").write_bytes(b"x")
+    (tmp_path / "empty" / "a.eps").write_bytes(b"x")
     bad = tmp_path / "t.jsonl"
     bad.write_text('{"path": "x"\n')
     for images, options, message in [
         (tmp_path / "absent", [], "no such folder"),
-        (tmp_path / "empty", [], "it has .tiff"),
+        (tmp_path / "empty", [], "it has .eps"),
+        (pictures[0], ["--max-pixels", "0"], "--max-pixels 0: expected at least 1"),
+        (pictures[0], ["--encoding", "klingon"], "--encoding klingon: no such encoding"),
         (pictures[0], ["--val-fraction", "0.6", "--test-fraction", "0.4"], "leave some to train on"),
         (pictures[0], ["--captions", str(bad)], "line 1 is not JSON"),
         (pictures[0], ["--captions", "captions.xlsx"], "ends in .csv"),
@@ -225,3 +204,205 @@ def test_a_name_that_two_pictures_share_names_neither(tmp_path, capsys):
     found = read_folder(tmp_path / "a")["train"]
     assert {key: files["txt"].decode() for key, files in found.items()} == {"two_x": "this", "two_y": "that"}
     assert "such as 'x.png'" in capsys.readouterr().out
+
+
+@pytest.fixture
+def build(tmp_path, capsys):
+    """Pack the folder p, all for training; {path of the picture: its files} and what was printed."""
+
+    def run(*options, shares=("--val-fraction", "0", "--test-fraction", "0")):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        assert build_folder(tmp_path / "p", tmp_path / "out", *shares, *options) == 0
+        found = {}
+        for samples in read_folder(tmp_path / "out").values():
+            found |= {json.loads(files["json"])["file"]: files for files in samples.values()}
+        return found, capsys.readouterr().out
+
+    return run
+
+
+def captioned(folder, name, content, text=b"words"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    (folder / name).with_suffix(".txt").write_bytes(text)
+
+
+def drawn(form, mode="RGB", size=(9, 6), **options):
+    buffer = io.BytesIO()
+    pixels = Image.linear_gradient("L").resize(size).convert(mode)
+    pixels.save(buffer, form, **options)
+    return buffer.getvalue(), np.asarray(pixels.convert("RGB"))
+
+
+EXACT = {".tif": "TIFF", ".tiff": "TIFF", ".tga": "TGA", ".ppm": "PPM", ".qoi": "QOI", ".dib": "DIB", ".bmp": "BMP"}
+
+
+@pytest.mark.parametrize("misnamed", [False, True])
+def test_pictures_of_other_formats_become_png(tmp_path, build, misnamed):
+    """Also where the file is called .jpg, as from web sites."""
+    expected = {}
+    for number, (suffix, form) in enumerate({**EXACT, ".jp2": "JPEG2000", ".avif": "AVIF"}.items()):
+        content, pixels = drawn(form)
+        if misnamed and form == "TGA":
+            continue  # has no signature
+        expected[f"{number}.jpg" if misnamed else f"{number}{suffix}"] = (form, pixels)
+        captioned(tmp_path / "p", f"{number}.jpg" if misnamed else f"{number}{suffix}", content)
+    found, told = build()
+    assert set(found) == set(expected)
+    assert "left out" not in told
+    for name, (form, pixels) in expected.items():
+        stored = np.asarray(Image.open(io.BytesIO(found[name]["png"])))
+        np.testing.assert_allclose(stored.astype(int), pixels, atol=0 if form in EXACT.values() else 12)
+
+
+def test_jpegs_of_other_names_keep_their_bytes(tmp_path, build):
+    content = drawn("JPEG")[0]
+    for name in ("a.jfif", "b.JPE", "c.jpeg"):
+        captioned(tmp_path / "p", name, content)
+    found, _ = build()
+    assert [found[name]["jpg"] for name in ("a.jfif", "b.JPE", "c.jpeg")] == [content] * 3
+
+
+def test_orientation_depth_and_transparency_of_other_formats(tmp_path, build):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    captioned(tmp_path / "p", "turned.tif", drawn("TIFF", size=(9, 6), exif=exif)[0])
+    deep, clear, float32, pages = (io.BytesIO() for _ in range(4))
+    Image.fromarray(np.full((6, 9), 0x80FF, np.uint16)).save(deep, "TIFF")
+    Image.new("RGBA", (9, 6), (9, 9, 9, 0)).save(clear, "TIFF")
+    Image.fromarray(np.ones((6, 9), np.float32)).save(float32, "TIFF")
+    Image.new("RGB", (9, 6), "red").save(pages, "TIFF", save_all=True, append_images=[Image.new("RGB", (9, 6))])
+    for name, file in {"deep": deep, "clear": clear, "float32": float32, "pages": pages}.items():
+        captioned(tmp_path / "p", f"{name}.tiff", file.getvalue())
+    found, told = build()
+    seen = {name: np.asarray(Image.open(io.BytesIO(files["png"]))) for name, files in found.items()}
+    assert seen["turned.tif"].shape == (9, 6, 3)
+    assert {name: seen[f"{name}.tiff"][0, 0].tolist() for name in ("deep", "clear", "pages")} == {
+        "deep": [128] * 3,
+        "clear": [255] * 3,
+        "pages": [255, 0, 0],
+    }
+    assert "left out, not an image: 1, such as 'float32.tiff' (TIFF of F numbers; store 8 or 16 bits)" in told
+
+
+@pytest.mark.parametrize("form", ["TIFF", "AVIF", "JPEG2000"])
+def test_damaged_pictures_of_other_formats_are_left_out(tmp_path, build, form):
+    rng = np.random.default_rng(0)
+    whole = drawn(form, size=(64, 64))[0]
+    captioned(tmp_path / "p", "good.png", drawn("PNG")[0])
+    for number in range(30):
+        damaged = bytearray(whole[: rng.integers(1, len(whole))] if number % 2 else whole)
+        for place in rng.integers(0, len(damaged), 8):
+            damaged[place] = rng.integers(256)
+        captioned(tmp_path / "p", f"{number}.tif", bytes(damaged))
+    found, told = build()
+    assert "good.png" in found
+    assert len(found) < 31
+    assert all(line.startswith("left out, ") for line in told.splitlines())
+
+
+HEIC = b"\0\0\0\x18ftypheic" + bytes(40)
+
+
+def test_what_is_not_read_is_counted_by_kind_with_an_example(tmp_path, build, monkeypatch):
+    from datamodules.prepare.picture_formats import readable
+
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    readable.cache_clear()
+    others = ["a.heic", "b.HIF", "c.jxl", "d.dng", "d2.DNG", "e.eps", "f.jpg_large", "g.mp4", "noend", ".DS_Store"]
+    for name in [*others, "sub/.x.jpg", "sub/deep/.y/z.jpg"]:
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / name).write_bytes(b"x")
+    captioned(tmp_path / "p", "good.png", drawn("PNG")[0])
+    captioned(tmp_path / "p", "phone.jpg", HEIC)
+    (tmp_path / "p" / "god.txt").write_text("misspelt")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "p" / "linked").symlink_to(tmp_path / "elsewhere")
+    found, told = build()
+    assert set(found) == {"good.png"}
+    assert set(told.splitlines()) == {
+        "left out, .heic, `pip install pillow-heif` reads them: 1, such as 'a.heic'",
+        "left out, .hif, `pip install pillow-heif` reads them: 1, such as 'b.HIF'",
+        "left out, .jxl, `pip install pillow-jxl-plugin` reads them: 1, such as 'c.jxl'",
+        "left out, .dng, raw photographs; export them as JPEG or PNG: 2, such as 'd.dng'",
+        *(
+            f"left out, {suffix}, not read as pictures; convert or rename those that are: 1, such as '{name}'"
+            for suffix, name in {".eps": "e.eps", ".jpg_large": "f.jpg_large", ".mp4": "g.mp4", "no suffix": "noend"}.items()
+        ),
+        "left out, hidden: 3, such as '.DS_Store'",
+        "left out, links to folders, which are not followed: 1, such as 'linked'",
+        "left out, texts without a picture of their name: 1, such as 'god.txt'",
+        "left out, not an image: 1, such as 'phone.jpg' (HEIC, pillow-heif reads it)",
+    }
+    notes = json.loads((tmp_path / "out" / "index.json").read_text())["notes"]
+    assert sum(notes["other_files"].values()) == 14
+
+
+def test_plugins_of_pillow_are_used_where_they_are_installed(tmp_path, build, monkeypatch):
+    from datamodules.prepare.picture_formats import readable
+
+    def register():
+        Image.register_open("HEIF", lambda file, name: Image.new("RGB", (3, 2), "blue"), lambda head: head[4:12] == b"ftypheic")
+        Image.register_extension("HEIF", ".heic")
+
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "EXTENSION", dict(Image.EXTENSION))
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    readable.cache_clear()
+    captioned(tmp_path / "p", "phone.heic", HEIC)
+    found, told = build()
+    readable.cache_clear()
+    assert np.asarray(Image.open(io.BytesIO(found["phone.heic"]["png"]))).tolist() == [[[0, 0, 255]] * 3] * 2
+    assert told == ""
+
+
+def test_larger_pictures_need_a_higher_limit(tmp_path, build):
+    for name, form in {"a.png": "PNG", "b.tif": "TIFF"}.items():
+        captioned(tmp_path / "p", name, drawn(form, size=(40, 30))[0])
+    captioned(tmp_path / "p", "small.png", drawn("PNG")[0])
+    found, told = build("--max-pixels", "1199")
+    assert set(found) == {"small.png"}
+    assert "left out, too large: 2, such as 'a.png', 'b.tif' (" in told
+    assert "--max-pixels raises the limit" in told
+    assert len(build("--max-pixels", "1200")[0]) == 3
+    assert "--data.max_pixels 67108865" in build("--max-pixels", str((1 << 26) + 1))[1]
+
+
+@pytest.mark.parametrize("fault", ["cut", "no words", "utf-16"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_one_bad_picture_that_is_a_whole_split(tmp_path, build, fault, split):
+    from datamodules.prepare.hashed_share import share
+
+    shares = {f"p{number}": share("folder", "0", f"p{number}") for number in range(20)}
+    first, second = sorted(shares, key=shares.get)[:2]
+    fraction = (shares[first] + shares[second]) / 2
+    for number in range(20):
+        captioned(tmp_path / "p", f"p{number}.png", drawn("PNG")[0])
+    if fault == "cut":
+        (tmp_path / "p" / f"{first}.png").write_bytes(drawn("PNG")[0][:60])
+    else:
+        (tmp_path / "p" / f"{first}.txt").write_bytes("words".encode("utf-16") if fault == "utf-16" else b" ")
+    empty = {"val": "test", "test": "val"}[split]
+    found, told = build(shares=(f"--{split}-fraction", str(fraction), f"--{empty}-fraction", "0"))
+    assert set(found) == {f"p{number}.png" for number in range(20)} - {f"{first}.png"}
+    assert f"no split {split}: its 1 pictures were left out; for one, raise --{split}-fraction" in told
+    assert "left out, " in told
+    assert set(json.loads((tmp_path / "out" / "index.json").read_text())["splits"]) == {"train"}
+
+
+def test_a_split_in_which_no_picture_falls_is_said(tmp_path, build):
+    captioned(tmp_path / "p", "a.png", drawn("PNG")[0])
+    _, told = build(shares=("--val-fraction", "1e-9", "--test-fraction", "0"))
+    assert told.splitlines() == [
+        "no split val: by chance no picture fell there; for one, raise --val-fraction 1e-09 or change --seed 0"
+    ]
+
+
+def test_lines_of_texts_and_their_encoding(tmp_path, build):
+    captioned(tmp_path / "p", "a.png", drawn("PNG")[0], "für\nzwei\n".encode("latin-1"))
+    found, told = build("--encoding", "latin-1", "--caption-lines", "all")
+    assert json.loads(found["a.png"]["json"])["captions"] == ["für", "zwei"]
+    assert found["a.png"]["txt"].decode() == "für"
+    assert "texts with several lines: 1, such as that of 'a.png'; each line is a caption" in told
