@@ -17,7 +17,7 @@ NAMED_SEPARATOR = re.compile(r"sep=(.)\r?\n")  # a first line that Excel writes 
 
 
 class Table(NamedTuple):
-    """titles: names of the columns, "" where one has none. rows: (number of its last line, cells); {} for a blank one."""
+    """titles: names of the columns, "" where one has none. rows: (number of the last line, cells), {} if blank."""
 
     titles: list[str]
     rows: Iterator[tuple[int, dict[str, str]]]
@@ -67,7 +67,9 @@ def _cells(path: str | Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise ValueError(f"{path}: line {begun}: {error}; are all quotes closed, and those inside doubled?") from None
+            raise ValueError(
+                f"{path}: line {begun}: {error}; are all quotes closed, and those inside doubled?"
+            ) from None
         yield reader.line_num, row if any(cell.strip() for cell in row) else []
 
 

@@ -44,7 +44,9 @@ def decode_text(content: bytes, name: str, encoding: str | None = None, option: 
             f"{name} is not {called} text: {error.reason} at byte {error.start}, line {line}; {remedy}"
         ) from None
     except (LookupError, UnicodeError, AttributeError, TypeError):  # no such encoding, or one that is not of text
-        raise ValueError(f"{option or 'encoding'} {encoding}: no such encoding; use latin-1, cp1252, utf-16, ..") from None
+        raise ValueError(
+            f"{option or 'encoding'} {encoding}: no such encoding; use latin-1, cp1252, utf-16, .."
+        ) from None
     if "\0" in text:  # UTF-16 without its mark, or no text at all
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"{name} is not UTF-8 text: it holds zero bytes, line {line}; {remedy}")

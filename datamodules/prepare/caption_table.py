@@ -61,7 +61,7 @@ class CaptionTable:
         told = []
         if unused:
             are = f"{len(unused)} pictures of the table are not below {images}, or several go by their name"
-            told.append(f"{self.path}: {are}, such as {ascii(unused[0])}")
+            told.append(f"{self.path}: {are}, such as {unused[0]!a}")
         for numbers, lacking in ((self.nameless, "name no picture"), (self.wordless, "hold no caption")):
             if numbers:
                 told.append(f"{self.path}: {len(numbers)} rows {lacking}, such as row or line {numbers[0]}")

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.prepare import add_output_arguments
@@ -75,28 +76,43 @@ def run(options: argparse.Namespace) -> None:
             faults.setdefault(bad.kind, bad.detail)
             raise
 
-    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    val, test = options.val_fraction, options.test_fraction
-    for key in files:
-        where = share("folder", str(options.seed), key) if files[key] in captions else 1.0  # to be left out, from train
-        splits["val" if where < val else "test" if where < val + test else "train"].append(key)
+    splits = split_keys(files, captions, options)
     about = {"name": Path(options.out).name, "license": options.license, "command": options.command_line}
     about |= {"notes": {"other_files": {why: len(names) for why, names in listing.others.items()}}}
     readme = README.format(name=about["name"], count=len(captions), command=options.command_line)
     samples = {split: Samples(keys, render) for split, keys in splits.items() if keys}
     index = write_image_folder(options.out, samples, about, overwrite=options.overwrite, readme=readme)
-    for line in (*listing.told(), *captions.told()):
+    for line in (*listing.told(), *captions.told(), *left_out(index, files, faults), *lacking(index, splits, options)):
         print(line)
+
+
+def split_keys(files: dict[str, str], captions: Captions, options: argparse.Namespace) -> dict[str, list[str]]:
+    """The keys of each split, by a hash; pictures that will be left out count as train."""
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    val, test = options.val_fraction, options.test_fraction
+    for key, name in files.items():
+        where = share("folder", str(options.seed), key) if name in captions else 1.0
+        splits["val" if where < val else "test" if where < val + test else "train"].append(key)
+    return splits
+
+
+def left_out(index: dict, files: dict[str, str], faults: dict[str, str]) -> Iterator[str]:
+    """A line for each kind of fault, with pictures that have it, what the first one's is, and a remedy."""
     for kind, note in index["notes"].get("skipped", {}).items():
         examples = ", ".join(ascii(files[key]) for key in note["keys"][:5])
         hints = "; ".join(filter(None, [faults.get(kind), REMEDIES.get(kind)]))
-        print(f"left out, {kind.replace('_', ' ')}: {note['count']}, such as {examples}{hints and f' ({hints})'}")
-    for split, fraction in (("val", val), ("test", test)):
+        yield f"left out, {kind.replace('_', ' ')}: {note['count']}, such as {examples}{hints and f' ({hints})'}"
+
+
+def lacking(index: dict, splits: dict[str, list[str]], options: argparse.Namespace) -> Iterator[str]:
+    """A line for each split that was asked for and is empty, and for pictures that training refuses by default."""
+    for split, fraction in (("val", options.val_fraction), ("test", options.test_fraction)):
         if fraction and split not in index["splits"]:
-            lost = f"its {len(splits[split])} pictures were left out" if splits[split] else "by chance no picture fell there"
-            print(f"no split {split}: {lost}; for one, raise --{split}-fraction {fraction} or change --seed {options.seed}")
+            number = len(splits[split])
+            lost = f"its {number} pictures were left out" if number else "by chance no picture fell there"
+            yield f"no split {split}: {lost}; raise --{split}-fraction {fraction} or change --seed {options.seed}"
     if options.max_pixels > MAX_PIXELS and options.size is None:
-        print(f"training reads pictures of more than {MAX_PIXELS} pixels with --data.max_pixels {options.max_pixels}")
+        yield f"training reads pictures of more than {MAX_PIXELS} pixels with --data.max_pixels {options.max_pixels}"
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -131,7 +147,9 @@ def captions_for(images: Path, found: list[str], options: argparse.Namespace) ->
             print(line)
     if not captions:
         why = f"no row of {options.captions} names one" if options.captions else "name a table of them with --captions"
-        raise ValueError(f"{images}: none of the {len(found)} pictures has a caption; put NAME.txt by NAME.jpg, or {why}")
+        raise ValueError(
+            f"{images}: none of the {len(found)} pictures has a caption; put NAME.txt by NAME.jpg, or {why}"
+        )
     return captions
 
 

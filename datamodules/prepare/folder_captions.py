@@ -52,9 +52,9 @@ class Captions:
                 "first": "of each only the first line is kept",
                 "all": "each line is a caption",
             }[self.lines]
-            told.append(f"texts with several lines: {len(self.many)}, such as that of {ascii(self.many[0])}; {became}")
+            told.append(f"texts with several lines: {len(self.many)}, such as that of {self.many[0]!a}; {became}")
         if self.long:
-            example = f"such as one of {ascii(self.long[0])}; text encoders read about the first 300"
+            example = f"such as one of {self.long[0]!a}; text encoders read about the first 300"
             told.append(f"captions of more than {LONG} characters: {len(self.long)} pictures, {example}")
         return told
 

@@ -23,7 +23,7 @@ class Listing(NamedTuple):
     def told(self) -> list[str]:
         """A line for each kind of file that is left out, the most frequent first."""
         kinds = sorted(self.others.items(), key=lambda kind: -len(kind[1]))
-        lines = [f"left out, {why}: {len(names)}, such as {ascii(names[0])}" for why, names in kinds[:LINES]]
+        lines = [f"left out, {why}: {len(names)}, such as {names[0]!a}" for why, names in kinds[:LINES]]
         rest = kinds[LINES:]
         return lines + ([f"left out: {sum(len(names) for _, names in rest)} files of other kinds"] if rest else [])
 

@@ -1,4 +1,4 @@
-"""Numbers from .npy, .csv and .tsv files of users: all of them, each in its column, or one line that says what is wrong."""
+"""Numbers from .npy, .csv and .tsv files of users: each in its column, or one line that says what is wrong."""
 
 import difflib
 import math
@@ -47,7 +47,9 @@ def read_npy(path: Path) -> np.ndarray:
     try:
         table = decode_npy(path.read_bytes())
     except BadSample as error:
-        raise ValueError(f"{path}: not a plain .npy array of numbers ({error.detail}); save it with numpy.save") from None
+        raise ValueError(
+            f"{path}: not a plain .npy array of numbers ({error.detail}); save it with numpy.save"
+        ) from None
     if table.ndim not in (1, 2) or not table.size:
         raise ValueError(f"{path}: {table.dtype} of shape {table.shape}; expected numbers of shape [rows, columns]")
     return table if table.ndim == 2 else table[:, None]

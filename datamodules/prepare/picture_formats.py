@@ -4,6 +4,7 @@ Only formats with pixels and a decoder of their own: those that run programs (EP
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,8 @@ PLUGINS = {  # suffixes: what teaches Pillow to read them, as a package and as a
     (".heic", ".heif", ".hif", ".heics", ".heifs"): ("pillow-heif", "pillow_heif", "HEIF"),
     (".jxl",): ("pillow-jxl-plugin", "pillow_jxl", "JXL"),
 }
-RAW = frozenset(
-    ".3fr .ari .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
-    ".sr2 .srf .srw .x3f".split()
+RAW = re.compile(
+    r"\.(3fr|ari|arw|cr2|cr3|crw|dcr|dng|erf|fff|iiq|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw2|rwl|sr2|srf|srw|x3f)"
 )
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")  # of what shards hold, beside WebP
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # brands
@@ -51,7 +51,7 @@ def why_not(suffix: str) -> str:
     for suffixes, (package, _, _) in PLUGINS.items():
         if suffix in suffixes:
             return f"`pip install {package}` reads them"
-    if suffix in RAW:
+    if RAW.fullmatch(suffix):
         return "raw photographs; export them as JPEG or PNG"
     return "not read as pictures; convert or rename those that are"
 

@@ -69,7 +69,9 @@ def read_pairs(files: list[str], x_columns: list[str] | None, y_columns: list[st
     if len(files) == 1 and not (x_columns and y_columns):
         raise ValueError(f"--pairs {files[0]}: name the columns with --x-columns and --y-columns")
     if len(files) == 1 and (both := [name for name in x_columns or () if name in y_columns]):
-        raise ValueError(f"column {both[0]!r} is in --x-columns and in --y-columns; what is to be predicted is no input")
+        raise ValueError(
+            f"column {both[0]!r} is in --x-columns and in --y-columns; what is to be predicted is no input"
+        )
     x, x_names = read_table(Path(files[0]), x_columns, *reading)
     y, y_names = read_table(Path(files[-1]), y_columns, *reading)
     if len(x) != len(y):

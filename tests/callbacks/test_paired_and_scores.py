@@ -124,7 +124,7 @@ def test_weights_that_are_missing_stop_the_run_before_it_starts(tmp_path):
 
 
 def ssim(a, b):
-    """Wang et al. 2004, Eq. 13, of uint8 [C, H, W]: Gaussian windows of 11 x 11 that lie inside the picture, one by one."""
+    """Wang et al. 2004, Eq. 13, of uint8 [C, H, W]: each Gaussian window of 11 x 11 inside the picture."""
     line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     window = np.outer(line, line) / line.sum() ** 2
     found = []

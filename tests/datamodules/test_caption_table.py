@@ -34,7 +34,9 @@ def write(path, rows, monkeypatch):
         path.write_text("\n".join(map(json.dumps, rows)))
     else:
         cut = "\t" if path.suffix == ".tsv" else ","
-        cells = [["" if row[name] != row[name] or row[name] is None else str(row[name]) for name in rows[0]] for row in rows]
+        cells = [
+            ["" if row[name] != row[name] or row[name] is None else str(row[name]) for name in rows[0]] for row in rows
+        ]
         path.write_text("\n".join(map(cut.join, [list(rows[0]), *cells])))
     return path
 
@@ -65,7 +67,9 @@ def test_what_is_no_name_is_counted(tmp_path, monkeypatch, value):
 
 def test_numbers_that_were_rounded_are_refused(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"image": 9007199254740993.0, "caption": "x"}')
-    with pytest.raises(ValueError, match=r"line 1 calls its picture 9007199254740992.0, which was rounded; write .* text"):
+    with pytest.raises(
+        ValueError, match=r"line 1 calls its picture 9007199254740992.0, which was rounded; write .* text"
+    ):
         CaptionTable(str(tmp_path / "t.jsonl"))
     (tmp_path / "t.jsonl").write_text('{"image": 9007199254740993, "caption": "x"}')
     assert CaptionTable(str(tmp_path / "t.jsonl")).of(names_of("9007199254740993.png")) == ["x"]

@@ -21,7 +21,21 @@ def test_numbers(tmp_path, text, value):
     assert (table.tolist(), titles) == ([[0, value]], ["a", "b"])
 
 
-NO_NUMBERS = ["", "nan", "NaN", "inf", "-Infinity", "1e400", "1_000", "1 000", "1'000", "0x10", "1d5", "\u0661\u0662", "\uff15"]
+NO_NUMBERS = [
+    "",
+    "nan",
+    "NaN",
+    "inf",
+    "-Infinity",
+    "1e400",
+    "1_000",
+    "1 000",
+    "1'000",
+    "0x10",
+    "1d5",
+    "\u0661\u0662",
+    "\uff15",
+]
 NO_NUMBERS += ["NA", "null", "true", "1.2.3", "--1", "1-", "5%", "\u22121"]
 
 

@@ -328,7 +328,12 @@ def test_what_is_not_read_is_counted_by_kind_with_an_example(tmp_path, build, mo
         "left out, .dng, raw photographs; export them as JPEG or PNG: 2, such as 'd.dng'",
         *(
             f"left out, {suffix}, not read as pictures; convert or rename those that are: 1, such as '{name}'"
-            for suffix, name in {".eps": "e.eps", ".jpg_large": "f.jpg_large", ".mp4": "g.mp4", "no suffix": "noend"}.items()
+            for suffix, name in {
+                ".eps": "e.eps",
+                ".jpg_large": "f.jpg_large",
+                ".mp4": "g.mp4",
+                "no suffix": "noend",
+            }.items()
         ),
         "left out, hidden: 3, such as '.DS_Store'",
         "left out, links to folders, which are not followed: 1, such as 'linked'",
@@ -343,7 +348,9 @@ def test_plugins_of_pillow_are_used_where_they_are_installed(tmp_path, build, mo
     from datamodules.prepare.picture_formats import readable
 
     def register():
-        Image.register_open("HEIF", lambda file, name: Image.new("RGB", (3, 2), "blue"), lambda head: head[4:12] == b"ftypheic")
+        Image.register_open(
+            "HEIF", lambda file, name: Image.new("RGB", (3, 2), "blue"), lambda head: head[4:12] == b"ftypheic"
+        )
         Image.register_extension("HEIF", ".heic")
 
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
@@ -387,7 +394,7 @@ def test_one_bad_picture_that_is_a_whole_split(tmp_path, build, fault, split):
     empty = {"val": "test", "test": "val"}[split]
     found, told = build(shares=(f"--{split}-fraction", str(fraction), f"--{empty}-fraction", "0"))
     assert set(found) == {f"p{number}.png" for number in range(20)} - {f"{first}.png"}
-    assert f"no split {split}: its 1 pictures were left out; for one, raise --{split}-fraction" in told
+    assert f"no split {split}: its 1 pictures were left out; raise --{split}-fraction" in told
     assert "left out, " in told
     assert set(json.loads((tmp_path / "out" / "index.json").read_text())["splits"]) == {"train"}
 
@@ -396,7 +403,7 @@ def test_a_split_in_which_no_picture_falls_is_said(tmp_path, build):
     captioned(tmp_path / "p", "a.png", drawn("PNG")[0])
     _, told = build(shares=("--val-fraction", "1e-9", "--test-fraction", "0"))
     assert told.splitlines() == [
-        "no split val: by chance no picture fell there; for one, raise --val-fraction 1e-09 or change --seed 0"
+        "no split val: by chance no picture fell there; raise --val-fraction 1e-09 or change --seed 0"
     ]
 
 

@@ -35,7 +35,11 @@ def test_a_mark_inside_joined_files_and_blank_lines_are_no_prompts():
 @pytest.mark.parametrize(
     ("content", "encoding", "message"),
     [
-        ("one\nKöln\n".encode("latin-1"), None, "t.txt is not UTF-8 text: .* at byte 5, line 2; save it as UTF-8, or .*--x"),
+        (
+            "one\nKöln\n".encode("latin-1"),
+            None,
+            "t.txt is not UTF-8 text: .* at byte 5, line 2; save it as UTF-8, or .*--x",
+        ),
         ("a\nb".encode("utf-16-le"), None, "t.txt is not UTF-8 text: it holds zero bytes, line 1"),
         ("a\nb".encode("utf-16-le")[:-1], "utf-16-le", "t.txt is not utf-16-le text: truncated data"),
         (b"a", "klingon", "--x klingon: no such encoding"),
@@ -83,7 +87,9 @@ def test_a_row_of_another_length_is_refused_by_its_line(tmp_path, seed):
     odd = rng.randrange(10)
     rows[odd] = ["1"] * rng.choice([1, 2, 4, 5])
     (tmp_path / "t.csv").write_text("a,b,c\n" + "\n".join(map(",".join, rows)))
-    with pytest.raises(ValueError, match=rf"t\.csv: line {odd + 2} has {len(rows[odd])} cells, the header has 3; quote"):
+    with pytest.raises(
+        ValueError, match=rf"t\.csv: line {odd + 2} has {len(rows[odd])} cells, the header has 3; quote"
+    ):
         list(read_csv(tmp_path / "t.csv").rows)
 
 

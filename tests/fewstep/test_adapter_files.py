@@ -125,7 +125,9 @@ def test_released_names_are_read(tmp_path, form, trained, of_peft):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         adapters.load({"reverse": tmp_path / "released.safetensors"})
-    assert [str(w.message).endswith("tells no alpha; it is read with alpha=3") for w in told] == [True] * (form != "kohya")
+    assert [str(w.message).endswith("tells no alpha; it is read with alpha=3") for w in told] == [True] * (
+        form != "kohya"
+    )
     torch.testing.assert_close(outputs(adapters, "reverse"), of_peft, rtol=1e-4, atol=1e-5)
     assert not any(weight.any() for key, weight in adapters.state("forward").items() if "lora_B" in key)
 
