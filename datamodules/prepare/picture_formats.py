@@ -66,10 +66,11 @@ def as_png(content: bytes, max_pixels: int) -> bytes:
 
     BadSample: empty_file, too_large, truncated_image, not_an_image.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    formats = sorted(set(readable().values()) & Image.OPEN.keys())  # MPO is opened as JPEG
     try:
-        with _no_other_limit(), Image.open(io.BytesIO(content), formats=sorted(set(readable().values()))) as picture:
+        with _no_other_limit(), Image.open(io.BytesIO(content), formats=formats) as picture:
             if picture.width * picture.height > max_pixels:
                 raise BadSample("too_large", f"{picture.width} x {picture.height} pixels, the limit is {max_pixels}")
             if picture.mode in DEEP:
@@ -82,12 +83,14 @@ def as_png(content: bytes, max_pixels: int) -> bytes:
             return buffer.getvalue()
     except BadSample:
         raise
+    except UnidentifiedImageError:
+        raise BadSample("not_an_image", _called(content)) from None
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
         if isinstance(error, MemoryError):
             raise
         reason = " ".join(str(error).split("\n", 1)[0].split())
         kind = "truncated_image" if "truncated" in reason.lower() else "not_an_image"
-        raise BadSample(kind, f"{_called(content)}: {reason}"[:200]) from error
+        raise BadSample(kind, reason[:200]) from error
 
 
 def _called(content: bytes) -> str:
