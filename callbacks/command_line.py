@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from callbacks import exit_codes, resume, run_stages, stop_signals
+from callbacks.accumulation_windows import AccumulationWindows
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, read_configs
 from callbacks.command_line_scan import callback_keys, scan, with_saved_config, with_saved_model
@@ -23,6 +24,8 @@ from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.dead_ranks import RankWatch
 from callbacks.dry_run import DryRun
 from callbacks.dry_run_ranks import rehearsal, take_ranks
+from callbacks.finished_epochs import FinishedEpochs
+from callbacks.monitored_metrics import MonitoredMetrics
 from callbacks.optimizer_options import OptimizerOptions
 from callbacks.preemption import silence_lightning
 from callbacks.process_group import leave_process_group
@@ -146,7 +149,8 @@ class CommandLine(LightningCLI):
         for flag, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", Checkpoint)):
             if not any(isinstance(c, kind) for c in callbacks):
                 trainer[flag] = False  # else Lightning adds one of its own
-        return self._instantiate_trainer(trainer, [OptimizerOptions(), self.run_directory, *callbacks])
+        first = [OptimizerOptions(), self.run_directory, MonitoredMetrics(), FinishedEpochs()]
+        return self._instantiate_trainer(trainer, [*first, *callbacks, AccumulationWindows()])
 
     def _loggers(self) -> list[Logger]:
         loggers: list[Logger] = [AppendingCSVLogger(str(self.folder))]

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.checkpoint_folder import remove_leftovers
+from callbacks.loop_position import epoch_ends, validation_follows
 from callbacks.remote_checkpoint import is_remote, require_store
 
 
@@ -15,8 +16,9 @@ class LastCheckpoint(Checkpoint):
 
     Lightning's `save_last` writes only when the monitored metric improves, so that a run on a plateau could not be
     resumed from where it is. At `max_steps` the file is written before the epoch is declared over: a later resume with
-    a larger `max_steps` goes on in the middle of that epoch. `AtomicCheckpointIO` keeps the file before it as
-    last-1.ckpt. folder: a path or an address such as s3://bucket/run; DEFAULT_ROOT_DIR/checkpoints if not given.
+    a larger `max_steps` goes on in the middle of that epoch. Where a validation or the end of an epoch follows, which a
+    resume from before it would leave out, the file is written after it. `AtomicCheckpointIO` keeps the file before it
+    as last-1.ckpt. folder: a path or an address such as s3://bucket/run; DEFAULT_ROOT_DIR/checkpoints if not given.
     """
 
     def __init__(self, every_n_steps: int | None = None, folder: str | None = None) -> None:
@@ -24,7 +26,7 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(f"last checkpoint every_n_steps is {every_n_steps}; give at least 1 or leave it out")
         self.every_n_steps = every_n_steps
         self.folder = folder
-        self._saved_step = -1
+        self._saved_step = 0  # a state that the file holds; nothing is worth one before the first step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.folder is not None and is_remote(self.folder):
@@ -42,21 +44,36 @@ class LastCheckpoint(Checkpoint):
             self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.path(trainer))
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        own = str(trainer.ckpt_path) == str(self.path(trainer))  # else the file is another one, or an older
+        self._saved_step = checkpoint["global_step"] if own else -1
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved_step = trainer.global_step
         path = self.path(trainer)
         if trainer.is_global_zero and isinstance(path, Path):
             remove_leftovers(path.parent)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        step = trainer.global_step
-        due = step == trainer.max_steps or (self.every_n_steps is not None and step % self.every_n_steps == 0)
-        if due and step != self._saved_step:
+        if self._is_due(trainer) and not validation_follows(trainer) and not epoch_ends(trainer):
             self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_due(trainer) and epoch_ends(trainer):
+            self.save(trainer)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        step, loop = trainer.global_step, trainer.fit_loop
+        if step == self._saved_step or loop._should_accumulate():
+            return False
+        over = step == trainer.max_steps or (trainer.should_stop and loop._can_stop_early)
+        return over or (self.every_n_steps is not None and step % self.every_n_steps == 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step != self._saved_step:  # stopped in the middle of an epoch, by a timer for example
+        if trainer.global_step != self._saved_step:  # at the end of the last of `max_epochs`, for example
             self.save(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)  # not called where a resumed run has no step left

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import distributed
 
 from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.loop_position import epoch_ends, validation_follows
 from callbacks.stop_signals import STOP_SIGNALS, Stopped
 
 
@@ -53,7 +54,11 @@ class Preemption(Checkpoint):
         if trainer.global_step == self._last_step:  # gradients are being accumulated: no place to go on from
             return
         self._last_step = trainer.global_step
-        if self._agreed(trainer) and not validation_follows(trainer):
+        if self._agreed(trainer) and not validation_follows(trainer) and not epoch_ends(trainer):
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._code and epoch_ends(trainer) and not training_is_over(trainer):
             self._stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,12 +128,6 @@ def silence_lightning(trainer: Trainer) -> None:
     """
     trainer._signal_connector.register_signal_handlers = lambda: None
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-
-
-def validation_follows(trainer: Trainer) -> bool:
-    """Whether this batch is followed by a validation, which a run that stopped here would not make up for."""
-    loop = trainer.fit_loop.epoch_loop
-    return bool(loop._should_check_val_fx(trainer.fit_loop._data_fetcher)) and not loop._skip_next_val
 
 
 def training_is_over(trainer: Trainer) -> bool:
