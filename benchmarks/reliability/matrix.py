@@ -20,6 +20,7 @@ from benchmarks.reliability import (
     two_hosts,
     wandb_down,
 )
+from benchmarks.reliability.methods import CONFIGS
 
 Trial = Callable[[Path, int, random.Random], str]  # folder, number of the trial -> what was seen; raises Missed
 
@@ -40,6 +41,15 @@ FINISHES = "the run finishes as without W&B"
 KILLED = [
     Row(f"sigkill_{method}", f"ranks 1, 2 x workers: {EXACT}", trials, partial(killed_runs.killed_once, method), True)
     for method, trials in (("ot", 16), ("contrastive", 32), ("icd", 8))
+]
+RESUMED = [
+    Row(
+        f"resumed_{config}",
+        f"killed at five kinds of moment: {EXACT}",
+        len(killed_runs.MOMENTS),
+        partial(killed_runs.resumed, config),
+    )
+    for config in CONFIGS
 ]
 STOPPED = [
     Row(f"{name}_{who}", SAVED, 3, partial(stopped_runs.stopped, number=number, ranks=ranks, targets=targets), True)
@@ -62,6 +72,8 @@ DEAD_RANKS = [
 
 MATRIX = [
     *KILLED,
+    *RESUMED,
+    Row("accumulated", f"1, 2, 3, 5 batches a step, ranks 1, 2: {EXACT}", 8, killed_runs.accumulating, True),
     Row("sigkill_in_write", "one that loads is there, and resumed", 20, checkpoint_writes.killed_in_a_write, True),
     *STOPPED,
     Row("sigterm_twice_alone", SAVED, 3, TWICE, True),

@@ -1,5 +1,6 @@
 """Every method on networks and data so small that a step takes milliseconds: options of train.py."""
 
+from functools import partial
 from pathlib import Path
 
 from benchmarks.reliability.processes import fork
@@ -9,7 +10,33 @@ from benchmarks.reliability.training import ROOT
 STEPS, VALIDATE_EVERY, CHECKPOINT_EVERY = 30, 10, 7
 PAUSE = 0.01  # seconds in each step of a run that waits for a fault
 METHODS = ("ot", "contrastive", "icd")
-READS_IMAGES = ("contrastive", "icd")  # with loader processes; tables of numbers are read in the process itself
+CONFIGS = {  # name -> file under configs/; all that train
+    "ot": "ot_conditional/swiss_roll",
+    "paper": "ot_conditional/paper",
+    "ot_energy": "ot_conditional/swiss_roll_energy",
+    "weather": "ot_conditional/weather",
+    "weather_energy": "ot_conditional/weather_energy",
+    "contrastive": "contrastive/emoji",
+    "scorer": "contrastive/emoji_scorer",
+    "autoencoder": "diffusion_teacher/autoencoder_emoji",
+    "teacher": "diffusion_teacher/emoji",
+    "guidance": "guidance_distillation/emoji",
+    "icd": "icd/emoji",
+    "icd_sd15": "icd/sd15",
+    "icd_sdxl": "icd/sdxl",
+}
+TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy")
+READS_IMAGES = tuple(
+    name for name in CONFIGS if name not in TABLES
+)  # with loader processes; tables in the process itself
+STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
+# Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
+CONSTANT = {"ot": "model.schedule", "weather": "model.schedule", "icd": "model.lr_schedule"}
+
+
+def last_step(method: str) -> int:
+    """Optimizer steps after which the method's small run is over."""
+    return 2 * VALIDATE_EVERY if method in STOPS_EARLY else STEPS
 
 
 def options(
@@ -35,18 +62,33 @@ def options(
     }
     if hold is not None:
         values |= {"callbacks.key_log.hold": hold, "callbacks.key_log.pause": PAUSE}
-    values |= {"ot": _transport, "contrastive": _contrastive, "icd": _icd}[method](folder.parent)
+    values |= SMALL[method](folder.parent)
     if method in READS_IMAGES:
         values["data.num_workers"] = workers
     values |= {name.replace("__", "."): value for name, value in changes.items()}
-    config = {"ot": "ot_conditional/swiss_roll", "contrastive": "contrastive/emoji", "icd": "icd/emoji"}[method]
-    return ["-c", str(ROOT / "configs" / f"{config}.yaml"), *(f"--{name}={value}" for name, value in values.items())]
+    return [
+        "-c",
+        str(ROOT / "configs" / f"{CONFIGS[method]}.yaml"),
+        *(f"--{name}={value}" for name, value in values.items()),
+    ]
 
 
 def _transport(shared: Path) -> dict[str, object]:
-    small = {"model.model.num_potential": 8, "model.model.num_cost": 4, "model.model.objective": "inverse_ot"}
-    table = {"data.path": ROOT / "data" / "swiss_roll", "data.batch_size": 16}
-    return table | {"callbacks.metrics": "null", "callbacks.picture": "null"} | small
+    return _table(shared) | {
+        "model.model.num_potential": 8,
+        "model.model.num_cost": 4,
+        "model.model.objective": "inverse_ot",
+    }
+
+
+def _table(shared: Path) -> dict[str, object]:
+    return {"data.batch_size": 16, "callbacks.metrics": "null", "callbacks.picture": "null"}
+
+
+def _stops_early(shared: Path) -> dict[str, object]:
+    """Nothing improves by 1,000 after the first validation."""
+    stopper = "callbacks.early_stopping.init_args"
+    return _table(shared) | {f"{stopper}.patience": 1, f"{stopper}.min_delta": 1000.0}
 
 
 def _images(size: int, train: int, batch: int) -> dict[str, object]:
@@ -71,11 +113,46 @@ def _contrastive(shared: Path) -> dict[str, object]:
     }
 
 
-def _icd(shared: Path) -> dict[str, object]:
-    teacher = shared / "teacher"
-    if not (teacher / "done").exists():
-        made = fork(lambda: _write_teacher(teacher), shared / "teacher.output")
-        require(made.wait(240) == 0, f"no teacher: {made.tail()}")
+def _scorer(shared: Path) -> dict[str, object]:
+    changed = {
+        "model.model.vision_cfg": "{image_size: 32, timm_model_name: convnext_atto}",
+        "model.model.embed_dim": 8,
+        "model.model.text_cfg": "{context_length: 16, width: 8, heads: 2, layers: 1}",
+    }
+    return {**_images(size=32, train=VALIDATE_EVERY * 3 * 4, batch=4), **changed}
+
+
+def _autoencoder(shared: Path) -> dict[str, object]:
+    network = "model.model.init_args.config"
+    return {
+        **_images(size=16, train=64, batch=4),
+        "callbacks.samples": "null",
+        network: "{sample_size: 16, latent_channels: 4, block_out_channels: [8, 16], norm_num_groups: 4,"
+        " down_block_types: [DownEncoderBlock2D, DownEncoderBlock2D],"
+        " up_block_types: [UpDecoderBlock2D, UpDecoderBlock2D]}",
+    }
+
+
+def _teacher(shared: Path) -> dict[str, object]:
+    parts = _parts(shared) / "pipeline"
+    return {
+        **_images(size=16, train=64, batch=4),
+        "callbacks.samples": "null",
+        "model.sampling_steps": 2,
+        "model.autoencoder": parts / "vae",
+        "model.text_encoder": parts,
+        "model.unet.init_args.config": "{sample_size: 8, block_out_channels: [8, 16], layers_per_block: 1,"
+        " norm_num_groups: 4, attention_head_dim: 4, cross_attention_dim: 16, down_block_types: [CrossAttnDownBlock2D, DownBlock2D],"
+        " up_block_types: [UpBlock2D, CrossAttnUpBlock2D]}",
+    }
+
+
+def _guidance(shared: Path) -> dict[str, object]:
+    return {**_images(size=16, train=64, batch=4), "model.pipeline": _parts(shared) / "pipeline"}
+
+
+def _icd(shared: Path, kind: str = "sd") -> dict[str, object]:
+    teacher = _parts(shared, kind)
     return {
         **_images(size=16, train=64, batch=4),
         "model.pipeline": teacher / "pipeline",
@@ -86,16 +163,49 @@ def _icd(shared: Path) -> dict[str, object]:
     }
 
 
-def _write_teacher(folder: Path) -> int:
+def _paper_icd(shared: Path, kind: str) -> dict[str, object]:
+    """On one processor in float32; the accumulation of the paper's batches stays."""
+    one = {"trainer.devices": 1, "trainer.strategy": "auto", "trainer.precision": "32-true", "model.dtype": "float32"}
+    return _icd(shared, kind) | one
+
+
+SMALL = {
+    "ot": _transport,
+    "paper": _table,
+    "ot_energy": _stops_early,
+    "weather": _stops_early,
+    "weather_energy": _stops_early,
+    "contrastive": _contrastive,
+    "scorer": _scorer,
+    "autoencoder": _autoencoder,
+    "teacher": _teacher,
+    "guidance": _guidance,
+    "icd": _icd,
+    "icd_sd15": partial(_paper_icd, kind="sd15"),
+    "icd_sdxl": partial(_paper_icd, kind="sdxl"),
+}
+SCALES = {"sd": (1, 2, 4, 6, 8), "sd15": (1, 8, 12, 16, 20), "sdxl": (1, 4, 6, 8, 10, 12, 14, 16, 18, 20)}
+
+
+def _parts(shared: Path, kind: str = "sd") -> Path:
+    """A folder with the random networks of a Stable Diffusion, made once."""
+    folder = shared / f"teacher_{kind}"
+    if not (folder / "done").exists():
+        made = fork(lambda: _write_teacher(folder, kind), shared / f"teacher_{kind}.output")
+        require(made.wait(240) == 0, f"no teacher: {made.tail()}")
+    return folder
+
+
+def _write_teacher(folder: Path, kind: str) -> int:
     """Random networks of a few thousand weights, as the tests use them."""
     import torch
 
     from fewstep.backbones import save_guided_network
-    from tests.tiny_diffusion import unet, write_pipeline
+    from tests.tiny_diffusion import SDXL_UNET, unet, write_pipeline
 
-    guided = unet(time_cond_proj_dim=16)
+    guided = unet(time_cond_proj_dim=16, **(SDXL_UNET if kind == "sdxl" else {}))
     torch.nn.init.normal_(guided.time_embedding.cond_proj.weight, std=0.3)
-    save_guided_network(folder / "guided", guided, (1, 2, 4, 6, 8))
-    write_pipeline(folder / "pipeline", "sd")
+    save_guided_network(folder / "guided", guided, SCALES[kind])
+    write_pipeline(folder / "pipeline", "sdxl" if kind == "sdxl" else "sd")
     (folder / "done").touch()
     return 0

@@ -57,10 +57,12 @@ def leftovers(run: Path) -> list[str]:
 
 
 def same_state(one: Mapping[str, Any], two: Mapping[str, Any]) -> None:
-    """Weights, optimizers, schedules, moving average and loop counters of two checkpoints are equal bit for bit."""
+    """Weights, optimizers, schedules, moving average and the wait of early stopping are equal bit for bit."""
     for part in ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers"):
         _same(one[part], two[part], part)
-    _same(one["callbacks"].get("EMA"), two["callbacks"].get("EMA"), "EMA")
+    for name in sorted({*one["callbacks"], *two["callbacks"]}):
+        if name.startswith(("EMA", "EarlyStopping")):
+            _same(one["callbacks"].get(name), two["callbacks"].get(name), name)
 
 
 def finite(value: Any, name: str = "checkpoint") -> None:

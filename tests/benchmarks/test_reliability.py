@@ -15,7 +15,7 @@ from benchmarks.reliability.matrix import KILLED, MATRIX, Row
 from benchmarks.reliability.promises import Missed
 
 ROOT = Path(run.__file__).parents[2]
-ROWS = ["elastic_2_1_2", "sigkill_in_write", "sigterm_alone", "disk_full"]
+ROWS = ["elastic_2_1_2", "sigkill_in_write", "sigterm_alone", "disk_full", "resumed_weather", "accumulated"]
 
 
 @pytest.mark.slow
