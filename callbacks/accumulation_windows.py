@@ -28,7 +28,7 @@ class AccumulationWindows(Callback):
                 saver.on_train_batch_end = partial(_unless_accumulating, saver.on_train_batch_end)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for callback in trainer.callbacks:  # Lightning asks it at the start of an epoch only
+        for callback in trainer.callbacks:  # Lightning asks it at the start of an epoch only; its own check is over
             if isinstance(callback, GradientAccumulationScheduler):
                 callback.on_train_epoch_start(trainer)
         loop = trainer.fit_loop.epoch_loop

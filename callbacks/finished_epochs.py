@@ -23,6 +23,8 @@ class FinishedEpochs(Callback):
         loop._load_combined_loader_states = partial(self._load_position, loop, loop._load_combined_loader_states)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != "fit":
+            return
         state = checkpoint["loops"]["fit_loop"]
         epoch, batches = state["epoch_progress"], state["epoch_loop.batch_progress"]
         ready, started, processed = (epoch["current"][name] for name in ("ready", "started", "processed"))
@@ -51,4 +53,5 @@ class FinishedEpochs(Callback):
         self._schedules_wait = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Else a schedule on a plateau is left out: "metrics are not saved in the checkpoint". Now they are.
         trainer.fit_loop._restarting = False

@@ -142,7 +142,8 @@ def _teacher(shared: Path) -> dict[str, object]:
         "model.autoencoder": parts / "vae",
         "model.text_encoder": parts,
         "model.unet.init_args.config": "{sample_size: 8, block_out_channels: [8, 16], layers_per_block: 1,"
-        " norm_num_groups: 4, attention_head_dim: 4, cross_attention_dim: 16, down_block_types: [CrossAttnDownBlock2D, DownBlock2D],"
+        " norm_num_groups: 4, attention_head_dim: 4, cross_attention_dim: 16,"
+        " down_block_types: [CrossAttnDownBlock2D, DownBlock2D],"
         " up_block_types: [UpBlock2D, CrossAttnUpBlock2D]}",
     }
 

@@ -1,4 +1,4 @@
-"""Every checkpoint that a run writes leads to the run's own end, bit for bit: a kill leaves one of them as the newest."""
+"""Every checkpoint that a run writes leads to its own end, bit for bit: a kill leaves one of them as the newest."""
 
 import shutil
 from pathlib import Path
