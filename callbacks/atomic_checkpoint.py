@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from callbacks.checkpoint_folder import (
     size_of,
 )
 from callbacks.plain_values import first_object, with_plain_hparams
-from callbacks.remote_checkpoint import is_remote, save_remote
+from callbacks.remote_checkpoint import is_remote, remove_remote, save_remote
 from fewstep.durable_files import sync_folder
 
 
@@ -105,9 +106,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path, map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint, unless the one that was to replace it could not be written."""
-        if not self.failed(path):
-            super().remove_checkpoint(path)
+        """Delete a checkpoint, unless the one that was to replace it could not be written.
+
+        The name may come from a checkpoint that was resumed from. Nothing but a file called .ckpt is ever deleted, or a
+        folder of that name that torch.distributed.checkpoint has written.
+        """
+        if self.failed(path):
+            return
+        if not str(path).endswith(".ckpt") or (os.path.isdir(path) and not os.path.isfile(Path(path, ".metadata"))):
+            print(f"warning: {path} is no checkpoint and was not deleted", file=sys.stderr, flush=True)
+        elif is_remote(path):
+            remove_remote(str(path))
+        elif os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            Path(path).unlink(missing_ok=True)
 
     def failed(self, path: str | Path) -> bool:
         """Whether this process's newest write to the folder of `path` failed; only the writing rank knows."""

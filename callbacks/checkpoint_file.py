@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from callbacks.remote_checkpoint import is_remote, load_remote
+from callbacks.restored_state import require_restorable
 
 OLDER = "use an older one, for example with --resume auto"
 
 
 def read_checkpoint(path: str | Path, map_location: Any = None, lazily: bool = False) -> dict[str, Any]:
-    """A Lightning checkpoint as plain tensors and Python values, never code.
+    """A Lightning checkpoint as plain tensors and Python values, never code, each of the kind that a run writes.
 
     path: of a file, or an address that fsspec reads (s3://, https://).
     lazily: map the file instead of reading it, for a look at small parts of a large one; nothing is verified, and the
@@ -65,6 +66,7 @@ def require_training_state(checkpoint: Mapping[str, Any], name: str = "the check
     """ValueError for a checkpoint from which training cannot go on: weights only, or of another framework."""
     parts = ("optimizer_states", "lr_schedulers", "loops", "global_step", "pytorch-lightning_version")
     missing = [part for part in parts if part not in checkpoint]
+    missing += ["loops.fit_loop"] if not missing and "fit_loop" not in checkpoint["loops"] else []
     if missing:
         raise ValueError(
             f"{name} holds no {missing[0]}: it has weights only or is not Lightning's, so training cannot go on "
@@ -105,6 +107,10 @@ def foreign_kind(path: str | Path) -> str | None:
 
 def _lightning(checkpoint: Any, path: str | Path) -> dict[str, Any]:
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("state_dict"), Mapping):
+        try:
+            require_restorable(checkpoint)
+        except ValueError as error:
+            raise ValueError(f"checkpoint {path} is malformed: {error}; {OLDER}") from None
         return checkpoint
     if not isinstance(checkpoint, dict):
         found = f"it holds one {type(checkpoint).__name__}"

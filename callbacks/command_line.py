@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from callbacks import exit_codes, resume, run_stages, stop_signals
+from callbacks import exit_codes, resume, run_lock, run_stages, stop_signals
 from callbacks.accumulation_windows import AccumulationWindows
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, read_configs
@@ -61,6 +61,7 @@ def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) 
                 lost = command.watch.finish(failed=code != 0)
                 code = code or lost
             os.environ.pop(RUN_ID_VARIABLE, None)
+            run_lock.release_all()
         if leaving and together:
             leave_process_group()
     return code

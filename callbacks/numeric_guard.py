@@ -18,6 +18,7 @@ from callbacks.finite_state import nonfinite_names, refuse_nonfinite_scores
 from callbacks.stop_signals import Stopped
 
 LAG = 2  # steps after which a GPU's answer is read: long since there, and the same on all ranks
+COUNTS = ("steps", "skipped", "in_a_row", "charged")  # charged: those that count against max_share
 
 
 class NonFiniteError(Stopped):
@@ -63,7 +64,7 @@ class NumericGuard(Callback):
             given = f"max_in_a_row={max_in_a_row}, max_share={max_share}"
             raise ValueError(f"numeric guard {given}: give at least 1 and a share in (0, 1]")
         self.max_in_a_row, self.max_share = max_in_a_row, max_share
-        self.steps = self.skipped = self.in_a_row = self.charged = 0  # charged: those that count against max_share
+        self.steps = self.skipped = self.in_a_row = self.charged = 0
         self._pending: deque[_Step] = deque()
         self._batches: deque[dict[str, Any]] = deque(maxlen=256)  # since the last optimizer step
         self._losses: deque[Tensor] = deque(maxlen=256)
@@ -186,8 +187,8 @@ class NumericGuard(Callback):
             )
 
     def state_dict(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in ("steps", "skipped", "in_a_row", "charged")}
+        return {name: getattr(self, name) for name in COUNTS}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, int(value))
+        for name in COUNTS:
+            setattr(self, name, int(state_dict[name]))

@@ -5,6 +5,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 
+from callbacks.optimizer_state import require_same_kinds, require_same_sizes
+
 Options = list[list[dict[str, Any]]]  # optimizer, parameter group, name -> value
 
 
@@ -13,24 +15,26 @@ class OptimizerOptions(Callback):
 
     An option whose configured value is the same as when the checkpoint was written is left alone, and with it whatever
     a schedule has made of it. A changed learning rate is scaled by new / old, so that a schedule keeps its shape.
-    Errors: ValueError when the checkpoint has another number of optimizers, parameters or schedules, and for a fused
-    optimizer whose gradients are to be clipped in mixed precision.
+    Errors: ValueError when the checkpoint has another number of optimizers, parameters or schedules, or holds for them
+    what they cannot go on with, and for a fused optimizer whose gradients are to be clipped in mixed precision.
     """
 
     def __init__(self) -> None:
         self._configured: Options = []
         self._stored: Options = []
-        self._sizes: dict[str, list] | None = None  # of the checkpoint
+        self._restored: tuple[list, list] | None = None  # of the checkpoint: optimizers, schedules
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._sizes = _sizes(checkpoint.get("optimizer_states", []), checkpoint.get("lr_schedulers", []))
+        self._restored = (checkpoint.get("optimizer_states", []), checkpoint.get("lr_schedulers", []))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _refuse_fused_and_clipped(trainer)
         # The optimizers exist by now and have not been restored yet.
-        if self._sizes is not None:
-            _require_same(self._sizes, _sizes(trainer.optimizers, trainer.lr_scheduler_configs))
-            self._sizes = None
+        if self._restored is not None:
+            schedules = [entry.scheduler for entry in trainer.lr_scheduler_configs]
+            require_same_sizes(*self._restored, trainer.optimizers, schedules)
+            require_same_kinds(*self._restored, trainer.optimizers, schedules)
+            self._restored = None
         self._configured = [
             [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
@@ -67,25 +71,3 @@ def _apply(group: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> N
             continue
         scheduled = name == "lr" and old[name] != 0
         group[name] = group[name] * new[name] / old[name] if scheduled else new[name]
-
-
-def _sizes(optimizers: list[Any], schedules: list[Any]) -> dict[str, list]:
-    """Parameters of each group of each optimizer, from optimizers or from their state dicts; one entry per schedule."""
-    groups = [o["param_groups"] if isinstance(o, dict) else o.param_groups for o in optimizers]
-    return {"optimizers": [[len(g["params"]) for g in part] for part in groups], "schedules": [1] * len(schedules)}
-
-
-def _require_same(old: dict[str, list], new: dict[str, list]) -> None:
-    """Lightning drops what is too many without a word and finds misfits once the run directory has been written."""
-    for name, stored in old.items():
-        if len(stored) != len(new[name]):
-            raise ValueError(
-                f"the checkpoint has {len(stored)} {name}, the config makes {len(new[name])}; "
-                "resume with the run's own config or start a new run"
-            )
-    for number, (stored, now) in enumerate(zip(old["optimizers"], new["optimizers"], strict=True)):
-        if stored != now:
-            raise ValueError(
-                f"optimizer {number} of the checkpoint has {stored} parameters in its groups, the config's has {now}; "
-                "resume with the run's own config or start a new run"
-            )

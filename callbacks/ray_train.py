@@ -17,6 +17,7 @@ from typing import Any
 
 from callbacks.command_line_scan import scan, with_saved_config
 from callbacks.run_directory import RUN_ID_VARIABLE, new_run_id, refuse_occupied
+from callbacks.run_lock import LEASE, WAIT_VARIABLE
 
 USERS_MISTAKE = 2  # an exit code of train.py: the same command would end in the same way
 
@@ -88,6 +89,7 @@ def launch(options: argparse.Namespace) -> int:
         raise ImportError(f"{error}; pip install fewstep[ray]") from error
     root = str(options.script.absolute().parent)
     variables = {"PYTHONPATH": os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])}
+    variables |= {WAIT_VARIABLE: os.environ.get(WAIT_VARIABLE, str(LEASE))}
     variables |= {name: os.environ[name] for name in (RUN_ID_VARIABLE, "FEWSTEP_TRACEBACK") if name in os.environ}
     ray.init(options.address or "local", runtime_env={"env_vars": variables})
     lowest, highest = options.workers

@@ -58,3 +58,10 @@ def save_remote(checkpoint: dict[str, Any], address: str, keep_previous: bool) -
         with suppress(Exception):
             if store.exists(partial):
                 store.rm(partial)
+
+
+def remove_remote(address: str) -> None:
+    """Delete one object, never what lies below it."""
+    store, target = url_to_fs(address)
+    if store.isfile(target):
+        store.rm_file(target)

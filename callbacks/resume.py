@@ -9,9 +9,12 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from callbacks import run_lock
 from callbacks.checkpoint_file import require_training_state
+from callbacks.nearest_runs import refuse_mistyped
 from callbacks.newest_checkpoint import newest_checkpoint
 from callbacks.remote_checkpoint import is_remote
 from callbacks.run_directory import new_run_id, refuse_occupied, shared_run_id
@@ -22,9 +25,11 @@ say = rank_zero_only(print)
 def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | str | None]:
     """The folder that a run writes to and the checkpoint that it continues, if any; a string if that is remote.
 
-    settings: run_dir, resume (None, "auto", a path or an address), trainer.num_nodes and, unless fitting, ckpt_path.
-    Errors: ValueError for a folder that is in use, an `auto` that cannot know its folder, a folder given as checkpoint,
-    and unless fitting, for any resume: it would be measured untrained.
+    settings: run_dir, resume (None, "auto", a path or an address), dry_run, trainer.num_nodes and, unless fitting,
+    ckpt_path.
+    Errors: ValueError for a folder that is in use or not empty, an `auto` that cannot know its folder or whose folder
+    is likely to be mistyped, a folder given as checkpoint, and unless fitting, for any resume: it would be measured
+    untrained.
     """
     if settings.resume and not fitting:
         given = "RUN/checkpoints/best.ckpt" if settings.resume == "auto" else settings.resume
@@ -40,10 +45,16 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
         if settings.resume == "auto" and shared is None:
             raise ValueError(f"--resume auto cannot know which run you mean; add --run_dir {_newest_run(name)}")
         folder = Path("runs") / name / (shared or new_run_id())
+    first = fitting and getattr(rank_zero_only, "rank", 0) == 0
     if not settings.resume or remote:
-        if fitting and getattr(rank_zero_only, "rank", 0) == 0:
+        if first:
+            run_lock.refuse_in_use(folder)
             refuse_occupied(folder)
         return folder, settings.resume
+    if first:
+        refuse_mistyped(folder)
+        if not settings.dry_run and folder.is_dir() and any(folder.iterdir()):
+            run_lock.hold(folder)  # before its newest checkpoint is looked for
     checkpoint = newest_checkpoint(folder)
     say(f"resume  {checkpoint}" if checkpoint else f"resume  no checkpoint in {folder}, starting from the beginning")
     return folder, checkpoint
@@ -93,7 +104,7 @@ def compare(checkpoint: Mapping[str, Any], model: Mapping[str, Any], data: Mappi
     if rows and getattr(rank_zero_only, "rank", 0) == 0:
         table = Table("key", "checkpoint", "now", title="Changed since the checkpoint; the right column is used")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         Console().print(table)
 
 
@@ -120,11 +131,18 @@ def _class_of(path: str) -> object:
     return getattr(sys.modules.get(module), name, path)
 
 
+def _equal(old: Any, new: Any) -> bool:
+    try:
+        return bool(old == new)
+    except (RuntimeError, RecursionError):  # tensors of several numbers, lists in lists in lists
+        return False
+
+
 def _differences(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(key, old value, new value) of every leaf present in both and unequal."""
     for key in old.keys() & new.keys() - {"_instantiator"}:
         name = f"{prefix}.{key}"
         if isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
             yield from sorted(_differences(name, old[key], new[key]))
-        elif old[key] != new[key]:
-            yield name, str(old[key]), str(new[key])
+        elif not _equal(old[key], new[key]):
+            yield name, str(old[key])[:200], str(new[key])

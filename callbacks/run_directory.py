@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
+from callbacks import run_lock
+from callbacks.plain_reader import shown
+from callbacks.restored_paths import restored_saver
+from callbacks.restored_state import saver as read_saver
 from callbacks.run_summary import print_header
 
 RUN_ID_VARIABLE = "FEWSTEP_RUN_ID"  # set by the first process, inherited by the ranks that it starts
@@ -52,7 +57,7 @@ def run_name(config_files: Sequence[str | Path]) -> str:
 
 def refuse_occupied(folder: Path) -> None:
     """ValueError if the folder holds anything: two runs never mix."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(entry.name != run_lock.NAME for entry in folder.iterdir())):
         raise ValueError(f"run directory {folder} is not empty; continue it with --resume auto or choose another one")
 
 
@@ -80,6 +85,8 @@ class RunDirectory(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if run_lock.hold(self.folder) and not self.continues:
+                refuse_occupied(self.folder)  # another process may have been here since the command was read
             partial = self.folder / f".config.yaml.tmp.{os.getpid()}"
             partial.write_text(self._config_text)
             os.replace(partial, self.folder / "config.yaml")
@@ -90,10 +97,17 @@ class RunDirectory(Callback):
                 logger.experiment  # noqa: B018  # start now: the first logged step should not wait for it
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A run that was moved or is named by another path still knows its best checkpoint."""
-        for name, state in checkpoint.get("callbacks", {}).items():
-            if self.continues and name.startswith("ModelCheckpoint") and state["dirpath"]:
-                state.update(_moved(state, state["dirpath"], str(self.folder / "checkpoints")))
+        """A run that was moved still knows its best checkpoint, and none writes where a checkpoint tells it to."""
+        states = checkpoint.get("callbacks", {})
+        for saver in trainer.checkpoint_callbacks:
+            if not isinstance(saver, ModelCheckpoint) or not states.get(saver.state_key):
+                continue
+            read_saver(states[saver.state_key], f"the checkpoint's {saver.state_key}")
+            own = str(self.folder / "checkpoints")
+            new = own if self.continues and str(saver.dirpath) == own else None
+            states[saver.state_key], strays = restored_saver(states[saver.state_key], saver, new)
+            if strays and trainer.is_global_zero and trainer.state.fn == "fit":
+                print(f"resume  {shown(strays[0])} is left alone, it is outside {saver.dirpath}; best is counted anew")
 
     def on_train_batch_start(self, *args: Any) -> None:
         self.started = True
@@ -103,10 +117,3 @@ class RunDirectory(Callback):
 
     def on_test_batch_start(self, *args: Any) -> None:
         self.started = True
-
-
-def _moved(value: Any, old: str, new: str) -> Any:
-    """`value` with the folder `old` replaced by `new` at the start of every path in it."""
-    if isinstance(value, dict):
-        return {_moved(k, old, new): _moved(v, old, new) for k, v in value.items()}
-    return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.image_samples import ImageSamples
 from datamodules.restarting_loader import RestartingLoader
-from datamodules.sample_order import EndlessOrder
+from datamodules.sample_order import EndlessOrder, require_position
 from datamodules.skipped import Skipped
 from datamodules.worker_trace import start_worker
 
@@ -124,6 +124,7 @@ class TrainImages:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where another stream stood; ValueError if it had another seed."""
+        require_position(state, "seed", "epoch", "sample")
         if state["seed"] != self.plan.order.key[0]:
             raise ValueError(
                 f"data seed {self.plan.order.key[0]}, but the checkpoint's run used {state['seed']}; give that one"

@@ -19,6 +19,7 @@ from datamodules.image_samples import REPLACEMENTS, ImageSamples, SampleDecoder,
 from datamodules.image_stream import Workers, accounted
 from datamodules.remote import is_remote, local_file
 from datamodules.sample_index import scan_shard
+from datamodules.sample_order import require_position
 from datamodules.skipped import Skipped
 from datamodules.worker_trace import WorkerTrace
 
@@ -62,6 +63,7 @@ class ResampledImages:
         return {"seed": self.seed, "samples": self.samples}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        require_position(state, "samples")
         self.samples, self.batches = state["samples"], None
 
 

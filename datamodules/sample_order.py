@@ -3,11 +3,13 @@
 So a run resumes where it stopped, and any number of processes and workers see together exactly what one would see.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+FARTHEST = 2**53  # position that a run can reach
 SUBSET, ORDER = 0, 1  # the second number of every key: which samples are used, or in which order they come
 
 
@@ -27,6 +29,15 @@ def local_permutation(shard_sizes: np.ndarray, window: int, *key: int) -> np.nda
     samples = np.concatenate([np.arange(starts[s], starts[s] + shard_sizes[s]) for s in shards])
     place = np.arange(len(samples)) // window + rng.random(len(samples))  # random within a window, windows in order
     return samples[np.argsort(place, kind="stable")]
+
+
+def require_position(state: Any, *names: str) -> None:
+    """ValueError in one line unless the state of a stream, which is untrusted, holds these whole numbers from 0."""
+    for name in names:
+        value = state.get(name) if isinstance(state, Mapping) else state
+        if type(value) is not int or not 0 <= value <= FARTHEST:
+            found = repr(value)[:60] if not isinstance(value, int) else f"a number of {value.bit_length()} bits"
+            raise ValueError(f"the checkpoint's position in the data is damaged: {name} is {found}")
 
 
 class EndlessOrder:

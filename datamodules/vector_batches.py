@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.sample_order import ORDER, EndlessOrder
+from datamodules.sample_order import ORDER, EndlessOrder, require_position
 
 
 class Table(NamedTuple):
@@ -53,6 +53,7 @@ class TrainBatches:
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        require_position(state, "step")
         self.step = state["step"]
 
 

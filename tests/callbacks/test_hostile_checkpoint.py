@@ -19,7 +19,7 @@ from callbacks.newest_checkpoint import newest_checkpoint
 WHOLE = {
     "state_dict": {"w": torch.zeros(3)},
     "callbacks": {},
-    "loops": {},
+    "loops": {"fit_loop": {}},
     "optimizer_states": [],
     "lr_schedulers": [],
     "global_step": 1,

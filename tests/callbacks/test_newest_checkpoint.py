@@ -11,13 +11,15 @@ from callbacks.newest_checkpoint import newest_checkpoint
 
 
 def whole(step: int, value: float = 1.0) -> dict:
-    names = ("callbacks", "loops", "optimizer_states", "lr_schedulers")
     weights = {"w": torch.full((2000,), value), "count": torch.tensor(3), "bare": torch.empty(0)}
     return {
         "state_dict": weights,
         "global_step": step,
         "pytorch-lightning_version": "2.6.6",
-        **dict.fromkeys(names, ()),
+        "callbacks": {},
+        "loops": {"fit_loop": {}},
+        "optimizer_states": [],
+        "lr_schedulers": [],
     }
 
 
