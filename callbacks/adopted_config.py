@@ -19,7 +19,7 @@ FOLDERS = {
     "root_dir",
     "log_dir",
     "dir",
-}  # where things are written
+}  # of what a run writes
 NAMES = {"filename", "name", "version", "sub_dir"}  # parts of their names
 OF_THE_COMMAND = ("run_dir", "resume", "config")
 

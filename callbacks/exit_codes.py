@@ -13,7 +13,7 @@ from callbacks.command_line_errors import one_line
 from callbacks.stop_signals import Stopped
 
 FAILED, USER_MISTAKE = 1, 2  # those of a process that was asked to stop: stop_signals.py
-RESTORING = ("_restore_modules_and_callbacks", "restore_training_state", "_load_combined_loader_states")
+RESTORING = {"_restore_modules_and_callbacks", "restore_training_state", "_load_combined_loader_states"}
 UNUSABLE = "the checkpoint holds values that this run cannot take over"
 
 
@@ -31,10 +31,10 @@ def report(error: BaseException, command: Any) -> int:
     if command is not None and command.watch is not None and (lost := command.watch.explain(error)):
         return _say(*lost)
     if not _mendable(error, command):
-        if not isinstance(error, Exception) or not while_restoring(error):
+        if command is None or command.run_directory.started or not while_restoring(error):
             raise error
-        what = " ".join(str(error).split())[:160]
-        return _say(f"error{_on_rank()}: {UNUSABLE} ({type(error).__name__}: {what}); {OLDER}", USER_MISTAKE)
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        return _say(f"error{_on_rank()}: {UNUSABLE} ({what}); {OLDER}", USER_MISTAKE)
     return _say(f"error{_on_rank()}: {one_line(error)}", USER_MISTAKE)
 
 
@@ -50,8 +50,8 @@ def _mendable(error: BaseException, command: Any) -> bool:
 
 def while_restoring(error: BaseException) -> bool:
     """Whether Lightning raised this while it gave a checkpoint's values back to the parts of a run."""
-    names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(name in RESTORING for name in names)
+    names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return isinstance(error, Exception) and bool(names & RESTORING)
 
 
 def _say(line: str, code: int) -> int:

@@ -78,7 +78,8 @@ def loop(value: Any, name: str) -> None:
         if not part.endswith("progress"):
             raise ValueError(f"{name} has an unknown key {key!r:.40}")
         progress(entry, where)
-        needed = {"optim_progress": ("optimizer",), "batch_progress": ("total", "is_last_batch")}.get(part, ("total",))
+        needed = ["optimizer" if part == "optim_progress" else "total"]
+        needed += ["is_last_batch"] if part == "batch_progress" and name != "loops.predict_loop" else []
         fields(dict.fromkeys(needed, lambda *_: None))(entry, where)
         if part == "optim_progress":
             fields({"step": fields({"total": mapping}), "zero_grad": fields({"total": mapping})})(
