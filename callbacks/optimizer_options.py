@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from callbacks.optimizer_state import require_same_kinds, require_same_sizes
+from callbacks.optimizer_state import add_missing_options, require_same_kinds, require_same_sizes
 
 Options = list[list[dict[str, Any]]]  # optimizer, parameter group, name -> value
 
@@ -40,7 +40,14 @@ class OptimizerOptions(Callback):
             for optimizer in trainer.optimizers
         ]
 
+        if self._stored and list(map(len, self._stored)) != list(map(len, self._configured)):
+            raise ValueError(
+                "the checkpoint's OptimizerOptions are not those of its optimizers; use an older checkpoint"
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for optimizer, configured in zip(trainer.optimizers, self._configured, strict=True):
+            add_missing_options(optimizer.param_groups, configured)
         triples = zip(trainer.optimizers, self._stored, self._configured, strict=False)
         for optimizer, stored, configured in triples:
             for group, old, new in zip(optimizer.param_groups, stored, configured, strict=True):

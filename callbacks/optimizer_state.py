@@ -65,6 +65,13 @@ def require_same_kinds(
                 raise ValueError(f"{name} has an unknown key {key!r:.40}")
 
 
+def add_missing_options(groups: Sequence[dict[str, Any]], configured: States) -> None:
+    """Restoring leaves a group with the options of the checkpoint alone, which may lack some of this run's."""
+    for group, options in zip(groups, configured, strict=True):
+        for name in options.keys() - group.keys():
+            group[name] = options[name]
+
+
 def _require_moments(state: Mapping[str, Any], optimizer: Optimizer, name: str) -> None:
     """Each parameter's moments must have its shape, and Adam needs all of them."""
     needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
