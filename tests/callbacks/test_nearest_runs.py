@@ -65,7 +65,7 @@ def test_a_folder_that_exists_is_meant(runs):
 
 
 def test_a_folder_of_runs_is_not_one(runs):
-    with pytest.raises(ValueError, match="^runs holds runs and is none itself; nearest runs: runs/weather, "):
+    with pytest.raises(ValueError, match=r"^runs holds runs and is none itself; nearest runs: runs/weather, "):
         refuse_mistyped(runs)
 
 
