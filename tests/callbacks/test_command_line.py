@@ -46,7 +46,7 @@ def test_a_config_or_a_flag_may_add_a_callback(fit, load):
 
 def test_run_directory_holds_config_checkpoints_and_metrics(fit, load):
     assert fit("--run_dir", "run", "--trainer.log_every_n_steps", "5") == 0
-    assert sorted(p.name for p in Path("run").iterdir()) == ["checkpoints", "config.yaml", "logs"]
+    assert sorted(p.name for p in Path("run").iterdir()) == [".lock", "checkpoints", "config.yaml", "logs"]
     assert sorted(p.name for p in Path("run/checkpoints").iterdir()) == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
     assert load("run/checkpoints/last.ckpt")["global_step"] == 20
     header, *rows = Path("run/logs/metrics.csv").read_text().splitlines()

@@ -15,7 +15,7 @@ SCHEDULES = [
     lambda o: lr_scheduler.LambdaLR(o, lambda step: 1.0 / (1 + step)),
     lambda o: lr_scheduler.ReduceLROnPlateau(o),
     lambda o: lr_scheduler.MultiStepLR(o, [2, 4]),
-    lambda o: lr_scheduler.OneCycleLR(o, 0.1, 10),
+    lambda o: lr_scheduler.OneCycleLR(o, 0.1, 10, cycle_momentum=False),
     lambda o: lr_scheduler.SequentialLR(
         o, [lr_scheduler.LinearLR(o), lr_scheduler.CosineAnnealingLR(o, 9)], milestones=[2]
     ),
