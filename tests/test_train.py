@@ -74,7 +74,7 @@ def test_two_processes_give_the_result_of_one(folder):
     val = [state["callbacks"] for state in states]
     scores = [next(v["best_model_score"] for k, v in c.items() if k.startswith("ModelCheckpoint")) for c in val]
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-5, atol=1e-6)
-    assert sorted(p.name for p in Path("two").iterdir()) == ["checkpoints", "config.yaml", "logs"]
+    assert sorted(p.name for p in Path("two").iterdir()) == [".lock", "checkpoints", "config.yaml", "logs"]
 
 
 def test_gloos_process_group_ends_before_the_interpreter(folder):
