@@ -55,8 +55,8 @@ class FeatureCache:
                     fits = ids.dtype == np.int64 and rows.dtype == np.float32
                     if not fits or rows.shape != (len(ids), self.num_features):
                         raise ValueError("of another shape")
-                except (OSError, ValueError):
-                    continue  # damaged: as if it were not there
+                except Exception:  # numpy evaluates the header, and raises whatever a damaged one leads to
+                    continue  # as if it were not there
                 self._parts[name] = rows
                 self._place |= {int(number): (name, row) for row, number in enumerate(ids)}
 

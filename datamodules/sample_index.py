@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.npy_decoding import view_npy
 from datamodules.sample_grouping import MOST_FIELDS, TOO_MANY_FIELDS, group_samples
 from datamodules.tar_members import tar_members
 
@@ -149,9 +150,7 @@ def npy_array(file: zipfile.ZipFile, name: str, most_bytes: int) -> np.ndarray:
     """One array of an .npz, read only when it is small enough, and never unpickled."""
     if file.getinfo(name).file_size > most_bytes:
         raise ValueError("too large")
-    content = BytesIO(file.read(name))
-    np.lib.format.read_magic(content)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(content)
-    if fortran or dtype.kind not in "iS":
+    values = view_npy(file.read(name), strings=True)
+    if values.dtype.kind not in "iS":
         raise ValueError("not an array of whole numbers or bytes")
-    return np.frombuffer(content.getbuffer()[content.tell() :], dtype).reshape(shape)
+    return values

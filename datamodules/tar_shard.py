@@ -5,18 +5,17 @@ most tools, without an error; here it must end in its end-of-archive zeros. Othe
 are read from their header and raw bytes: nothing is unpickled.
 """
 
-import io
-import math
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.bad_sample import BadSample
+from datamodules.npy_decoding import view_npy
 from datamodules.tar_members import tar_members
 
 MEMBER_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([xy])\.npy")  # WebDataset: the key ends at the first dot of the file name
-NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class Block(NamedTuple):
@@ -65,17 +64,10 @@ def read_shard(path: Path, label: str, expected_bytes: int | None = None) -> lis
 
 def parse_npy(raw: np.ndarray, where: str) -> np.ndarray:
     """View the bytes of a .npy file as rows [K, D]; a 1-d array is one row; only real numbers are accepted."""
-    head = io.BytesIO(raw[: 1 << 14].tobytes())
     try:
-        version = np.lib.format.read_magic(head)
-        shape, fortran, dtype = NPY_HEADERS[version](head)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{where}: not a plain .npy array; rewrite it with numpy.save") from error
-    if dtype.kind not in "fiu":
-        raise ValueError(f"{where}: dtype {dtype}; only real numbers are read, store float32")
-    if len(shape) not in (1, 2) or min(shape) < 1:
-        raise ValueError(f"{where}: shape {shape}; expected [rows, dim] or [dim], not empty")
-    if head.tell() + dtype.itemsize * math.prod(shape) != len(raw):
-        raise ValueError(f"{where}: {len(raw)} bytes do not hold an array of shape {shape}; rebuild the shard")
-    rows = np.frombuffer(raw, dtype=dtype, offset=head.tell()).reshape(shape, order="F" if fortran else "C")
+        rows = view_npy(raw)
+    except BadSample as bad:
+        raise ValueError(f"{where}: {bad.detail}; rewrite it with numpy.save as float32, or rebuild the shard") from bad
+    if rows.ndim not in (1, 2) or min(rows.shape) < 1:
+        raise ValueError(f"{where}: shape {rows.shape}; expected [rows, dim] or [dim], not empty")
     return rows if rows.ndim == 2 else rows[None]

@@ -164,7 +164,7 @@ def test_foreign_members_and_object_arrays_never_run(tmp_path):
     assert ShardFolder(str(folder)).open("val").x.take([0, 1]).tolist() == [[1.0] * 3] * 2
     assert main(["check", str(folder)]) == 0
     write_tar(folder / "val-000000.tar", good | {"b.x.npy": objects, "b.y.npy": objects})
-    with pytest.raises(ValueError, match=r"b\.x\.npy: dtype object"):
+    with pytest.raises(ValueError, match=r"b\.x\.npy: dtype .O, only real numbers"):
         ShardFolder(str(folder)).open("val")
     assert not canary.exists()
     pickle.loads(poison)
