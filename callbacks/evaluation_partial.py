@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fewstep.durable_files import replace_file
+from fewstep.plain_json import read_json
 
 
 class KeptImage(NamedTuple):
@@ -41,7 +42,7 @@ class Partial:
         if not self.folder.exists():
             return
         try:
-            plan = json.loads((self.folder / "plan.json").read_text())
+            plan = read_json(self.folder / "plan.json")
             identity, command = plan["id"], plan["command"]
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(
@@ -65,7 +66,7 @@ class Partial:
     def finished(self, number: int) -> tuple[dict[str, Any], bytes | None] | None:
         """The run of this number and its picture, if it had been measured."""
         try:
-            kept = json.loads((self.folder / f"{number:03d}.json").read_text())
+            kept = read_json(self.folder / f"{number:03d}.json")
             identity, run = kept["id"], kept["run"]
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -14,6 +14,7 @@ from callbacks.report_page import PAGE
 from callbacks.report_plots import curves, trade_offs
 from callbacks.report_rows import COLOURS, metric_rows, run_labels, whiskers
 from fewstep.durable_files import replace_file
+from fewstep.plain_json import read_json
 
 
 def check_out(out: Path, checkpoints: Sequence[str], overwrite: bool) -> None:
@@ -24,8 +25,8 @@ def check_out(out: Path, checkpoints: Sequence[str], overwrite: bool) -> None:
     if overwrite or not previous.exists():
         return
     try:
-        known = [run["checkpoint"] for run in json.loads(previous.read_text())["runs"]]
-    except (ValueError, KeyError, TypeError):
+        known = [run["checkpoint"] for run in read_json(previous)["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):
         known = ["something else"]
     if known != list(checkpoints):
         raise ValueError(f"{out} holds a report about {', '.join(known)}; choose another folder or add --overwrite")

@@ -1,9 +1,9 @@
 """The captions of a sample from its .txt and .json members, as this project and img2dataset write them."""
 
-import json
 from typing import Any
 
 from datamodules.bad_sample import BadSample
+from fewstep.plain_json import parse_json
 
 MAX_BYTES = 1 << 20  # of a .txt or .json; longer ones are no captions
 
@@ -17,7 +17,7 @@ def captions_of(text: bytes | None, metadata: bytes | None) -> tuple[list[str], 
     BadSample: missing_caption, empty_caption (only white space everywhere), not_utf8, bad_json, empty_file (a json of
     zero bytes), too_large.
     """
-    values = {} if metadata is None else _json_object(metadata)
+    values = {} if metadata is None else json_object(metadata)
     several, single = values.get("captions"), values.get("caption")
     if not isinstance(several, list | None) or not all(isinstance(caption, str) for caption in several or ()):
         raise BadSample("bad_json", '"captions" is not a list of strings')
@@ -40,14 +40,15 @@ def _decoded(content: bytes, suffix: str) -> str:
         raise BadSample("not_utf8", f"{suffix}: {error.reason} at byte {error.start}") from error
 
 
-def _json_object(content: bytes) -> dict[str, Any]:
+def json_object(content: bytes) -> dict[str, Any]:
+    """What a KEY.json holds; BadSample as above."""
     if not content:
         raise BadSample("empty_file", "json of zero bytes")
     try:
-        values = json.loads(_decoded(content, "json"), parse_constant=lambda _: None)
+        values = parse_json(_decoded(content, "json"), sloppy=True)
     except BadSample:
         raise
-    except (ValueError, RecursionError) as error:  # also: a number of more than 4300 digits
+    except ValueError as error:  # also: a number of more than 4300 digits
         raise BadSample("bad_json", str(error)[:120]) from error
     if not isinstance(values, dict):
         raise BadSample("bad_json", f"holds a {type(values).__name__}, not an object")

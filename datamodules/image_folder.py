@@ -16,6 +16,7 @@ from typing import NamedTuple
 from datamodules.remote import NotThereError, cache_folder, file_sha256, is_remote, list_tars, local_copy, read_bytes
 from datamodules.sample_index import SampleIndex, read_offsets, scan_shard, write_offsets
 from datamodules.vector_shards import parse_index
+from fewstep.plain_json import small_file
 
 SPLIT_NAMES = frozenset({"train", "val", "test", "valid", "validation", "eval"})
 OFFSETS_NAME = re.compile(r"[A-Za-z0-9_-]+\.offsets\.npz")
@@ -137,7 +138,7 @@ def folder_index(location: str) -> dict | None:
     elif not (file := Path(location, "index.json")).is_file():
         return None
     else:
-        content = file.read_bytes()
+        content = small_file(file)
     index = parse_index(content, location)
     for entry in (shard for split in index["splits"].values() for shard in split["shards"] if "offsets" in shard):
         if not OFFSETS_NAME.fullmatch(str(entry["offsets"])) or not SHA256.fullmatch(str(entry.get("offsets_sha256"))):

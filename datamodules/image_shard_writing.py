@@ -25,6 +25,7 @@ from datamodules.sample_grouping import LONGEST_KEY
 from datamodules.sample_index import read_offsets, scan_shard, write_offsets
 from datamodules.shard_writing import checked_key, refuse_to_lose, replace_folder
 from fewstep.durable_files import sync_folder, write_synced
+from fewstep.plain_json import read_json
 
 SPLIT = re.compile(r"[A-Za-z0-9_]+")
 SUFFIX = re.compile(r"[a-z0-9][a-z0-9_]*(\.[a-z0-9_]+)*")
@@ -129,7 +130,7 @@ def write_split(folder: Path, split: str, samples: Samples, samples_per_shard: i
         else:
             entry = write_shard(folder / f"{split}-{number:06d}.tar", keys, samples.render, bar)
             write_whole(done, json.dumps(entry).encode())
-        entries.append(json.loads(done.read_bytes()))
+        entries.append(read_json(done))
     return entries
 
 

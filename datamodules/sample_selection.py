@@ -1,11 +1,11 @@
 """Keep the samples of an index whose metadata match."""
 
-import json
 from typing import Any
 
 import numpy as np
 
 from datamodules.bad_sample import BadSample
+from datamodules.captions import json_object
 from datamodules.sample_index import SampleIndex
 from datamodules.shard_files import ShardFiles
 
@@ -43,7 +43,6 @@ def read_metadata(files: ShardFiles, index: SampleIndex, row: int) -> dict[str, 
     if (span := index.span(row, "json")) is None:
         return {}
     try:
-        metadata = json.loads(files.read(*span))
-    except (BadSample, ValueError, RecursionError):
+        return json_object(files.read(*span))
+    except BadSample:
         return {}
-    return metadata if isinstance(metadata, dict) else {}

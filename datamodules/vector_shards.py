@@ -5,7 +5,6 @@ describes. Sizes and counts must agree with the index; a folder without one is s
 train_paired, val and test hold pairs, train_x only x, train_y only y; each sample of probe is a group of rows.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +13,10 @@ import numpy as np
 
 from datamodules.remote import file_sha256, is_remote, local_copy, read_bytes
 from datamodules.tar_shard import Block, Sample, read_shard
+from fewstep.plain_json import parse_json, small_file
 
 SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-\d+\.tar")
+COUNTS = ("bytes", "samples", "rows", "x_dim", "y_dim")
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 
 
@@ -82,7 +83,7 @@ class ShardFolder:
                 f"no folder {self.path!r}; build it with python -m datamodules.prepare, or correct the path"
             )
         if (folder / "index.json").is_file():
-            return parse_index((folder / "index.json").read_bytes(), self.path)
+            return parse_index(small_file(folder / "index.json"), self.path)
         splits: dict[str, dict] = {}
         for file in sorted(folder.iterdir()):
             if found := SHARD_NAME.fullmatch(file.name):
@@ -130,15 +131,19 @@ def parse_index(content: bytes, folder: str) -> dict:
     """The index as a dict; ValueError when it is not one, or when it points outside its folder."""
     name = f"{folder}/index.json"
     try:
-        index = json.loads(content)
+        index = parse_json(content)
         shards = [shard for split in index["splits"].values() for shard in split["shards"]]
-        named = [(shard["file"], shard["sha256"], int(shard["bytes"])) for shard in shards]
+        named = [(shard["file"], shard["sha256"]) for shard in shards]
         schema = index["schema"]
+        counts = [entry.get(key, 1) for entry in (*shards, index) for key in COUNTS]
+        counts += [shard["bytes"] for shard in shards]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{name} is not a shard index ({type(error).__name__}: {error}); rebuild it") from error
+    if wrong := [count for count in counts if type(count) is not int or not 0 <= count < 1 << 63]:
+        raise ValueError(f"{name} gives a size or a count as {str(wrong[0])[:40]}, not as a whole number; rebuild it")
     if schema != 1:
         raise ValueError(f"{name} has schema {schema!r}, this version reads 1; rebuild the folder")
-    for file, sha256, _ in named:  # both become paths, so neither may climb out of its folder
+    for file, sha256 in named:  # both become paths, so neither may climb out of its folder
         if not SAFE_NAME.fullmatch(str(file)) or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
             raise ValueError(f"{name} names the shard {file!r} ({sha256!r}); expected a .tar beside it and its sha256")
     return index

@@ -17,6 +17,7 @@ from fewstep.boundaries import Boundaries
 from fewstep.editing import Editing, edit
 from fewstep.guidance import Denoiser, DynamicGuidance, require_trained
 from fewstep.inversion import decode, encode
+from fewstep.plain_json import read_json
 from fewstep.rng import PerSampleRng
 from fewstep.students import load_students
 
@@ -134,8 +135,8 @@ class InvertibleConsistency:
 
 def _described(folder: str | Path) -> dict[str, Any]:
     try:
-        told = json.loads(Path(folder, "icd.json").read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        told = read_json(Path(folder, "icd.json"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {folder}/icd.json ({error}); give the export folder of an ICD run") from None
     lacking = [
         name for name in ("pipeline", "network", "students", "guidance_scales", "boundaries") if name not in told

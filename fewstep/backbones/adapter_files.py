@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.hub_files import read_weights, weights_file
+from fewstep.plain_json import parse_json
 
 DIFFUSERS_FILE, PEFT_FILE = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 # diffusers reads rank and alpha under this name of the safetensors header (LORA_ADAPTER_METADATA_KEY).
@@ -152,7 +153,7 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     config = path.with_name("adapter_config.json")
     try:
         text = header.get(SETTINGS) or (config.read_text() if path.name == PEFT_FILE and config.is_file() else "{}")
-        stated = {key: value for key, value in json.loads(text).items() if not TEXT_ENCODER.fullmatch(key)}
+        stated = {key: value for key, value in parse_json(text).items() if not TEXT_ENCODER.fullmatch(key)}
         settings = {key.rpartition(".")[2]: value for key, value in stated.items()}
         float(settings.get("lora_alpha", 0))
         return header, settings

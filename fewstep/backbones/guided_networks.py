@@ -5,6 +5,7 @@ guidance.json beside the weights says which scales the network was trained on: {
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from fewstep.backbones.denoisers import add_guidance_embedding, guidance_embedding, has_guidance_embedding
 from fewstep.backbones.pretrained import copied_to, diffusers_network, frozen_network, network_config, own_or_part
 from fewstep.hub_files import FILE_SUFFIXES, check_keys, read_weights, weights_file
+from fewstep.plain_json import read_json
 
 PARTS = {"UNet2DConditionModel": "unet", "SD3Transformer2DModel": "transformer"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -96,12 +98,23 @@ def _stored_tensor(source: str | Path, within: str, name: str) -> Tensor | None:
     try:
         file = weights_file(source, within + WEIGHTS)
     except ValueError:
-        index = json.loads(weights_file(source, f"{within}{WEIGHTS}.index.json").read_text())["weight_map"]
+        index = _weight_map(weights_file(source, f"{within}{WEIGHTS}.index.json"))
         if name not in index:
             return None
         file = weights_file(source, within + index[name])
     with safe_open(file, "pt") as weights:
         return weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118, it is no dict
+
+
+def _weight_map(file: Path) -> dict[str, str]:
+    """{tensor: the file beside this index that holds it}; ValueError in one line."""
+    try:
+        files = read_json(file)["weight_map"]
+        if all(re.fullmatch(r"[\w-][\w.-]*", name) for name in files.values()):
+            return dict(files)
+        raise ValueError("it names a file that does not lie beside it")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot read {file}: {type(error).__name__}: {error}") from None
 
 
 def _stored_scales(source: str | Path, within: str) -> tuple[float, ...] | None:
@@ -110,8 +123,8 @@ def _stored_scales(source: str | Path, within: str) -> tuple[float, ...] | None:
     except ValueError:
         return None
     try:
-        return _scales_of(json.loads(file.read_text()), str(file))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return _scales_of(read_json(file), str(file))
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {file}: {error}") from None
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fewstep.backbones.pretrained import copied_to, told_once
+from fewstep.plain_json import read_json
 from fewstep.prompt_encoder import PromptEncoder
 
 # The noise schedule of Stable Diffusion. `trailing` steps of a pipeline are `even_times` of our solvers.
@@ -32,7 +33,7 @@ def load_pipeline(folder: str | Path) -> Any:
 
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
     try:
-        index = json.loads(Path(folder, "model_index.json").read_text())
+        index = read_json(Path(folder, "model_index.json"))
         if "safety_checker" in index:  # it blackens pictures, which no metric knows of
             options |= {"safety_checker": None, "requires_safety_checker": False}
         options |= {name: None for name, part in index.items() if part == [None, None]}  # SD3 without T5, say
