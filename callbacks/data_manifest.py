@@ -1,25 +1,26 @@
 """Which data a run has seen, in a few lines: the digest and the counts of each data folder's index.json."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from callbacks.wandb_connection import USER_IN_URL
+from fewstep.plain_json import parse_json, small_file
+from fewstep.remote_reading import StatusError, read_bytes
 
 
 def data_manifests(hparams: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What identifies the data behind `path`, `val_path` and `test_path`: name, sha256 of index.json, license, counts.
 
     Folders without an index.json (loose shards) are left out. Addresses are read through fsspec.
-    Errors: OSError in one line for an address that cannot be read.
+    Errors: OSError in one line for an address that cannot be read, ValueError for an index that is none.
     """
     found = {}
     for key in ("path", "val_path", "test_path"):
         for source in _as_list(hparams.get(key)):
             raw = _read_index(source)
-            index = json.loads(raw) if raw else None
+            index = parse_json(raw) if raw else None
             if isinstance(index, dict):
                 found[source] = {
                     "name": str(index.get("name") or Path(source).name),
@@ -36,16 +37,14 @@ def _as_list(value: Any) -> list[str]:
 
 def _read_index(source: str) -> bytes | None:
     if "://" in source:
-        import fsspec
-
         try:
-            with fsspec.open(f"{source.rstrip('/')}/index.json") as file:
-                return file.read()
-        except Exception as error:  # its message may repeat the address without what makes a password recognisable
-            address = USER_IN_URL.sub("***@", source)
-            raise OSError(f"index.json of {address} cannot be read: {type(error).__name__}") from None
+            return read_bytes(f"{source.rstrip('/')}/index.json")
+        except ValueError as error:  # its message may repeat the address without what makes a password recognisable
+            address, cause = USER_IN_URL.sub("***@", source), error.__cause__
+            reason = cause if isinstance(cause, StatusError) else type(cause).__name__
+            raise OSError(f"index.json of {address} cannot be read: {reason}") from None
     index = Path(source, "index.json")
-    return index.read_bytes() if index.is_file() else None
+    return small_file(index) if index.is_file() else None
 
 
 def _counts(split: Mapping[str, Any]) -> dict[str, int]:

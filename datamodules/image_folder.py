@@ -150,8 +150,9 @@ def open_indexed(location: str, entry: dict, verify: bool, cache_dir: str | None
     """One shard that index.json describes; ValueError unless it is the very file."""
     offsets = f"{location.rpartition('/')[0]}/{entry['offsets']}" if "offsets" in entry else None
     if is_remote(location):
-        path = str(local_copy(location, entry["sha256"], cache_dir))
-        offsets = offsets and str(local_copy(offsets, entry["offsets_sha256"], cache_dir))
+        path = str(local_copy(location, entry["sha256"], cache_dir, entry["bytes"]))
+        most = 4 * entry["bytes"] + (1 << 16)  # as read_offsets
+        offsets = offsets and str(local_copy(offsets, entry["offsets_sha256"], cache_dir, most))
     else:
         path = location
         if not Path(path).is_file():

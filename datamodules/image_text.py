@@ -13,7 +13,7 @@ import numpy as np
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.image_folder import open_images, shard_urls
+from datamodules.image_folder import Shard, open_images, shards_of
 from datamodules.image_options import check_options, parse_color
 from datamodules.image_samples import ImageSamples, SampleDecoder
 from datamodules.image_splits import exists, open_split, place
@@ -106,7 +106,7 @@ class ImageTextDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open what this stage reads, so that a bad folder is reported before any step."""
         if stage == "fit":
-            _ = self.train_index if self.hparams.sampling == "exact" else self.train_urls
+            _ = self.train_index if self.hparams.sampling == "exact" else self.train_shards
         if stage in ("fit", "validate"):
             _ = self.val_index
         if stage in ("test", "predict"):
@@ -117,9 +117,9 @@ class ImageTextDataModule(LightningDataModule):
         return open_split(self.hparams, "train", self.skipped)
 
     @cached_property
-    def train_urls(self) -> list[str]:
+    def train_shards(self) -> list[Shard]:
         """Shards of the training split, for sampling=resampled."""
-        return shard_urls(self.hparams.path, self.hparams.train_split)
+        return shards_of(self.hparams.path, self.hparams.train_split)
 
     @cached_property
     def val_index(self) -> SampleIndex | None:
@@ -136,7 +136,7 @@ class ImageTextDataModule(LightningDataModule):
             raise ValueError(f"batch_size={h.batch_size} cannot be shared by {world} processes; choose a multiple")
         if h.sampling == "resampled":
             plan = (h.batch_size, h.steps_per_epoch, h.seed, rank, world)
-            return ResampledImages(self.train_urls, self.train_decoder, *plan, self._workers(), self.skipped)
+            return ResampledImages(self.train_shards, self.train_decoder, *plan, self._workers(), self.skipped)
         index = self.train_index
         sizes = np.bincount(index.shard, minlength=len(index.paths))
         draw = partial(local_permutation, sizes, h.shuffle_window) if h.shuffle_window else None

@@ -1,40 +1,24 @@
 """Shard folders on other machines: which addresses are allowed, and a local copy of one file.
 
-Copies come through fsspec, never through a shell, and are kept under a folder named by their content hash, so that a
-changed file at the same address is fetched again. A fault that may pass (a broken connection, a server that is busy) is
-tried again, TRIES times in all, after waits that double; one that will stay (no such file, no permission) is not.
+Copies are kept under a folder named by their content hash, so that a changed file at the same address is fetched again.
 """
 
-import errno
 import hashlib
 import os
-import random
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import TypeVar
+from urllib.parse import urljoin
+
+from fewstep.remote_reading import NotThereError, parts, read_bytes, with_retries
+
+__all__ = ["NotThereError", "is_remote", "list_tars", "local_copy", "local_file", "read_bytes"]
 
 SCHEMES = ("file", "s3", "gs", "http", "https", "hf")
-TRIES, FIRST_WAIT = 5, 0.5  # seconds; 0.5 + 1 + 2 + 4, each up to a quarter longer or shorter
-LASTING = (
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    ImportError,
-    ValueError,
-    TypeError,
-)
-LASTING_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-PASSING_STATUS = (408, 425, 429)  # and 5xx
-Result = TypeVar("Result")
-
-
-class NotThereError(ValueError):
-    """There is no file at this address."""
+MOST_BYTES = 1 << 38  # of a file whose size no index tells
 
 
 def is_remote(path: str) -> bool:
@@ -47,19 +31,10 @@ def is_remote(path: str) -> bool:
     return True
 
 
-def read_bytes(url: str) -> bytes:
-    """The content of a small remote file, never cached; ValueError in one line, NotThereError if there is none."""
-    import fsspec
-
-    def read() -> bytes:
-        with fsspec.open(url, "rb") as file:
-            return file.read()
-
-    return with_retries(read, f"cannot read {url}", url)
-
-
 def list_tars(url: str) -> list[str]:
     """Addresses of the .tar files in a remote folder, sorted; ValueError if the server cannot list."""
+    if url.startswith(("http://", "https://")):
+        return linked_tars(url)
     import fsspec
 
     def found() -> list[str]:
@@ -69,15 +44,39 @@ def list_tars(url: str) -> list[str]:
     return sorted(with_retries(found, f"cannot list {url}", url))
 
 
-def local_copy(url: str, sha256: str, cache_dir: str | None = None) -> Path:
-    """Path of a local copy of `url` whose content has this hash; downloaded once, checked once."""
+def linked_tars(url: str) -> list[str]:
+    """Addresses of the .tar files directly in this folder to which its page links, sorted."""
+    folder = f"{url.rstrip('/')}/"
+    page = Links()
+    page.feed(read_bytes(folder).decode("utf-8", "replace"))
+    found = {urljoin(folder, link) for link in page.links}
+    inside = {link for link in found if link.startswith(folder) and "/" not in link.removeprefix(folder)}
+    return sorted(link for link in inside if link.endswith(".tar"))
+
+
+class Links(HTMLParser):
+    """The targets of the links of a page, in `links`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
+def local_copy(url: str, sha256: str, cache_dir: str | None = None, size: int = MOST_BYTES) -> Path:
+    """Path of a local copy of `url` whose content has this hash; downloaded once, checked once.
+
+    size: bytes that it has at most, such as those that index.json tells; no more are fetched.
+    """
     target = cache_folder(cache_dir) / "shards" / sha256
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{sha256}.tmp.{os.getpid()}")
     try:
-        download(url, partial)
+        download(url, partial, size)
         if (found := file_sha256(partial)) != sha256:
             raise ValueError(
                 f"{url}: sha256 {found[:12]}..., index.json says {sha256[:12]}...; rebuild or upload it again"
@@ -89,10 +88,11 @@ def local_copy(url: str, sha256: str, cache_dir: str | None = None) -> Path:
 
 
 @contextmanager
-def local_file(location: str) -> Iterator[str]:
+def local_file(location: str, size: int = MOST_BYTES, beat: Callable[[], None] = lambda: None) -> Iterator[str]:
     """A path that can be read for as long as the context lasts: the local file itself, or a temporary copy.
 
-    OSError in one line if a remote file cannot be fetched.
+    size: bytes that a remote file has at most; beat: called with every part of it that comes. OSError in one line if
+    it cannot be fetched.
     """
     if not is_remote(location):
         yield location
@@ -100,20 +100,20 @@ def local_file(location: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="fewstep-") as folder:
         copy = Path(folder, "shard.tar")
         try:
-            download(location, copy)
+            download(location, copy, size, beat)
         except ValueError as error:
             raise OSError(str(error)) from error
         yield str(copy)
 
 
-def download(url: str, path: Path) -> None:
-    """Copy a remote file to `path`; ValueError in one line when it cannot be read."""
-    import fsspec
+def download(url: str, path: Path, most_bytes: int = MOST_BYTES, beat: Callable[[], None] = lambda: None) -> None:
+    """Copy a remote file to `path`; ValueError in one line when it cannot be read, or is longer."""
 
     def copy() -> None:
-        with fsspec.open(url, "rb") as source, path.open("wb") as sink:
-            while chunk := source.read(1 << 20):
-                sink.write(chunk)
+        with path.open("wb") as sink:
+            for part in parts(url, most_bytes):
+                sink.write(part)
+                beat()
             sink.flush()
             os.fsync(sink.fileno())
 
@@ -123,29 +123,6 @@ def download(url: str, path: Path) -> None:
 def cache_folder(cache_dir: str | None = None) -> Path:
     """Where copies and indexes are kept: `cache_dir`, or fewstep in the user's cache folder."""
     return Path(cache_dir) if cache_dir else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fewstep")
-
-
-def with_retries(action: Callable[[], Result], failed: str, url: str) -> Result:
-    """The result of `action`; after its last failure a ValueError in one line that begins with `failed`."""
-    jitter = random.Random(f"{url} {os.getpid()}")  # processes that failed together do not come back together
-    for attempt in range(TRIES):
-        try:
-            return action()
-        except Exception as error:  # every back end raises its own kind
-            if lasts(error) or attempt == TRIES - 1:
-                kind = NotThereError if isinstance(error, FileNotFoundError) else ValueError
-                tries = f" (tried {attempt + 1} times)" if attempt else ""
-                raise kind(f"{failed}: {type(error).__name__}: {error}".splitlines()[0] + tries) from error
-        time.sleep(FIRST_WAIT * 2**attempt * jitter.uniform(0.75, 1.25))
-    raise AssertionError("unreachable")
-
-
-def lasts(error: Exception) -> bool:
-    """True if trying again cannot help; what is not known to last is taken to pass."""
-    codes = (getattr(error, name, None) for name in ("status", "status_code", "code"))
-    if status := next((code for code in codes if isinstance(code, int)), None):
-        return status < 500 and status not in PASSING_STATUS
-    return isinstance(error, LASTING) or getattr(error, "errno", None) in LASTING_ERRNO
 
 
 def file_sha256(path: Path) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.bad_sample import BadSample
+from datamodules.image_folder import Shard
 from datamodules.image_samples import REPLACEMENTS, ImageSamples, SampleDecoder, collate
 from datamodules.image_stream import Workers, accounted
-from datamodules.remote import is_remote, local_file
+from datamodules.remote import MOST_BYTES, is_remote, local_file
 from datamodules.sample_index import scan_shard
 from datamodules.sample_order import require_position
 from datamodules.skipped import Skipped
@@ -32,7 +33,7 @@ class ResampledImages:
 
     def __init__(
         self,
-        urls: list[str],
+        shards: list[Shard],
         decoder: SampleDecoder,
         batch_size: int,
         steps: int,
@@ -42,7 +43,7 @@ class ResampledImages:
         workers: Workers,
         skipped: Skipped,
     ):
-        self.source = ShardDraws(urls, decoder, batch_size, seed, rank, world)
+        self.source = ShardDraws(shards, decoder, batch_size, seed, rank, world)
         self.steps, self.batch_size, self.seed, self.skipped = steps, batch_size, seed, skipped
         self.workers, self.samples, self.batches = workers, 0, None
 
@@ -73,8 +74,10 @@ class ShardDraws(IterableDataset):
     batch_size: over all ranks. first: samples seen, over all ranks, before the stream began.
     """
 
-    def __init__(self, urls: list[str], decoder: SampleDecoder, batch_size: int, seed: int, rank: int, world: int):
-        self.urls, self.decoder, self.seed, self.rank = urls, decoder, seed, rank
+    def __init__(self, shards: list[Shard], decoder: SampleDecoder, batch_size: int, seed: int, rank: int, world: int):
+        self.urls = [shard.location for shard in shards]
+        self.sizes = [shard.entry["bytes"] if shard.entry else MOST_BYTES for shard in shards]
+        self.decoder, self.seed, self.rank = decoder, seed, rank
         self.global_batch_size, self.batch_size = batch_size, batch_size // world
         self.first, self.key = 0, (seed, 0, rank)
         self.trace: WorkerTrace | None = None
@@ -137,7 +140,7 @@ class ShardDraws(IterableDataset):
             for place in rng.permutation(len(self.urls)).tolist():
                 url, shard = self.urls[place], self.urls[place].rpartition("/")[2]
                 try:
-                    with local_file(url) as path:
+                    with local_file(url, self.sizes[place]) as path:
                         index, damage = scan_shard(path)
                         faults.extend(("damaged_tar", shard, line.removeprefix(f"{path}: ")) for line in damage)
                         reader = ImageSamples(index, self.decoder, replace=False)

@@ -96,7 +96,7 @@ class ShardFolder:
     def shard(self, entry: dict) -> list[Sample]:
         """The samples of one shard of the index, checked against its entry."""
         if self.remote:
-            path = local_copy(f"{self.path.rstrip('/')}/{entry['file']}", entry["sha256"])
+            path = local_copy(f"{self.path.rstrip('/')}/{entry['file']}", entry["sha256"], size=entry["bytes"])
         else:
             path = Path(self.path, entry["file"])
         samples = read_shard(path, entry["file"], entry.get("bytes"))

@@ -23,7 +23,9 @@ def parse_json(content: bytes | str, sloppy: bool = False) -> Any:
     """
     options: dict[str, Any] = {"parse_constant": _absent} if sloppy else {"object_pairs_hook": _distinct}
     try:
-        value = json.loads(content, **{"parse_constant": _refused, "parse_float": _finite, "parse_int": _whole} | options)
+        value = json.loads(
+            content, **{"parse_constant": _refused, "parse_float": _finite, "parse_int": _whole} | options
+        )
     except RecursionError:
         raise ValueError(f"nested deeper than {MOST_NESTED} levels") from None
     except MemoryError:

@@ -138,7 +138,8 @@ def check_shard(location: str, entry: dict | None) -> tuple[SampleIndex | None, 
     if entry is None and is_remote(location):
         return None, [f"{location}: remote shards without index.json are not checked; copy them here"]
     try:
-        path = str(local_copy(location, entry["sha256"])) if entry and is_remote(location) else location
+        remote = entry and is_remote(location)
+        path = str(local_copy(location, entry["sha256"], size=entry["bytes"])) if remote else location
         index, faults = scan_shard(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from datamodules.image_folder import Shard
 from datamodules.image_samples import SampleDecoder
 from datamodules.image_stream import Workers
 from datamodules.image_transforms import ImageTransform
@@ -35,7 +36,8 @@ def served(tmp_path_factory):
 
 def stream(urls, rank=0, world=1, workers=0, seed=0, steps=10, skipped=None):
     decoder = SampleDecoder(ImageTransform(8), seed=seed)
-    return ResampledImages(urls, decoder, 8, steps, seed, rank, world, Workers(workers), skipped or Skipped(1.0))
+    shards = [Shard(url, None) for url in urls]
+    return ResampledImages(shards, decoder, 8, steps, seed, rank, world, Workers(workers), skipped or Skipped(1.0))
 
 
 def test_ranks_get_equally_many_batches_of_their_share(served):

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import ImageTextDataModule, restarting_loader
-from datamodules.image_folder import open_images
+from datamodules.image_folder import open_images, shards_of
 from datamodules.image_samples import ImageSamples, SampleDecoder
 from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
 from datamodules.image_transforms import ImageTransform
@@ -247,9 +247,9 @@ def test_ranks_stay_equal_and_an_epoch_shows_each_sample_once(tmp_path, trial, c
 
 
 def test_streams_without_an_index_go_on_and_leave_out_what_ends_workers(shards, caplog):
-    urls = [str(shards / f"train-{number:06d}.tar") for number in range(3)]
+    shards_there = shards_of(str(shards), "train")
     skipped = Skipped(1.0)
-    stream = ResampledImages(urls, fatal("00041"), 8, 120, 0, 0, 1, TWO, skipped)
+    stream = ResampledImages(shards_there, fatal("00041"), 8, 120, 0, 0, 1, TWO, skipped)
     batches = list(stream)
     keys = {key for batch in batches for key in batch["key"]}
     assert len(batches) == 120
