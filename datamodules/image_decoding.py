@@ -22,6 +22,7 @@ from torch import Tensor
 
 from datamodules.bad_sample import BadSample
 from datamodules.image_header import read_header
+from fewstep.picture_work import check_work
 
 READERS = {
     "jpeg": JpegImageFile,
@@ -31,6 +32,7 @@ READERS = {
     "bmp": BmpImageFile,
 }
 WHERE_IN_TORCHVISION = re.compile(r"^.*\.cpp:\d+, ")
+STRIP = 1 << 20  # pixels that are converted at a time
 RGB = 3  # torchvision.io.ImageReadMode.RGB.value
 # The operators behind torchvision.io.decode_*, which since 0.29 warn at every call that they will go (then: Pillow).
 DECODERS: dict[str, Callable[..., Tensor]] = {
@@ -52,27 +54,28 @@ def decode_image(data: bytes, background: tuple[int, int, int] = (255, 255, 255)
     Args:
         data: a whole JPEG, PNG, WebP, GIF or BMP file. 16-bit values keep their upper byte.
         background: what shows through transparent pixels, (red, green, blue) in 0..255.
-        max_pixels: more width x height than this is refused by the header, before anything is allocated.
+        max_pixels: more width x height than this is refused by the header, before anything is allocated; pictures that
+            are stored in an expensive way count several times, see fewstep.picture_work.
 
     BadSample: empty_file, not_an_image, truncated_image, too_large. Damage inside the compressed data of a JPEG or WebP
     that still decodes cannot be seen: these formats carry no checksum (PNG does, and it is checked).
     """
     header = read_header(data)
-    if header.width * header.height > max_pixels:
-        raise BadSample("too_large", f"{header.width} x {header.height} pixels, the limit is {max_pixels}")
+    try:
+        check_work(data, header.width, header.height, max_pixels)
+    except ValueError as error:
+        raise BadSample("too_large", str(error)) from None
     try:
         if header.simple and header.format in DECODERS:
             image = DECODERS[header.format](torch.frombuffer(bytearray(data), dtype=torch.uint8), RGB)
         else:
-            image = _by_pillow(data, header.format)
+            image = _by_pillow(data, header.format, background)
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
         reason = WHERE_IN_TORCHVISION.sub("", " ".join(str(error).split("\n", 1)[0].split()))
         if isinstance(error, MemoryError) or "allocate" in reason:
             raise  # the machine's fault, not the picture's
         kind = "truncated_image" if "truncated" in reason.lower() else "not_an_image"
         raise BadSample(kind, f"{header.format}: {reason}"[:200]) from error
-    if isinstance(image, Image.Image):
-        image = _on_background(image, background)
     if image.shape[1:] != (header.height, header.width):
         raise BadSample("not_an_image", f"{header.format}: header and picture differ in size")
     return image if header.orientation == 1 else upright(image, header.orientation)
@@ -86,23 +89,34 @@ def upright(image: Tensor, orientation: int) -> Tensor:
     return image.flip(mirrored) if mirrored else image
 
 
-def _by_pillow(data: bytes, kind: str) -> Image.Image:
-    """The first frame as RGB or, if anything in it can be transparent, RGBA with straight alpha."""
+def _by_pillow(data: bytes, kind: str, background: tuple[int, int, int]) -> Tensor:
+    """The first frame, [3, H, W]; strip by strip, so that a large picture is in memory twice and not four times."""
     with READERS[kind](io.BytesIO(data)) as picture:
         picture.load()
-        key = picture.info.get("transparency")
-        if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
-            grey = np.asarray(picture)
-            opaque = Image.fromarray(np.where(grey == key, 0, 255).astype(np.uint8))
-            return Image.merge("RGBA", [Image.fromarray((grey >> 8).astype(np.uint8))] * 3 + [opaque])
-        if kind == "png" and data[24] == 16 and isinstance(key, tuple):
+        if kind == "png" and data[24] == 16 and isinstance(key := picture.info.get("transparency"), tuple):
             picture.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow has cut the pixels
-        return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+        pixels = np.empty((picture.height, picture.width, 3), dtype=np.uint8)
+        rows = max(1, STRIP // picture.width)
+        for top in range(0, picture.height, rows):
+            box = (0, top, picture.width, min(top + rows, picture.height))
+            strip = picture if rows >= picture.height else picture.crop(box)
+            pixels[top : top + rows] = _on_background(_straight(strip), background)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _on_background(picture: Image.Image, background: tuple[int, int, int]) -> Tensor:
+def _straight(picture: Image.Image) -> Image.Image:
+    """RGB or, if anything in it can be transparent, RGBA with straight alpha."""
+    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
+        grey = np.asarray(picture)
+        opaque = Image.fromarray(np.where(grey == picture.info.get("transparency"), 0, 255).astype(np.uint8))
+        return Image.merge("RGBA", [Image.fromarray((grey >> 8).astype(np.uint8))] * 3 + [opaque])
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _on_background(picture: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
     if picture.mode == "RGBA":
         canvas = Image.new("RGB", picture.size, background)
         canvas.paste(picture, mask=picture)  # (colour * alpha + background * (255 - alpha)) / 255, rounded to nearest
         picture = canvas
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return np.asarray(picture)

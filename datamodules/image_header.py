@@ -13,7 +13,9 @@ from PIL.GifImagePlugin import GifImageFile
 
 from datamodules.bad_sample import BadSample
 
-MAX_SCANS = 256  # of a progressive JPEG; files in use have about ten, and each costs a pass over all pixels
+MAX_SCANS = 256  # of a JPEG; progressive ones in use have about ten, and each costs a pass over all pixels
+MAX_PARTS = 1 << 16  # segments, chunks or stray bytes of a picture, each of which costs Python a microsecond
+MAX_EXTENSIONS = 1 << 20  # bytes of a GIF before its first frame; Pillow joins them with quadratic work
 SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length with its own two bytes
 FRAME = struct.Struct(">BHHB")  # bits, height, width, components
 CHUNK = struct.Struct(">I4s")  # of a PNG: length without name and checksum, name
@@ -56,7 +58,7 @@ def read_header(data: bytes) -> Header:
 
 def _jpeg(data: bytes) -> Header:
     at, orientation, frame = 2, 1, None
-    while True:
+    for _ in range(MAX_PARTS):
         start, marker, length = SEGMENT.unpack_from(data, at)
         if start != 0xFF or marker == 0xFF:  # libjpeg skips stray and fill bytes too
             at += 1
@@ -75,13 +77,15 @@ def _jpeg(data: bytes) -> Header:
         elif marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
             orientation = exif_orientation(data[at + 10 : at + 2 + length])
         at += 2 + length
+    else:
+        raise BadSample("too_large", f"JPEG with more than {MAX_PARTS} parts before its picture")
     if frame is None:
         raise BadSample("not_an_image", "JPEG without a frame header")
     if data.rfind(b"\xff\xd9", at) < 0:
         raise BadSample("truncated_image", f"JPEG without its end marker, {len(data)} bytes")
-    kind, _, height, width, components = frame
-    if kind not in (0xC0, 0xC1) and data.count(b"\xff\xda", at) > MAX_SCANS:
-        raise BadSample("too_large", f"progressive JPEG of more than {MAX_SCANS} scans")
+    _, _, height, width, components = frame
+    if data.count(b"\xff\xda", at) > MAX_SCANS:
+        raise BadSample("too_large", f"JPEG of more than {MAX_SCANS} scans")
     return Header("jpeg", width, height, orientation, components in (1, 3))
 
 
@@ -90,7 +94,7 @@ def _png(data: bytes) -> Header:
         raise BadSample("truncated_image" if len(data) < 16 else "not_an_image", "PNG without a header")
     width, height = struct.unpack_from(">II", data, 16)
     at, orientation = 8, 1
-    while True:
+    for _ in range(MAX_PARTS):
         length, name = CHUNK.unpack_from(data, at)
         if name == b"eXIf":
             orientation = exif_orientation(data[at + 8 : at + 8 + length])
@@ -99,6 +103,7 @@ def _png(data: bytes) -> Header:
             raise BadSample("truncated_image", f"PNG needs {at} bytes or more, has {len(data)}")
         if name == b"IEND":
             return Header("png", width, height, orientation)
+    raise BadSample("too_large", f"PNG of more than {MAX_PARTS} chunks")
 
 
 def _webp(data: bytes) -> Header:
@@ -124,7 +129,9 @@ def _webp(data: bytes) -> Header:
 
 def _webp_orientation(data: bytes, size: int) -> int:
     at = 12
-    while at + 8 <= size:
+    for _ in range(MAX_PARTS):
+        if at + 8 > size:
+            break
         name, length = RIFF_CHUNK.unpack_from(data, at)
         if name == b"EXIF":
             return exif_orientation(data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0"))
@@ -135,11 +142,26 @@ def _webp_orientation(data: bytes, size: int) -> int:
 def _by_pillow(data: bytes) -> Header:
     """GIF and BMP are rare: Pillow reads their headers, and still no pixel."""
     kind, reader = ("bmp", BmpImageFile) if data.startswith(b"BM") else ("gif", GifImageFile)
+    if kind == "gif" and _before_frame(data) > MAX_EXTENSIONS:
+        raise BadSample("too_large", f"GIF with more than {MAX_EXTENSIONS} bytes before its first frame")
     try:
         with reader(io.BytesIO(data)) as picture:
             return Header(kind, *picture.size)
     except Exception as error:  # Pillow raises whatever a damaged header leads to
         raise BadSample("not_an_image", f"damaged {kind}: {' '.join(str(error).split())}"[:200]) from error
+
+
+def _before_frame(data: bytes) -> int:
+    """Bytes of a GIF between its palette and its first frame, counted up to a little more than MAX_EXTENSIONS."""
+    start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    at, end = start, min(len(data), start + MAX_EXTENSIONS + 1)
+    while at < end and data[at] != 0x2C:
+        if data[at] == 0x21:  # an extension: its kind, then blocks with their lengths
+            at += 2
+            while at < end and data[at]:
+                at += 1 + data[at]
+        at += 1  # also: a stray byte
+    return at - start
 
 
 def exif_orientation(tiff: bytes) -> int:

@@ -9,11 +9,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from fewstep.picture_work import check_work
 from fewstep.reward_inputs import to_uint8
 
 Picture = str | Path | Image.Image
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 1 << 26
+MAX_BYTES = 1 << 28
 LEAST_SIDE, MARGIN, TEXT = 160, 10, 13  # of a sheet, in pixels
 INK, PAPER = "#333333", "#ffffff"
 
@@ -66,9 +68,8 @@ def _opened(file: Picture) -> Image.Image:
     """Upright; RGB or, if anything in it can be transparent, RGBA."""
     name = "the picture" if isinstance(file, Image.Image) else str(file)
     try:
-        picture = file if isinstance(file, Image.Image) else Image.open(file, formats=FORMATS)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(f"{name} has {picture.width} x {picture.height} pixels, the limit is {MAX_PIXELS}")
+        picture = file if isinstance(file, Image.Image) else _by_its_header(file)
+        _refuse_large(picture, b"", name)
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -79,6 +80,29 @@ def _opened(file: Picture) -> Image.Image:
         raise ValueError(f"{name} is not a picture of {', '.join(FORMATS)}") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the picture {name}: {' '.join(str(error).split())}") from None
+
+
+def check_file(file: str | Path) -> None:
+    """ValueError in one line unless the file's header is that of a picture that can be read; no pixel is decoded."""
+    with _by_its_header(file):
+        pass
+
+
+def _by_its_header(file: str | Path) -> Image.Image:
+    """The picture, not yet decoded, and no more work than the limit allows."""
+    if Path(file).stat().st_size > MAX_BYTES:
+        raise ValueError(f"{file} is larger than {MAX_BYTES} bytes, which no picture here need be")
+    content = Path(file).read_bytes()
+    picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    _refuse_large(picture, content, str(file))
+    return picture
+
+
+def _refuse_large(picture: Image.Image, content: bytes, name: str) -> None:
+    try:
+        check_work(content, picture.width, picture.height, MAX_PIXELS)
+    except ValueError as error:
+        raise ValueError(f"{name} has {error}") from None
 
 
 def _on(picture: Image.Image, background: str) -> Image.Image:
