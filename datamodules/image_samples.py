@@ -5,6 +5,7 @@ so it depends neither on the order of reading nor on the worker that reads.
 """
 
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -154,7 +155,7 @@ class ImageSamples(torch.utils.data.Dataset):
             self.trace.reading(row)
         if row in self.quarantined:
             raise BadSample("ends_workers")
-        return self.decoder(self.read(row), self.index.key(row), number)
+        return decoded(self.decoder, self.read(row), self.index.key(row), number)
 
     def read(self, row: int) -> dict[str, bytes]:
         """{suffix: content} of the members of a sample that the decoder reads; BadSample when they cannot be read."""
@@ -180,6 +181,16 @@ class ImageSamples(torch.utils.data.Dataset):
             except BadSample:
                 continue
         raise ValueError(f"{self.index.paths[0]}: no sample of it can be read; run python -m datamodules.prepare check")
+
+
+def decoded(decoder: SampleDecoder, fields: Mapping[str, bytes], key: str, number: int) -> dict[str, Any]:
+    """The decoder's sample; BadSample also when it cannot be handed to another process, where nobody would see that."""
+    sample = decoder(fields, key, number)
+    try:
+        pickle.dumps([value for value in sample.values() if not isinstance(value, Tensor)])
+    except Exception as error:  # pickle raises whatever the objects in it lead to
+        raise BadSample("bad_json", f"its metadata cannot be handed on ({type(error).__name__})") from error
+    return sample
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

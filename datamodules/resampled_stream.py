@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.bad_sample import BadSample
 from datamodules.image_folder import Shard
-from datamodules.image_samples import REPLACEMENTS, ImageSamples, SampleDecoder, collate
+from datamodules.image_samples import REPLACEMENTS, ImageSamples, SampleDecoder, collate, decoded
 from datamodules.image_stream import Workers, accounted
 from datamodules.remote import MOST_BYTES, is_remote, local_file
 from datamodules.sample_index import scan_shard
@@ -108,7 +108,7 @@ class ShardDraws(IterableDataset):
         for number, (sample, where, key, fields) in enumerate(mixed(self._read(rng, faults), rng)):
             try:
                 with self._noted(sample):
-                    samples.append(self.decoder(fields, key, number))
+                    samples.append(decoded(self.decoder, fields, key, number))
                 misses = 0
             except BadSample as bad:
                 faults.append((bad.kind, where, bad.detail))
@@ -133,21 +133,33 @@ class ShardDraws(IterableDataset):
             if self.trace is not None:
                 self.trace.rest()
 
+    def _busy(self) -> None:
+        if self.trace is not None:
+            self.trace.busy()
+
     def _read(self, rng: np.random.Generator, faults: list) -> Iterator[tuple[int, str, str, dict[str, bytes]]]:
         """(number, shard:key, key, fields) of the samples of one shard after another, without end."""
         while True:
             given = 0
             for place in rng.permutation(len(self.urls)).tolist():
                 url, shard = self.urls[place], self.urls[place].rpartition("/")[2]
+                self._busy()
                 try:
-                    with local_file(url, self.sizes[place]) as path:
+                    with local_file(url, self.sizes[place], self._busy) as path:
                         index, damage = scan_shard(path)
                         faults.extend(("damaged_tar", shard, line.removeprefix(f"{path}: ")) for line in damage)
                         reader = ImageSamples(index, self.decoder, replace=False)
                         for row in range(len(index)):
                             given += 1
                             key = index.key(row)
-                            yield place * MOST_ROWS + row, f"{shard}:{key}", key, reader.read(row)
+                            where = f"{shard}:{key}"
+                            self._busy()
+                            try:
+                                fields = reader.read(row)
+                            except BadSample as bad:
+                                faults.append((bad.kind, where, bad.detail))
+                                continue
+                            yield place * MOST_ROWS + row, where, key, fields
                 except (OSError, ValueError) as error:
                     faults.append(("unreadable", shard, str(error)))
             if not given:

@@ -4,6 +4,7 @@ torch tells of a dead worker by raising from a SIGCHLD handler, in the middle of
 collective, a checkpoint. So it is told not to watch these workers. They are looked at before each batch instead, which
 takes a microsecond, treats all start methods alike and leaves a queue alone that a dying worker may have half written.
 A worker that dies while the trainer waits for a batch is found by torch's own look, every 5 seconds.
+One that lives and sends nothing is ended by silent_workers.py.
 """
 
 import logging
@@ -18,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
+from datamodules.silent_workers import SilenceWatch
 from datamodules.worker_trace import WorkerTrace
 
 LOG = logging.getLogger("fewstep.data")
@@ -51,7 +53,7 @@ class RestartingLoader:
             the loader asks its workers for must go on from there.
         restarts: deaths, with fewer than CALM batches between them, after which the next is a WorkersLostError. A death
             at the same sample as one of them is not counted: that sample is quarantined.
-        timeout: seconds that a worker may take for one sample; 0 means for ever.
+        timeout: seconds that a worker may take for one sample; 0 means for ever (a batch that is lost still is found).
     """
 
     def __init__(
@@ -63,15 +65,17 @@ class RestartingLoader:
         self.reader: Any = None  # the DataLoader's iterator, which owns the worker processes
         self.watch = select.poll()  # their sentinels: file descriptors that become readable when a process ends
         self.inside = False  # whether the reader has begun this pass
+        self.silence = SilenceWatch(self._awaited, timeout)
 
     def __iter__(self) -> Iterator[Any]:
         done, self.inside = 0, False
         if self.loader is not None and not self.loader.persistent_workers:
             self.loader, self.watch = None, select.poll()
-        while (batch := self._next(done)) is not END:
-            done += 1
-            self.calm += 1
-            yield batch
+        with self.silence.on():
+            while (batch := self._next(done)) is not END:
+                done += 1
+                self.calm += 1
+                yield batch
 
     def _next(self, done: int) -> Any:
         """The next batch or END, from as many loaders as it takes."""
@@ -80,7 +84,8 @@ class RestartingLoader:
                 if not self.watch.poll(0):
                     if not self.inside:
                         self._open(done)
-                    return next(self.reader, END)
+                    with self.silence.waiting():
+                        return next(self.reader, END)
             except Exception:
                 if not self.watch.poll(SETTLE):
                     raise  # a fault of the data set, not a death
@@ -103,6 +108,11 @@ class RestartingLoader:
                 self.watch.register(worker.sentinel, select.POLLIN)
         self.inside = True
 
+    def _awaited(self) -> tuple[Any, tuple[int, int]] | None:
+        """The worker whose batch comes next, and its sign of life; asked from another thread."""
+        found = self.reader._task_info.get(self.reader._rcvd_idx)
+        return found and (self.reader._workers[found[0]], self.source.trace.life(found[0]))
+
     def _bury(self) -> None:
         """Say who died of what, end the other workers, and leave it to _open to start new ones; or give up."""
         ended = {sentinel for sentinel, _ in self.watch.poll(0)}
@@ -113,13 +123,19 @@ class RestartingLoader:
             sample = self.source.trace.last(number)
             reading = "between batches" if sample is None else f"while reading {self.source.where(sample)}"
             whose = f"loader worker {number} of {self.loader.num_workers} (pid {worker.pid})"
-            lines.append(f"{whose} {self._end(worker.exitcode)} {reading}")
+            lines.append(f"{whose} {self._end(worker)} {reading}")
             samples |= set() if sample is None else {sample}
         shut_down(self.reader)
         self.loader, self.watch, self.inside = None, select.poll(), False
-        self._account("; ".join(lines), samples, [worker.exitcode for worker in dead.values()])
+        codes = [None if worker.pid in self.silence.ended else worker.exitcode for worker in dead.values()]
+        self._account("; ".join(lines), samples, codes)
 
-    def _end(self, code: int | None) -> str:
+    def _end(self, worker: Any) -> str:
+        code = worker.exitcode
+        if worker.pid in self.silence.ended:
+            return (
+                f"was ended, as no batch or sign of life had come from it for {self.silence.ended[worker.pid]:.0f} s,"
+            )
         if code is None or code >= 0:
             return f"ended with exit code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

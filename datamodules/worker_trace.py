@@ -5,11 +5,11 @@ import signal
 import torch
 from torch.utils.data import get_worker_info
 
-RESTING = -1
+BUSY, RESTING = -2, -1  # with what has no deadline (starting, fetching a shard); done with a batch
 
 
 class WorkerTrace:
-    """One whole number per worker in shared memory: SIGKILL cannot take back what stands there. Pickles to workers.
+    """Two whole numbers per worker in shared memory: SIGKILL cannot take back what stands there. Pickles to workers.
 
     Args:
         workers: how many there are.
@@ -17,28 +17,41 @@ class WorkerTrace:
     """
 
     def __init__(self, workers: int, timeout: float = 0.0):
-        self.samples = torch.full((workers,), RESTING).share_memory_()  # int64 [workers]
+        self.samples = torch.tensor([[BUSY, 0]] * workers).share_memory_()  # int64 [workers, (sample, signs of life)]
         self.timeout, self.own = timeout, None
 
     def reading(self, sample: int) -> None:
         """This worker begins with that sample (a number from 0); costs less than a microsecond."""
-        if self.own is None:
-            number = get_worker_info().id
-            self.own = self.samples[number : number + 1].numpy()  # writing to a tensor would cost ten times as much
-        self.own[0] = sample
+        self._note(sample)
         if self.timeout:
             signal.setitimer(signal.ITIMER_REAL, self.timeout)
 
     def rest(self) -> None:
         """This worker has read its batch."""
-        self.own[0] = RESTING
+        self._note(RESTING)
         if self.timeout:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
+    def busy(self) -> None:
+        """This worker is alive, with work that may take any time; called with every part of it that is done."""
+        self._note(BUSY)
+
     def last(self, worker: int) -> int | None:
         """The sample that a worker is reading, or was when it died; None between batches."""
-        sample = int(self.samples[worker])
-        return None if sample == RESTING else sample
+        sample = int(self.samples[worker, 0])
+        return None if sample < 0 else sample
+
+    def life(self, worker: int) -> tuple[int, int]:
+        """What a worker does (a sample, BUSY or RESTING) and a number that changes whenever it begins something."""
+        doing, signs = self.samples[worker].tolist()
+        return doing, signs
+
+    def _note(self, doing: int) -> None:
+        if self.own is None:
+            number = get_worker_info().id
+            self.own = self.samples[number].numpy()  # writing to a tensor would cost ten times as much
+        self.own[0] = doing
+        self.own[1] += 1
 
 
 def start_worker(number: int) -> None:

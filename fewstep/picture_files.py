@@ -1,7 +1,8 @@
 """One picture from a file of any size, as a model wants it, and back; without torchvision, slow to import."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +68,20 @@ def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 def _opened(file: Picture) -> Image.Image:
     """Upright; RGB or, if anything in it can be transparent, RGBA."""
     name = "the picture" if isinstance(file, Image.Image) else str(file)
-    try:
+    with _told(name):
         picture = file if isinstance(file, Image.Image) else _by_its_header(file)
         _refuse_large(picture, b"", name)
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What Pillow raises over a file, as a ValueError in one line."""
+    try:
+        yield
     except FileNotFoundError:
         raise ValueError(f"the picture {name} does not exist") from None
     except UnidentifiedImageError:
@@ -84,7 +92,7 @@ def _opened(file: Picture) -> Image.Image:
 
 def check_file(file: str | Path) -> None:
     """ValueError in one line unless the file's header is that of a picture that can be read; no pixel is decoded."""
-    with _by_its_header(file):
+    with _told(Path(file).name), _by_its_header(file):
         pass
 
 

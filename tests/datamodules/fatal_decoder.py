@@ -12,7 +12,8 @@ from datamodules.image_samples import SampleDecoder
 class FatalDecoder(SampleDecoder):
     """fatal: keys of the samples.
 
-    how: a signal's name, "exit", "hang" or "raise". once: folder that remembers who has died; None for every time.
+    how: a signal's name, "exit", "hang", "raise" or "unpicklable".
+    once: folder that remembers who has died; None for every time.
     """
 
     fatal: tuple[str, ...] = ()
@@ -21,6 +22,8 @@ class FatalDecoder(SampleDecoder):
 
     def __call__(self, fields, key, number):
         if key in self.fatal and self._first_time(key):
+            if self.how == "unpicklable":
+                return super().__call__(fields, key, number) | {"odd": lambda: 0}
             self._end()
         return super().__call__(fields, key, number)
 

@@ -153,8 +153,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET" and status not in (204, 302):
             self.wfile.write(body)
 
-    do_HEAD = do_GET
-
     def log_message(self, *_):
         pass
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules import ImageTextDataModule, restarting_loader
+from datamodules import ImageTextDataModule, restarting_loader, silent_workers
 from datamodules.image_folder import open_images, shards_of
 from datamodules.image_samples import ImageSamples, SampleDecoder
 from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
@@ -302,3 +302,81 @@ def test_a_training_ends_in_the_same_weights(shards, tmp_path, caplog):
         weights.append(model.layer.weight.detach().clone())
     assert torch.equal(*weights)
     assert len(restarts(caplog)) == 3
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(silent_workers, "LOOK", 0.05)
+    monkeypatch.setattr(silent_workers, "LOST", 0.5)
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+def test_a_worker_that_is_stopped_is_ended_and_replaced(shards, caplog, impatient, batch):
+    """SIGSTOP holds back the deadline's SIGALRM, too, and the file descriptors of batches that are on their way."""
+    stream = training(shards, workers=Workers(2, start_method="fork", timeout=0.5))
+    found = []
+    for number, read in enumerate(stream):
+        found.append(read)
+        if number == batch:
+            halt_a_worker(stream.loader, (batch + 1) % 2)
+    assert same(found, list(training(shards)))
+    (line,) = restarts(caplog)
+    assert "was ended, as no batch or sign of life had come from it for" in line
+    assert "the loader is restarted (1 of 3)" in line
+
+
+@pytest.mark.parametrize("how", ["unpicklable", "lost"])
+def test_a_batch_that_is_lost_on_its_way_ends_in_one_line(shards, caplog, impatient, how):
+    """The thread that sends batches meets what it cannot pickle; the worker lives, and torch alone waits for ever."""
+    samples = LostBatches(open_images(str(shards), "train"), SampleDecoder(ImageTransform(8)), how)
+    plan = TrainPlan(EndlessOrder(len(samples), 0, ORDER), 8, 13, 0, 1)
+    stream = TrainImages(samples, plan, Workers(1, start_method="fork", restarts=1, timeout=0.5), Skipped(1.0))
+    with pytest.raises(
+        RuntimeError, match=r"was ended, .* between batches; worker_restarts=1 is used up: num_w"
+    ) as caught:
+        list(stream)
+    assert "\n" not in str(caught.value)
+    assert len(restarts(caplog)) == 1
+
+
+class LostBatches(ImageSamples):
+    """Its third batch and all that follow cannot be sent."""
+
+    def __init__(self, index, decoder, how):
+        super().__init__(index, decoder, replace=True)
+        self.how, self.sent = how, 0
+
+    def __getitems__(self, wanted):
+        batch, self.sent = super().__getitems__(wanted), self.sent + 1
+        return batch if self.sent < 3 else {**batch, "odd": (lambda: 0) if self.how == "unpicklable" else Stuck()}
+
+
+class Stuck:
+    """The thread that pickles it never comes back."""
+
+    def __reduce__(self):
+        time.sleep(1000)
+
+
+def test_metadata_that_cannot_be_pickled_are_a_bad_sample(shards, caplog):
+    skipped = Skipped(1.0)
+    decoder = fatal("00017", "00050", how="unpicklable")
+    found = list(training(shards, decoder, Workers(1, start_method="fork"), skipped=skipped))
+    assert {key for batch in found for key in batch["key"]}.isdisjoint({"00017", "00050"})
+    assert skipped.counts == {"bad_json": 2}
+    assert "left out train-000000.tar:00017: bad_json (its metadata cannot be handed on" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("sampling", ["exact", "resampled"])
+def test_deep_metadata_are_a_bad_sample_and_no_hang(tmp_path, workers, sampling):
+    deep = {depth: b'{"x": ' + b"[" * depth + b"]" * depth + b"}" for depth in (63, 64, 100, 330, 500, 900, 100_000)}
+    bad = {3 * place: {"json": content} for place, content in enumerate(deep.values())}
+    write_folder(tmp_path, [40], bad=bad)
+    options = {"metadata": ["x"], "max_skipped": 1.0, "num_workers": workers, "start_method": "fork"}
+    data = ImageTextDataModule(str(tmp_path), 8, 8, steps_per_epoch=15, sampling=sampling, **options)
+    data.setup("fit")
+    keys = {key for batch in data.train_dataloader() for key in batch["key"]}
+    assert keys.isdisjoint({f"{3 * place:05d}" for place in range(1, len(deep))})
+    assert set(data.skipped.counts) == {"bad_json"}
+    assert data.skipped.total >= len(deep) - 1

@@ -31,7 +31,7 @@ ODD = {
 @pytest.mark.parametrize("encoding", [None, "utf-8", "utf-16"])
 def test_what_is_odd_is_one_line(name, encoding):
     content = ODD[name].encode(encoding) if encoding else ODD[name]
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r"\w") as caught:
         parse_json(content)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -47,7 +47,7 @@ def test_a_list_may_be_as_deep_as_the_limit_says_and_as_long_as_it_likes():
 def test_sloppy_writers_are_read_too():
     assert parse_json('{"a": NaN, "b": -Infinity, "c": 1, "c": 2}', sloppy=True) == {"a": None, "b": None, "c": 2}
     for name in ("deep", "deep enough to parse", "infinity", "400 digits", "cut"):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"\w"):
             parse_json(ODD[name], sloppy=True)
 
 
@@ -56,6 +56,7 @@ def test_mutated_text_is_read_as_python_reads_it_or_refused(seed):
     rng = np.random.default_rng(seed)
     text = json.dumps({"schema": 1, "splits": {"train": {"shards": [{"bytes": 10, "x": [1.5e3, None, True, "é"]}]}}})
     letters = list('{}[]",:0123456789eE+-.tfnIN \\u')
+    lines = []
     for _ in range(300):
         mutated = list(text)
         for at in rng.integers(0, len(text), rng.integers(1, 4)):
@@ -64,9 +65,11 @@ def test_mutated_text_is_read_as_python_reads_it_or_refused(seed):
         try:
             value = parse_json(content)
         except ValueError as error:
-            assert "\n" not in str(error)
+            lines.append(str(error))
         else:
             assert value == json.loads(content)
+    assert len(lines) > 100
+    assert not any("\n" in line for line in lines)
 
 
 def test_a_file_that_never_ends_is_not_read_to_its_end(tmp_path, monkeypatch):

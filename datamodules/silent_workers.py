@@ -1,0 +1,71 @@
+"""A watch on the worker whose batch the trainer waits for: one that shows no sign of life is ended.
+
+A worker can live and send nothing: stopped, locked, or with a batch that was lost on its way. Its end wakes the
+trainer, wherever in torch it waits (perhaps for a file descriptor that only this worker can give), and is then a death.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from datamodules.worker_trace import RESTING
+
+LOOK = 5.0  # seconds between two looks
+LOST = 60.0  # seconds in which a batch must come that has been read
+STARTING = 300.0  # seconds that a worker may take to start, or for the next part of a shard that it fetches
+
+
+class SilenceWatch:
+    """Looks at workers from a thread of its own.
+
+    Args:
+        awaited: gives the process whose batch is waited for and its sign of life, see WorkerTrace.life; or None.
+        timeout: seconds that a worker may take for one sample; 0 means for ever.
+    """
+
+    def __init__(self, awaited: Callable[[], tuple[Any, tuple[int, int]] | None], timeout: float):
+        self.awaited, self.timeout = awaited, timeout
+        self.ended: dict[int | None, float] = {}  # seconds for which a worker had been silent, by its pid
+        self.count, self.wait = 0, 0  # of all waits; number of the present one, 0 between them
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Watch for as long as the context lasts."""
+        off = threading.Event()
+        threading.Thread(target=self._look, args=(off,), daemon=True, name="silence watch").start()
+        try:
+            yield
+        finally:
+            off.set()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The trainer waits for a batch."""
+        self.count += 1
+        self.wait = self.count
+        try:
+            yield
+        finally:
+            self.wait = 0
+
+    def _look(self, off: threading.Event) -> None:
+        sign, since = None, 0.0
+        while not off.wait(LOOK):
+            found = self.awaited() if (wait := self.wait) else None
+            if found is None:
+                sign = None
+            elif (wait, found) != sign:
+                sign, since = (wait, found), time.monotonic()
+            elif (silence := time.monotonic() - since) >= self._patience(found[1][0]):
+                self.ended[found[0].pid] = silence
+                found[0].kill()
+
+    def _patience(self, doing: int) -> float:
+        """Seconds without a sign of life that are no fault."""
+        if doing == RESTING:
+            return max(self.timeout, LOST)
+        longest = self.timeout + LOOK if doing >= 0 else max(self.timeout, STARTING)
+        return longest if self.timeout else math.inf
