@@ -12,10 +12,10 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 
 from datamodules.bad_sample import BadSample
+from fewstep.picture_work import MAX_EXTENSIONS, before_frame
 
 MAX_SCANS = 256  # of a JPEG; progressive ones in use have about ten, and each costs a pass over all pixels
 MAX_PARTS = 1 << 16  # segments, chunks or stray bytes of a picture, each of which costs Python a microsecond
-MAX_EXTENSIONS = 1 << 20  # bytes of a GIF before its first frame; Pillow joins them with quadratic work
 SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length with its own two bytes
 FRAME = struct.Struct(">BHHB")  # bits, height, width, components
 CHUNK = struct.Struct(">I4s")  # of a PNG: length without name and checksum, name
@@ -142,26 +142,13 @@ def _webp_orientation(data: bytes, size: int) -> int:
 def _by_pillow(data: bytes) -> Header:
     """GIF and BMP are rare: Pillow reads their headers, and still no pixel."""
     kind, reader = ("bmp", BmpImageFile) if data.startswith(b"BM") else ("gif", GifImageFile)
-    if kind == "gif" and _before_frame(data) > MAX_EXTENSIONS:
+    if kind == "gif" and before_frame(data) > MAX_EXTENSIONS:
         raise BadSample("too_large", f"GIF with more than {MAX_EXTENSIONS} bytes before its first frame")
     try:
         with reader(io.BytesIO(data)) as picture:
             return Header(kind, *picture.size)
     except Exception as error:  # Pillow raises whatever a damaged header leads to
         raise BadSample("not_an_image", f"damaged {kind}: {' '.join(str(error).split())}"[:200]) from error
-
-
-def _before_frame(data: bytes) -> int:
-    """Bytes of a GIF between its palette and its first frame, counted up to a little more than MAX_EXTENSIONS."""
-    start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    at, end = start, min(len(data), start + MAX_EXTENSIONS + 1)
-    while at < end and data[at] != 0x2C:
-        if data[at] == 0x21:  # an extension: its kind, then blocks with their lengths
-            at += 2
-            while at < end and data[at]:
-                at += 1 + data[at]
-        at += 1  # also: a stray byte
-    return at - start
 
 
 def exif_orientation(tiff: bytes) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fewstep.demo_answers import Answers
+from fewstep.demo_uploads import limited
 from fewstep.icd_commands import default_scale, image_size
 from fewstep.invertible_consistency import InvertibleConsistency
 
@@ -76,9 +77,11 @@ def _generate_tab(gr: Any, answers: Answers) -> None:
 def _invert_tab(gr: Any, answers: Answers) -> None:
     with gr.Row():
         with gr.Column():
-            image = gr.Image(label="Picture", type="pil", image_mode=None, sources=["upload", "clipboard"], height=280)
+            image = picture_input(
+                label="Picture", type="pil", image_mode=None, sources=["upload", "clipboard"], height=280
+            )
             source = gr.Textbox(label="What it shows", placeholder="the picture in words")
-            controls = [image, source, gr.Number(0, label="Seed", precision=0, minimum=0)]
+            controls = [limited(image), source, gr.Number(0, label="Seed", precision=0, minimum=0)]
             button = gr.Button("Encode and decode", variant="primary")
         results = _results(gr, "Decoded from its code")
     _connect([button.click, source.submit], answers.invert, controls, results, "invert")
@@ -105,7 +108,7 @@ def _edit_tab(gr: Any, answers: Answers) -> None:
     def edit(drawn: Any, source: str, target: str, seed: float, *values: Any) -> Any:
         return answers.edit(drawn, source, target, seed, **dict(zip(EDITING, values, strict=True)))
 
-    controls = [drawn, source, target, seed, scale, tau, *options]
+    controls = [limited(drawn), source, target, seed, scale, tau, *options]
     _connect([button.click, target.submit], edit, controls, results, "edit")
 
 

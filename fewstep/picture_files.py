@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from fewstep.picture_work import check_work
+from fewstep.picture_work import MAX_EXTENSIONS, before_frame, check_work
 from fewstep.reward_inputs import to_uint8
 
 Picture = str | Path | Image.Image
@@ -69,7 +69,7 @@ def _opened(file: Picture) -> Image.Image:
     """Upright; RGB or, if anything in it can be transparent, RGBA."""
     name = "the picture" if isinstance(file, Image.Image) else str(file)
     with _told(name):
-        picture = file if isinstance(file, Image.Image) else _by_its_header(file)
+        picture = file if isinstance(file, Image.Image) else _by_its_header(file, name)
         _refuse_large(picture, b"", name)
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
@@ -90,19 +90,23 @@ def _told(name: str) -> Iterator[None]:
         raise ValueError(f"cannot read the picture {name}: {' '.join(str(error).split())}") from None
 
 
-def check_file(file: str | Path) -> None:
-    """ValueError in one line unless the file's header is that of a picture that can be read; no pixel is decoded."""
-    with _told(Path(file).name), _by_its_header(file):
-        pass
+def check_picture(content: bytes | None) -> None:
+    """ValueError in one line unless these are the bytes of a picture that can be read; no pixel is decoded."""
+    if content is not None:
+        with _told("the upload"):
+            _by_its_header(content, "the upload")
 
 
-def _by_its_header(file: str | Path) -> Image.Image:
+def _by_its_header(file: str | Path | bytes, name: str) -> Image.Image:
     """The picture, not yet decoded, and no more work than the limit allows."""
-    if Path(file).stat().st_size > MAX_BYTES:
-        raise ValueError(f"{file} is larger than {MAX_BYTES} bytes, which no picture here need be")
-    content = Path(file).read_bytes()
+    size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{name} is larger than {MAX_BYTES} bytes, which no picture here need be")
+    content = file if isinstance(file, bytes) else Path(file).read_bytes()
+    if content.startswith(b"GIF8") and before_frame(content + bytes(14)) > MAX_EXTENSIONS:
+        raise ValueError(f"{name} has more than {MAX_EXTENSIONS} bytes before its first frame")
     picture = Image.open(io.BytesIO(content), formats=FORMATS)
-    _refuse_large(picture, content, str(file))
+    _refuse_large(picture, content, name)
     return picture
 
 

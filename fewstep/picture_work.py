@@ -5,6 +5,7 @@ import math
 SCANS = 16  # of a progressive JPEG that count as one pass; files in use have about ten
 RLE = 16  # Pillow reads run lengths in Python, and four bytes can stand for 255 rows
 BMP_RUN_LENGTHS = (1, 2)
+MAX_EXTENSIONS = 1 << 20  # bytes of a GIF before its first frame; Pillow joins them with quadratic work
 
 
 def passes(data: bytes) -> int:
@@ -28,3 +29,16 @@ def check_work(data: bytes, width: int, height: int, max_pixels: int) -> None:
     if width * height * times > max_pixels:
         count = f", which count {times} times as they are stored" if times > 1 else ""
         raise ValueError(f"{width} x {height} pixels{count}, the limit is {max_pixels}")
+
+
+def before_frame(data: bytes) -> int:
+    """Bytes of a GIF between its palette and its first frame, counted up to a little more than MAX_EXTENSIONS."""
+    start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    at, end = start, min(len(data), start + MAX_EXTENSIONS + 1)
+    while at < end and data[at] != 0x2C:
+        if data[at] == 0x21:  # an extension: its kind, then blocks with their lengths
+            at += 2
+            while at < end and data[at]:
+                at += 1 + data[at]
+        at += 1  # also: a stray byte
+    return at - start

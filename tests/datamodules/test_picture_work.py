@@ -7,10 +7,10 @@ import pytest
 from datamodules import image_decoding
 from datamodules.bad_sample import BadSample
 from datamodules.image_decoding import decode_image
-from datamodules.image_header import MAX_EXTENSIONS, MAX_PARTS
+from datamodules.image_header import MAX_PARTS
 from datamodules.prepare.folder import stored_picture
 from fewstep.picture_files import read_picture
-from fewstep.picture_work import passes
+from fewstep.picture_work import MAX_EXTENSIONS, passes
 from tests.datamodules.pictures import RGB, chunk, encoded, png
 
 
@@ -121,5 +121,8 @@ def test_what_is_packed_and_what_is_uploaded_has_the_same_limits(tmp_path):
     with pytest.raises(BadSample, match="count 16 times"):
         stored_picture(data, None)
     (tmp_path / "a.bmp").write_bytes(data)
+    (tmp_path / "a.gif").write_bytes(ENDLESS["gif comments"])
+    with pytest.raises(ValueError, match="before its first frame"):
+        read_picture(tmp_path / "a.gif", 8)
     with pytest.raises(ValueError, match=r"a\.bmp has 8000 x 8000 pixels, which count 16 times"):
         read_picture(tmp_path / "a.bmp", 8)
