@@ -77,9 +77,7 @@ def _generate_tab(gr: Any, answers: Answers) -> None:
 def _invert_tab(gr: Any, answers: Answers) -> None:
     with gr.Row():
         with gr.Column():
-            image = picture_input(
-                label="Picture", type="pil", image_mode=None, sources=["upload", "clipboard"], height=280
-            )
+            image = gr.Image(label="Picture", type="pil", image_mode=None, sources=["upload", "clipboard"], height=280)
             source = gr.Textbox(label="What it shows", placeholder="the picture in words")
             controls = [limited(image), source, gr.Number(0, label="Seed", precision=0, minimum=0)]
             button = gr.Button("Encode and decode", variant="primary")
