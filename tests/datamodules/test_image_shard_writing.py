@@ -192,6 +192,17 @@ def test_a_shard_of_bad_samples_only_is_left_out(tmp_path):
         write(tmp_path / "none", worse)
 
 
+def test_a_split_after_the_first_may_end_empty(tmp_path):
+    def make(key):
+        if key == "v":
+            raise BadSample("not_an_image")
+        return {"webp": b"x"}
+
+    index = write(tmp_path / "toy", make)
+    assert (list(index["splits"]), index["notes"]["skipped"]["not_an_image"]["keys"]) == (["train"], ["v"])
+    assert not list((tmp_path / "toy").glob("val*"))
+
+
 def fields(**values):
     return lambda key: {name.replace("_DOT_", "."): value for name, value in values.items()}
 
