@@ -21,11 +21,15 @@ class Listing(NamedTuple):
     others: dict[str, list[str]]
 
     def told(self) -> list[str]:
-        """A line for each kind of file that is left out, the most frequent first."""
+        """A line with the pictures by suffix, and one for each kind of file that is left out, both by their number."""
+        suffixes = Counter(Path(name).suffix.lower() for name in self.pictures).most_common()
+        found = f"pictures: {', '.join(f'{number} {suffix}' for suffix, number in suffixes)}"
         kinds = sorted(self.others.items(), key=lambda kind: -len(kind[1]))
         lines = [f"left out, {why}: {len(names)}, such as {names[0]!a}" for why, names in kinds[:LINES]]
         rest = kinds[LINES:]
-        return lines + ([f"left out: {sum(len(names) for _, names in rest)} files of other kinds"] if rest else [])
+        return [found, *lines] + (
+            [f"left out: {sum(len(names) for _, names in rest)} files of other kinds"] if rest else []
+        )
 
 
 def pictures_below(folder: Path, texts: bool) -> Listing:
@@ -38,8 +42,10 @@ def pictures_below(folder: Path, texts: bool) -> Listing:
             pictures.append(path)
         else:
             others.setdefault(why, []).append(path)
-    stems = {str(PurePosixPath(path).with_suffix("")) for path in pictures}
-    for why in [why for why in others if why.startswith(".txt")] if texts else []:
+    captions = [why for why in others if why.startswith(".txt")] if texts else []
+    rest = [*pictures, *(path for why in others.keys() - captions for path in others[why])]
+    stems = {str(PurePosixPath(path).with_suffix("")) for path in rest}
+    for why in captions:
         alone = [path for path in others.pop(why) if str(PurePosixPath(path).with_suffix("")) not in stems]
         others |= {"texts without a picture of their name": alone} if alone else {}
     if not pictures:

@@ -216,9 +216,18 @@ def build(tmp_path, capsys):
         found = {}
         for samples in read_folder(tmp_path / "out").values():
             found |= {json.loads(files["json"])["file"]: files for files in samples.values()}
-        return found, capsys.readouterr().out
+        first, *told = capsys.readouterr().out.splitlines()
+        assert first.startswith("pictures: ")
+        return found, "\n".join(told)
 
     return run
+
+
+def test_pictures_are_counted_by_suffix(tmp_path, capsys):
+    for name in ("a.png", "b.PNG", "c.jfif"):
+        captioned(tmp_path / "p", name, drawn("JPEG" if name == "c.jfif" else "PNG")[0])
+    assert build_folder(tmp_path / "p", tmp_path / "a", "--val-fraction", "0", "--test-fraction", "0") == 0
+    assert capsys.readouterr().out == "pictures: 2 .png, 1 .jfif\n"
 
 
 def captioned(folder, name, content, text=b"words"):
