@@ -33,6 +33,7 @@ def read_text(path: str | Path, encoding: str | None = None, option: str = "") -
 
 def decode_text(content: bytes, name: str, encoding: str | None = None, option: str = "") -> str:
     """As `read_text`, of bytes that are called `name`."""
+    check_encoding(encoding, option)
     asked = encoding or next((kind for mark, kind in MARKS.items() if content.startswith(mark)), "utf-8")
     remedy = "save it as UTF-8" + (f", or name its encoding with {option}" if option else "")
     try:
@@ -43,14 +44,20 @@ def decode_text(content: bytes, name: str, encoding: str | None = None, option: 
         raise ValueError(
             f"{name} is not {called} text: {error.reason} at byte {error.start}, line {line}; {remedy}"
         ) from None
-    except (LookupError, UnicodeError, AttributeError, TypeError):  # no such encoding, or one that is not of text
-        raise ValueError(
-            f"{option or 'encoding'} {encoding}: no such encoding; use latin-1, cp1252, utf-16, .."
-        ) from None
     if "\0" in text:  # UTF-16 without its mark, or no text at all
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"{name} is not UTF-8 text: it holds zero bytes, line {line}; {remedy}")
     return text
+
+
+def check_encoding(encoding: str | None, option: str = "") -> None:
+    """ValueError in one line for what is no encoding of text; None is one that the text tells itself."""
+    try:
+        "a".encode(encoding or "utf-8")
+    except (LookupError, UnicodeError):
+        raise ValueError(
+            f"{option or 'encoding'} {encoding}: no such encoding; latin-1, cp1252 or utf-16 are"
+        ) from None
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -17,7 +17,7 @@ from datamodules.prepare import add_output_arguments
 from datamodules.prepare.caption_table import CaptionTable
 from datamodules.prepare.folder_captions import Captions
 from datamodules.prepare.hashed_share import share
-from fewstep.text_files import decode_text
+from fewstep.text_files import check_encoding
 
 KEPT = {"jpeg": "jpg", "png": "png", "webp": "webp"}  # format: suffix in a shard
 MAX_PIXELS = 1 << 26  # as the datamodules have it
@@ -125,7 +125,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--size {options.size}: expected at least 8 pixels")
     if options.max_pixels < 1:
         raise ValueError(f"--max-pixels {options.max_pixels}: expected at least 1")
-    decode_text(b"", "", options.encoding, "--encoding")  # refuses names that are none
+    check_encoding(options.encoding, "--encoding")
 
 
 def captions_for(images: Path, found: list[str], options: argparse.Namespace) -> dict[str, list[str] | Path]:
