@@ -56,7 +56,7 @@ def check_encoding(encoding: str | None, option: str = "") -> None:
         "a".encode(encoding or "utf-8")
     except (LookupError, UnicodeError):
         raise ValueError(
-            f"{option or 'encoding'} {encoding}: no such encoding; latin-1, cp1252 or utf-16 are"
+            f"{option or 'encoding'} {encoding}: no such encoding; try latin-1 or utf-16"
         ) from None
 
 
