@@ -55,9 +55,7 @@ def check_encoding(encoding: str | None, option: str = "") -> None:
     try:
         "a".encode(encoding or "utf-8")
     except (LookupError, UnicodeError):
-        raise ValueError(
-            f"{option or 'encoding'} {encoding}: no such encoding; try latin-1 or utf-16"
-        ) from None
+        raise ValueError(f"{option or 'encoding'} {encoding}: no such encoding; try latin-1 or utf-16") from None
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
