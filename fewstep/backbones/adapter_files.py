@@ -27,11 +27,15 @@ ENTRY = re.compile(r"(.+?)(?:\.lora_linear_layer\.|\.lora[._]|_lora\.)(A|B|down|
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter as a file has it: peft's names -> weights; what follows rank is None where the file does not tell."""
+    """An adapter as a file has it: peft's names -> weights; None is what the file does not tell, nor its form mean.
+
+    states_alpha: whether alpha is stored, or meant to be the rank.
+    """
 
     state: dict[str, Tensor]
     rank: int
     alpha: float | None
+    states_alpha: bool
     base_sha256: str | None
     base_dtype: str | None
 
@@ -78,7 +82,8 @@ def read_adapter(source: str | Path, layers: Sequence[str]) -> AdapterFile:
     if len(alphas) > 1 or len(ranks) != 1:
         raise ValueError(f"{source} needs one rank and one alpha, it has {sorted(ranks)} and {sorted(alphas)}")
     base = header.get("base_sha256"), header.get("base_dtype")
-    return AdapterFile(state, ranks.pop(), alphas.pop() if alphas else None, *base)
+    states_alpha = bool(stated) or "lora_alpha" in settings
+    return AdapterFile(state, ranks.pop(), alphas.pop() if alphas else None, states_alpha, *base)
 
 
 def _of_network(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:

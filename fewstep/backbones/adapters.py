@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.backbones.adapter_files import check_fits, read_adapter, save_adapter
+from fewstep.backbones.adapter_files import AdapterFile, check_fits, read_adapter, save_adapter
 from fewstep.backbones.adapter_rows import Block, RowBlocks
 from fewstep.local_weights import weights_sha256
 
@@ -124,7 +124,8 @@ class Adapters:
         """Read what `save` wrote, or {name: file, folder or hub id} of diffusers, peft, kohya or the authors of iCD.
 
         A file with peft's names that tells no alpha is read with this object's, with a warning unless that is peft's
-        default, 8; other files without one mean their rank. other_base: accept an adapter that was trained on other
+        default, 8. Other files without one mean their rank: if that is not this object's alpha, their weights are
+        scaled to compute the same, with a warning. other_base: accept an adapter that was trained on other
         weights of the same shapes; where the base has another dtype than in training, they cannot be told apart.
         ValueError in one line, and nothing is changed, where a file does not fit.
         """
@@ -136,11 +137,10 @@ class Adapters:
     def _checked(self, name: str, file: str | Path, other_base: bool) -> dict[str, Tensor]:
         own = self.state(name)
         found = read_adapter(file, list(self._layers))
-        for what, theirs, ours in (("rank", found.rank, self.rank), ("alpha", found.alpha, self.alpha)):
+        alpha = found.alpha if found.states_alpha else None
+        for what, theirs, ours in (("rank", found.rank, self.rank), ("alpha", alpha, self.alpha)):
             if theirs is not None and theirs != ours:
                 raise ValueError(f"{file} has {what} {theirs:g}, these adapters have {ours:g}; give {what}={theirs:g}")
-        if found.alpha is None and self.alpha != PEFT_ALPHA:
-            warnings.warn(f"{file} tells no alpha; it is read with alpha={self.alpha:g}", stacklevel=3)
         check_fits(found.state, own, file)
         same_dtype = found.base_dtype in (None, self.base_dtype)  # else the hashes differ anyway
         if same_dtype and found.base_sha256 not in (None, self.base_sha256) and not other_base:
@@ -148,7 +148,22 @@ class Adapters:
                 f"{file} is an adapter for another base ({found.base_sha256}, here {self.base_sha256}); load that one, "
                 "or give other_base=True"
             )
-        return found.state
+        return self._scaled(found, file)
+
+    def _scaled(self, found: AdapterFile, file: str | Path) -> dict[str, Tensor]:
+        """The weights that compute with this object's alpha what they mean in a file that stores none."""
+        if found.states_alpha or (found.alpha or PEFT_ALPHA) == self.alpha:
+            return found.state
+        if found.alpha is None:
+            warnings.warn(f"{file} tells no alpha; it is read with alpha={self.alpha:g}", stacklevel=4)
+            return found.state
+        warnings.warn(
+            f"{file} tells no alpha, which means its rank, {found.alpha:g}; its weights are scaled to compute the same "
+            f"with alpha={self.alpha:g}",
+            stacklevel=4,
+        )
+        factor = found.alpha / self.alpha
+        return {key: weight.float() * factor if "lora_B" in key else weight for key, weight in found.state.items()}
 
     def _weights(self, name: str) -> dict[str, nn.Parameter]:
         if name not in self.names:

@@ -140,12 +140,19 @@ def ssim(a, b):
     return np.mean(found)
 
 
+def doubled(columns):
+    """With pictures of twice the size, for the windows of SSIM."""
+    pictures = ("image", "made", "reconstruction")
+    return columns | {name: columns[name].repeat_interleave(2, 2).repeat_interleave(2, 3) for name in pictures}
+
+
 @pytest.mark.parametrize("alone", [None, "padding"])
 def test_pairs_are_measured_one_by_one(tmp_path, alone):
     options = {} if alone is None else {"devices": 2, "strategy": "ddp_fork"}
     callback = PairedImageCallback(("psnr", "ssim"))
-    logged = run(tmp_path, [callback], Loader(table(), alone=alone or ""), Generator(PAIRS), **options)[0]
-    a, b = (to_uint8(table()[name]).double() for name in ("reconstruction", "image"))
+    columns = doubled(table())
+    logged = run(tmp_path, [callback], Loader(columns, alone=alone or ""), Generator(PAIRS), **options)[0]
+    a, b = (to_uint8(columns[name]).double() for name in ("reconstruction", "image"))
     psnr = 10 * torch.log10(255**2 / (a - b).square().mean((1, 2, 3)))
     assert logged["test/psnr"] == pytest.approx(psnr.mean().item(), rel=1e-5)
     assert logged.keys() == {"test/psnr", "test/ssim"}
@@ -167,7 +174,7 @@ def test_ssim_is_the_definition_inside_the_picture(size):
 def test_equal_pictures_are_perfect(tmp_path):
     model = Generator({"image": "made", "reference": "made"})
     callback = PairedImageCallback(("psnr", "ssim"), field="image", prefix="edit_")
-    logged = run(tmp_path, [callback], model=model)[0]
+    logged = run(tmp_path, [callback], Loader(doubled(table())), model)[0]
     assert logged == pytest.approx({"test/edit_psnr": 100.0, "test/edit_ssim": 1.0})
 
 
