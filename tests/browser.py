@@ -40,7 +40,7 @@ class Browser:
 
     def close(self):
         self.process.terminate()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=60)
         os.close(self._read), os.close(self._write)
 
     def call(self, method, timeout=60, **parameters):

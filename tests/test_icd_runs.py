@@ -1,9 +1,10 @@
 """Invertible consistency distillation through train.py: a kill and a resume, two processes, and the paper's configs."""
 
+import json
+import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import train
 from fewstep.backbones import save_guided_network
 from fewstep.invertible_consistency import InvertibleConsistency
 from tests.tiny_diffusion import SDXL_UNET, unet, write_pipeline
+from tests.tiny_faults import dies_before
 
 ROOT = Path(train.__file__).parent
 DATA = ["--data.path", str(ROOT / "data" / "emoji64"), "--data.image_size", "16", "--data.num_workers", "0"]
@@ -55,15 +57,11 @@ def test_sigkill_and_resume_continue_bit_for_bit(options, tmp_path):
     length = ["--trainer.max_steps", "12", "--test_after_fit", "false"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finished(launch(*options, *length, "--run_dir", str(whole)))
-    first = launch(*options, *length, "--run_dir", str(killed))
-    deadline = time.monotonic() + 250
-    while not (killed / "checkpoints" / "last.ckpt").exists():
-        assert time.monotonic() < deadline
-        assert first.poll() is None
-        time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    assert torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 12
+    death = ["--callbacks.death", json.dumps(dies_before(random.randrange(4, 12), tmp_path / "died"))]
+    first = launch(*options, *length, "--run_dir", str(killed), *death)
+    output = first.communicate(timeout=280)[0]
+    assert first.returncode == -signal.SIGKILL, output
+    assert 0 < torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 12
     finished(launch(*options, *length, "--run_dir", str(killed), "--resume", "auto"))
     for name, value in stored(whole).items():
         assert torch.equal(stored(killed)[name], value), name

@@ -23,6 +23,11 @@ class DiesOnce(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def dies_before(step: int, marker: Path) -> dict[str, Any]:
+    """Such a callback for one rank, as a config has it."""
+    return {"class_path": "tests.tiny_faults.DiesOnce", "init_args": {"rank": 0, "step": step, "marker": str(marker)}}
+
+
 class FusedModule(TinyModule):
     """The tiny regression with fused AdamW."""
 

@@ -30,15 +30,6 @@ BUILD = {
 GANS = ("cgan", "ugan")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
-
-
 def draw(n):
     """y = A x + noise with unequal, correlated noise; A mixes the three conditions."""
     x = torch.randn(n, 3)
@@ -77,8 +68,9 @@ def trained(name, num_steps=60):
     return model
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", BUILD)
-def test_density_integrates_to_one_and_samples_follow_it(name):
+def test_density_integrates_to_one_and_samples_follow_it(name, below):
     model = trained(name)
     reach, side = (9.0, 181) if name != "flow_matching" else (6.0, 121)
     axis = torch.linspace(-reach, reach, side)
@@ -87,26 +79,27 @@ def test_density_integrates_to_one_and_samples_follow_it(name):
     with torch.inference_mode():
         weight = model.log_density(grid, x.expand(len(grid), -1)).exp() * (axis[1] - axis[0]) ** 2
         sample = model.sample(x.expand(3000, -1), PerSampleRng(0, range(3000)))
-    assert weight.sum().item() == pytest.approx(1.0, abs=0.01)
+    below("mass", abs(weight.sum().item() - 1), 0.01)
     mean = weight @ grid
     covariance = (weight[:, None] * (grid - mean)).T @ (grid - mean)
+    widest = covariance.diagonal().max()
+    off = (sample.mean(0) - mean).abs().max() / widest.sqrt()
     if name in GANS:  # the density is that of 256 blurred samples, not of the generator itself
-        assert torch.allclose(sample.mean(0), mean, atol=4 * covariance.diagonal().max().sqrt().item() / math.sqrt(256))
+        below("mean", off, 4 / math.sqrt(256))
     else:
-        assert torch.allclose(
-            sample.mean(0), mean, atol=5 * covariance.diagonal().max().sqrt().item() / math.sqrt(3000)
-        )
-        assert torch.allclose(torch.cov(sample.T), covariance, atol=0.12 * covariance.diagonal().max().item())
+        below("mean", off, 5 / math.sqrt(3000))
+        below("covariance", (torch.cov(sample.T) - covariance).abs().max() / widest, 0.12)
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", [name for name in BUILD if name not in GANS])
-def test_it_beats_the_marginal_of_y(name):
+def test_it_beats_the_marginal_of_y(name, below):
     """Held-out NLL against the best Gaussian that ignores x."""
     model = trained(name, num_steps=150)
     x, y = draw(400)
     gaussian = torch.distributions.MultivariateNormal(y.mean(0), torch.cov(y.T))
     with torch.no_grad():
-        assert -model.log_density(y, x).mean() < -gaussian.log_prob(y).mean() - 0.3
+        below("0.3 nats", 0.3, (model.log_density(y, x) - gaussian.log_prob(y)).mean())
 
 
 @pytest.mark.parametrize("name", BUILD)

@@ -20,7 +20,7 @@ from torch import distributed
 from callbacks import dead_ranks
 from callbacks.dead_ranks import RankWatch, lost_connection
 
-SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
 
 
 def trainer(rank: int = 0, **changes: object) -> SimpleNamespace:
@@ -58,7 +58,7 @@ def forked(pids: list[int], action, output: Path) -> int:
     return pid
 
 
-def ends_with(pid: int, pids: list[int], seconds: float = 30.0) -> int:
+def ends_with(pid: int, pids: list[int], seconds: float = 120.0) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -105,8 +105,8 @@ def test_a_rank_ends_when_rank_0_has_been_killed(tmp_path, monkeypatch, pids):
     def rank_0() -> None:
         monkeypatch.setenv(dead_ranks.LAUNCHER_VARIABLE, str(os.getpid()))
         if not os.fork():
-            Path(tmp_path, "rank_1").write_text(str(os.getpid()))
             RankWatch(trainer(rank=1), tmp_path).start()
+            Path(tmp_path, "rank_1").write_text(str(os.getpid()))
             threading.Event().wait()
         threading.Event().wait()
 
@@ -123,7 +123,7 @@ def test_a_broken_collective_is_told_from_other_errors(tmp_path, pids):
 
     def rank(number: int) -> None:
         store = f"file://{tmp_path}/store"
-        distributed.init_process_group("gloo", store, timedelta(seconds=60), world_size=2, rank=number)
+        distributed.init_process_group("gloo", store, timedelta(seconds=120), world_size=2, rank=number)
         distributed.all_reduce(torch.zeros(1))
         if number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -194,7 +194,7 @@ def running(pid: int) -> bool:
         return False
 
 
-def wait_for(condition, seconds: float = 30.0) -> None:
+def wait_for(condition, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

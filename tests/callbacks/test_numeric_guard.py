@@ -145,7 +145,7 @@ class Telling(NumericGuard):
             super().on_train_batch_end(trainer, pl_module, *args)
         except NonFiniteError as error:
             Path(f"error{trainer.global_rank}").write_text(error.line)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while not Path(f"error{1 - trainer.global_rank}").exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             raise

@@ -162,11 +162,10 @@ def test_the_command_uploads_both_halves_of_a_resumed_run_in_the_order_of_time(t
 
 
 def test_a_server_that_answers_nothing_costs_the_probe_only(tmp_path, fake_server, capsys):
+    """Without the probe the start would outlast the test."""
     url = fake_server(lambda connection: None)
-    logger = OfflineFirstWandbLogger(str(tmp_path), "name", mode="online", probe_timeout=0.5, init_timeout=120.0)
-    start = time.monotonic()
+    logger = OfflineFirstWandbLogger(str(tmp_path), "name", mode="online", probe_timeout=0.5, init_timeout=1000.0)
     logger.log_metrics({"val/nll": 1.0}, step=1)
-    assert time.monotonic() - start < 60  # without the probe it would be 120
     assert url in capsys.readouterr().out
     assert logger.close().startswith("wandb sync ")
 
@@ -185,7 +184,7 @@ def test_a_server_that_hangs_up_after_the_probe_costs_the_start_timeout(tmp_path
     earlier = tmp_path / "wandb" / "run-20200101_000000-known"
     earlier.mkdir(parents=True)
     (tmp_path / "wandb" / "run_id.txt").write_text("known\n")
-    logger = OfflineFirstWandbLogger(str(tmp_path), "name", mode="online", init_timeout=1.0)
+    logger = OfflineFirstWandbLogger(str(tmp_path), "name", mode="online", probe_timeout=60.0, init_timeout=1.0)
     logger.log_metrics({"val/nll": 1.0}, step=1)
     assert probed
     assert "recording offline instead" in capsys.readouterr().out
@@ -205,7 +204,7 @@ def test_any_answer_means_that_the_server_is_there():
 
     with HTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert unreachable(f"http://127.0.0.1:{server.server_port}", 5) is None
+        assert unreachable(f"http://127.0.0.1:{server.server_port}", 60) is None
         server.shutdown()
     assert "unknown url type" in unreachable("no-address", 1)
 
@@ -270,9 +269,7 @@ def test_an_end_that_hangs_is_left_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(wandb_logger, "_finish", lambda run, exit_code: hang.wait())
     monkeypatch.setattr(wandb_logger, "GRACE", 0.2)
     logger.in_background("upload", lambda run: hang.wait())
-    start = time.monotonic()
-    assert logger.close().startswith("wandb sync ")
-    assert time.monotonic() - start < 60
+    assert logger.close().startswith("wandb sync ")  # or it would wait for ever
     hang.set()
 
 

@@ -257,9 +257,9 @@ def test_units_of_the_data_do_not_matter():
     assert torch.allclose(ours, theirs, atol=2e-3)
 
 
-def test_it_learns_from_few_pairs_and_many_marginals():
+@pytest.mark.learns
+def test_it_learns_from_few_pairs_and_many_marginals(below):
     """y = x + 0.3 noise. Entropies: 0.21 nats for the conditional, 1.46 for the marginal of y."""
-    torch.manual_seed(0)
 
     def draw(n):
         x = torch.randn(n, 1)
@@ -276,10 +276,10 @@ def test_it_learns_from_few_pairs_and_many_marginals():
         sum(model.losses(batch).values()).backward()
         adam.step()
     with torch.no_grad():
-        assert -model.log_density(y_test, x_test).mean() < 0.6
+        below("nll", -model.log_density(y_test, x_test).mean(), 0.6)
         residual = model.sample(x_test, PerSampleRng(0, range(300))) - x_test
-    assert residual.std() == pytest.approx(0.3, rel=0.3)
-    assert residual.mean().abs() < 0.1
+    below("standard deviation", abs(residual.std() - 0.3), 0.09)
+    below("mean", residual.mean().abs(), 0.1)
 
 
 @pytest.mark.parametrize(

