@@ -43,7 +43,7 @@ class Data(L.LightningDataModule):
 
 
 def module(config=AUTOENCODER, name="AutoencoderKL", **options):
-    options = {"warmup_steps": 5, "lr": 5e-3, "export_dtype": "float32", **options}
+    options = {"warmup_steps": 5, "lr": 2e-3, "export_dtype": "float32", **options}
     return AutoencoderModule(diffusers_network(name, config), **options)
 
 
@@ -57,7 +57,7 @@ def trainer(folder, *callbacks, **options):
 def fitted(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
     net = module(AUTOENCODER if request.param == "AutoencoderKL" else TINY, request.param, perceptual=Distance())
-    runner = trainer(folder, Export(), max_steps=200, check_val_every_n_epoch=200)
+    runner = trainer(folder, Export(), max_steps=40, check_val_every_n_epoch=40)
     first = runner.validate(net, Data(), verbose=False)[0]
     runner.fit(net, Data())
     runner.save_checkpoint(folder / "end.ckpt")
@@ -67,8 +67,8 @@ def fitted(request, tmp_path_factory):
 @pytest.mark.learns
 def test_learns(fitted, below):
     _, _, first, last = fitted
-    below("loss", last["test/loss"], 0.6 * first["val/loss"])
-    below("rise of the PSNR", 5, last["test/psnr"] - first["val/psnr"])
+    below("loss", last["test/loss"], first["val/loss"])
+    below("1 dB of PSNR", 1, last["test/psnr"] - first["val/psnr"])
 
 
 def test_psnr_is_that_of_the_saved_pictures_that_count(fitted):

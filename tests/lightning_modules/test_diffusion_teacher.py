@@ -51,8 +51,8 @@ class Data(L.LightningDataModule):
 @pytest.fixture(scope="module")
 def fitted(folders, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
-    net = DiffusionTeacherModule(unet(torch.initial_seed()), *folders, lr=1e-2, warmup_steps=5)
-    runner = trainer(folder, EMA(decay=0.9), max_steps=60, check_val_every_n_epoch=60)
+    net = DiffusionTeacherModule(unet(torch.initial_seed()), *folders, lr=5e-3, warmup_steps=5)
+    runner = trainer(folder, EMA(decay=0.9), max_steps=40, check_val_every_n_epoch=40)
     first = runner.validate(net, Data(), verbose=False)[0]["val/loss"]
     runner.fit(net, Data())
     runner.save_checkpoint(folder / "end.ckpt")
@@ -62,7 +62,7 @@ def fitted(folders, tmp_path_factory):
 @pytest.mark.learns
 def test_learns(fitted, below):
     _, first, last, _ = fitted
-    below("loss", last, 0.6 * first)
+    below("loss", last, 0.7 * first)
 
 
 def test_only_the_unet_is_trained_and_stored(fitted, folders):
