@@ -60,8 +60,9 @@ def test_order_batches_and_processes_do_not_show():
 
 @pytest.mark.parametrize("num", [5, 40, 400])
 def test_a_set_is_at_no_distance_from_itself(num):
-    x = features(num, dims=64) * 10
-    assert abs(frechet_distance(gaussian(x), gaussian(x, 64))) < 1e-6
+    """But for the roots of the smallest eigenvalues, which keep half the digits of a float64."""
+    own = gaussian(features(num, dims=64) * 10)
+    assert abs(frechet_distance(own, gaussian(features(num, dims=64) * 10, 64))) < 2**-26 * own.covariance.trace()
 
 
 def test_singular_covariances_need_no_offset():
