@@ -57,6 +57,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--seed", type=int, default=0, help="of intervals, noise and the global random generators (0)")
     add("--devices", type=positive, default=1, help="processes that share the test data (1)")
     add("--bootstrap", type=positive, default=1000, help="resamples behind the 95%% interval of a mean (1000)")
+    add("--trust", action="append", metavar="PACKAGE", help="let the config name classes of this package; repeatable")
     add("--overwrite", action="store_true", help="replace a report about other checkpoints, drop another's OUT/partial")
     return parser.parse_known_args(argv)
 
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write, print; returns 0, or 2 after one line on stderr and with no report written."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args, options = parse(argv)
-    # Class names in a config and in a checkpoint resolve among imported packages only.
+    # Where a config gives a class's name without its package, it resolves among those that are imported.
     import datamodules  # noqa: F401
     import lightning_modules  # noqa: F401
     from callbacks import report
@@ -113,10 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from callbacks.evaluation_replay import keep_outputs
     from callbacks.process_group import leave_process_group
     from callbacks.quiet import quiet
+    from callbacks.trusted_code import take_trust
 
     quiet()
     command = shlex.join(["python", "evaluate.py", *argv])
     try:
+        take_trust(argv)
         jobs = list_jobs(args)
         report.check_out(args.out, [str(path) for path, _, _ in jobs], args.overwrite)
         settings = {name: getattr(args, name) for name in OF_THE_SAMPLES}

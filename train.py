@@ -17,6 +17,7 @@ options (each is also a key of the YAML; the command line wins over files, later
   --dry_run                check config, data, disk and memory in a few steps; writes nothing
   --wandb MODE             offline (default), online or disabled
   --test_after_fit BOOL    test the best checkpoint after training (default true)
+  --trust PACKAGE          let configs name classes of this package, too; repeatable, or FEWSTEP_TRUST=ONE,OTHER
   --print_config           print the complete config and stop
   COMMAND --help           every key with its type and default
   --version                print the version
@@ -59,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fewstep {__version__}")
         return 0
 
-    # Class names in a config and in a checkpoint resolve among imported packages only.
-    import datamodules  # noqa: F401
+    import datamodules  # noqa: F401  # a class without its package is looked up among those that are imported
     import lightning_modules  # noqa: F401
     from callbacks.command_line import run
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from callbacks import exit_codes, resume, run_lock, run_stages, stop_signals
+from callbacks import config_text, exit_codes, resume, run_lock, run_stages, stop_signals, trusted_code
 from callbacks.accumulation_windows import AccumulationWindows
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, read_configs
@@ -72,7 +72,8 @@ class CommandLine(LightningCLI):
 
     def __init__(self, argv: Sequence[str], default_config: str | Path) -> None:
         self.watch: RankWatch | None = None
-        self.argv = with_saved_model(with_saved_config(list(argv)))
+        config_text.use_in_parsers()
+        self.argv = with_saved_model(with_saved_config(trusted_code.take_trust(argv)))
         files = [str(default_config), *scan(self.argv).config]
         self.raw_configs = read_configs(files)
         self.run_name = run_name(files[1:])
@@ -111,6 +112,7 @@ class CommandLine(LightningCLI):
             self.config = parser.parse_args(self.argv)
         except argparse.ArgumentError as error:
             raise ValueError(explain(str(error), subparser, self.raw_configs, self.argv)) from error
+        trusted_code.check(self.config)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config alone: a checkpoint's hyper-parameters never override it."""

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from callbacks import config_text
+from callbacks.trusted_code import refusal
 from callbacks.weight_mismatch import describe_misfit
 
 Configs = Mapping[str, Mapping[str, Any]]  # file name -> its raw content
@@ -21,12 +24,14 @@ def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
     configs = {}
     for file in files:
         if not Path(file).is_file():
-            near = _nearest(str(file), [str(p) for p in Path(file).parent.glob("*.yaml")])
+            near = nearest(str(file), [str(p) for p in Path(file).parent.glob("*.yaml")])
             raise FileNotFoundError(f"config {file} does not exist{f'; nearest file: {near!r}' if near else ''}")
         try:
-            content = yaml.safe_load(Path(file).read_text())
+            content = config_text.read(Path(file).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"config {file} is not valid YAML: {_squeeze(str(error))}") from error
+        except ValueError as error:
+            raise ValueError(f"config {file}: {error}") from error
         if not isinstance(content, dict):
             raise ValueError(f"config {file} must hold keys and values, found {type(content).__name__}")
         configs[str(file)] = content
@@ -36,30 +41,35 @@ def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
 def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequence[str]) -> str:
     """One line for a parser error message of jsonargparse, `parser` being that of the subcommand."""
     if found := re.search(r"does not accept option '([^']+)'", message):
-        return _unknown(found[1], _keys(parser), configs, argv)
+        return unknown(found[1], _keys(parser), configs, argv)
     if found := re.search(r"unrecognized arguments: (\S+)", message):
         key = found[1].lstrip("-").split("=")[0]
         if not found[1].startswith("--"):
             return f"unexpected argument {found[1]!r} on the command line"
-        return _unknown(key, _keys(parser), configs, argv)
+        return unknown(key, _keys(parser), configs, argv)
+    if fault := re.search(r"the key '.+' stands twice, in lines \d+ and \d+; keep one of them", message):
+        return _with_file(fault[0], configs, argv)
     chain = re.findall(r'Parser key "([^"]+)"', message)
     key = ".init_args.".join(chain)
     class_paths = re.findall(r"Problem with given class_path '([^']+)'", message)
+    if denied := re.search(r"Importing '([^']+)' is not allowed", message):
+        why = _denied(denied[1], class_paths[-1] if class_paths else "")
+        return f"{key}: {why}{place(key, configs, argv)}" if key else why
     if options := re.findall(r"Option '([^']+)' is not accepted", message):
         return _wrong_option(key, options[-1], class_paths[-1], configs, argv)
     if (found := re.search(r"does not correspond to a subclass of (\w+)", message)) and not class_paths:
-        return f"{key}: the class is not a {found[1]}{_place(key, configs, argv)}"
+        return f"{key}: the class is not a {found[1]}{place(key, configs, argv)}"
     if found := re.search(r"(No module named \S+|module '\S+' has no attribute '\S+')", message):
-        near = _nearest(class_paths[-1], _classes(class_paths[-1])) if class_paths else None
+        near = nearest(class_paths[-1], _classes(class_paths[-1])) if class_paths else None
         hint = f"; nearest class: {near!r}" if near else ""
-        return f"{key}.class_path: {found[1]}{hint}{_place(f'{key}.class_path', configs, argv)}"
-    if found := re.search(r"arguments are required: (\S+)", message):
+        return f"{key}.class_path: {found[1]}{hint}{place(f'{key}.class_path', configs, argv)}"
+    if found := re.search(r"arguments are required: ([^\s,]+)", message):
         if chain:
-            return f"{key}.init_args.{found[1]} is required{_place(key, configs, argv)}"
+            return f"{key}.init_args.{found[1]} is required{place(key, configs, argv)}"
         missing = found[1].split(".", 1)[-1]
         return f"no {missing} is given; choose a run with -c configs/METHOD/RUN.yaml or add --{missing} CLASS"
     reason = _reason(message)
-    return f"{key}: {reason}{_place(key, configs, argv)}" if key else reason
+    return f"{key}: {reason}{place(key, configs, argv)}" if key else reason
 
 
 def _reason(message: str) -> str:
@@ -74,17 +84,37 @@ def _reason(message: str) -> str:
     return _squeeze(text if "got" in text or not given or "(" in given[-1] else f"{text}; got '{given[-1]}'")
 
 
+def _with_file(fault: str, configs: Configs, argv: Sequence[str]) -> str:
+    """A fault in the text of a config and the file that has it, named on the command line or in another config."""
+    named = [part for word in argv for part in word.split("=", 1)]
+    named += re.findall(r"[^\s'\"]+\.(?:ya?ml|json)\b", "\n".join(map(str, configs.values())))
+    for file in filter(os.path.isfile, named):
+        try:
+            config_text.check(Path(file).read_text())
+        except ValueError as error:
+            if str(error) == fault:
+                return f"config {file}: {fault}"
+    return f"{fault} (on the command line)"
+
+
+def _denied(path: str, given: str) -> str:
+    """`path` may be where the object is defined, not what the config says: torch.os.system is posix.system."""
+    if given != path and given.rpartition(".")[2] == path.rpartition(".")[2]:
+        return f"{given!r} leads to {path}, which no config may name"
+    return refusal(path)
+
+
 def _wrong_option(key: str, option: str, class_path: str, configs: Configs, argv: Sequence[str]) -> str:
     known = _parameters(class_path)
     valid = [f"{key}.init_args.{name}" for name in known]
     head = option.split(".")[0]
     if f"{key}.{head}" in {k for content in configs.values() for k in flatten(content)}:
-        return _unknown(f"{key}.{head}", [f"{key}.init_args", f"{key}.class_path", *valid], configs, argv)
+        return unknown(f"{key}.{head}", [f"{key}.init_args", f"{key}.class_path", *valid], configs, argv)
     if not _chosen(class_path, configs, argv):  # the base class, standing in for a missing class_path
-        near = _nearest(key, [k for k in _sections(configs) if k != key])
+        near = nearest(key, [k for k in _sections(configs) if k != key])
         hint = f"; nearest key with one: {near!r}" if near else ""
-        return f"{key} has no class_path{hint}{_place(key, configs, argv)}"
-    return _unknown(f"{key}.init_args.{option.removeprefix('init_args.')}", valid, configs, argv)
+        return f"{key} has no class_path{hint}{place(key, configs, argv)}"
+    return unknown(f"{key}.init_args.{option.removeprefix('init_args.')}", valid, configs, argv)
 
 
 def _parameters(class_path: str) -> list[str]:
@@ -100,13 +130,15 @@ def _chosen(class_path: str, configs: Configs, argv: Sequence[str]) -> bool:
     return any(re.search(rf"\b{re.escape(name)}\b", word) for word in words)
 
 
-def _unknown(key: str, valid: Sequence[str], configs: Configs, argv: Sequence[str]) -> str:
-    near = _nearest(key, valid)
+def unknown(key: str, valid: Sequence[str], configs: Configs, argv: Sequence[str]) -> str:
+    """One line for a key that does not exist, with the nearest one that does."""
+    near = nearest(key, valid)
     hint = f"; nearest valid key: {near!r}" if near else ""
-    return f"unknown key {key!r}{hint}{_place(key, configs, argv)}"
+    return f"unknown key {key!r}{hint}{place(key, configs, argv)}"
 
 
-def _nearest(word: str, candidates: Sequence[str]) -> str | None:
+def nearest(word: str, candidates: Sequence[str]) -> str | None:
+    """The candidate that a dotted key was probably meant to be."""
     # Compare leaf with leaf inside the same section first: a shared long prefix would make everything look alike.
     section, _, leaf = word.rpartition(".")
     siblings = {c.rpartition(".")[2]: c for c in candidates if c.rpartition(".")[0] == section}
@@ -140,7 +172,7 @@ def _sections(configs: Configs) -> list[str]:
     return [k.removesuffix(suffix) for content in configs.values() for k in flatten(content) if k.endswith(suffix)]
 
 
-def _place(key: str, configs: Configs, argv: Sequence[str]) -> str:
+def place(key: str, configs: Configs, argv: Sequence[str]) -> str:
     """Where a key stands: the command line wins over files, later files over earlier ones."""
     plain = key.replace(".init_args", "")
     given = [a.lstrip("-").split("=")[0].replace(".init_args", "") for a in argv if a.startswith("--")]

@@ -3,12 +3,12 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from callbacks.adopted_config import refuse_writes_outside
-from callbacks.command_line_errors import flatten, read_configs
+from callbacks.command_line_errors import flatten, nearest, place, read_configs, unknown
 from callbacks.nearest_runs import named, nearest_runs
 from callbacks.remote_checkpoint import is_remote
 from callbacks.resume import run_directory_of
@@ -79,7 +79,50 @@ def with_saved_model(argv: list[str]) -> list[str]:
 
 
 def callback_keys(configs: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> list[str]:
-    """Names of all callbacks that a config mentions, or that the command line gives a class."""
-    names = {key: None for content in configs.values() for key in flatten(content) if key.startswith("callbacks.")}
-    names |= {a[2:].split("=")[0]: None for a in argv if re.match(r"--callbacks\.\w+(\.class_path)?(=|$)", a)}
-    return list(dict.fromkeys(name.split(".")[1] for name in names))
+    """Names of all callbacks that a config or the command line gives a class.
+
+    ValueError in one line for one that is switched off or has options, but that nothing gives a class.
+    """
+    named = [(key, value, file) for file, content in configs.items() for key, value in _callbacks(content, file)]
+    named += [(key, value, None) for key, value in _callback_arguments(argv)]
+    known = [f"callbacks.{key}" for key, value, _ in named if _has_class(value)]
+    for name, value, file in [(f"callbacks.{key}", value, file) for key, value, file in named]:
+        if name not in known and value is None and not (file and _is_saved(configs[file])):
+            raise ValueError(unknown(name, known, configs, argv))
+        if name not in known and value is not None:
+            near = nearest(name, known)
+            hint = f"; nearest key with one: {near!r}" if near else ""
+            raise ValueError(f"{name} has no class_path{hint}{place(name, configs, argv)}")
+    return list(dict.fromkeys(key for key, _, _ in named))
+
+
+def _callbacks(content: Mapping[str, Any], file: str) -> Iterator[tuple[str, Any]]:
+    """(name, what stands there) of the callbacks of a config; a name may be part of a key with dots."""
+    for key, value in content.items():
+        if key == "callbacks" and not isinstance(value, Mapping):
+            raise ValueError(f"callbacks in {file} must be NAME: {{class_path: ...}}; NAME: null switches one off")
+        if key == "callbacks":
+            yield from (_undotted(str(name), entry) for name, entry in value.items())
+        elif str(key).startswith("callbacks."):
+            yield _undotted(key.removeprefix("callbacks."), value)
+
+
+def _undotted(name: str, value: Any) -> tuple[str, Any]:
+    head, _, rest = name.partition(".")
+    return (head, {rest: value}) if rest else (head, value)
+
+
+def _has_class(entry: Any) -> bool:
+    return isinstance(entry, str) or (isinstance(entry, Mapping) and entry.get("class_path") is not None)
+
+
+def _callback_arguments(argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    for number, word in enumerate(argv):
+        if found := re.fullmatch(r"--callbacks\.(\w+)(?:\.class_path)?(?:=(.*))?", word, re.DOTALL):
+            text = found[2] if found[2] is not None else "".join(argv[number + 1 : number + 2])
+            yield found[1], None if text.strip() in ("null", "~", "") else text
+
+
+def _is_saved(content: Mapping[str, Any]) -> bool:
+    """Whether a run has written this config: with all keys, switched off callbacks without their class among them."""
+    return {"num_threads", "test_after_fit", "wandb_project"} <= content.keys()

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.strategies.launchers import subprocess_script
 from torch import distributed
 
+from callbacks.printed_commands import resume_flags
 from callbacks.stop_signals import INTERRUPTED, REQUEUE, TERMINATED
 
 LAUNCHER_VARIABLE = "FEWSTEP_LAUNCHER_PID"  # set by rank 0, inherited by the ranks that it starts
@@ -117,7 +118,7 @@ class RankWatch:
 
     def _line(self, what: str) -> str:
         last = self._folder / "checkpoints" / "last.ckpt"
-        found = f"{last} is intact; go on with --run_dir {self._folder} --resume auto"
+        found = f"{last} is intact; go on with {resume_flags(self._folder)}"
         rest = found if last.is_file() else "no checkpoint was written yet"
         return f"error on rank {self._trainer.global_rank}: {what}; {rest}"
 

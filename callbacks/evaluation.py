@@ -16,6 +16,7 @@ from callbacks.evaluation_metrics import OF_REAL_IMAGES, by_name, of_config
 from callbacks.evaluation_pipeline import PipelineModule, is_pipeline
 from callbacks.evaluation_prompts import PromptData, answer_prompts
 from callbacks.resume import run_directory_of
+from callbacks.trusted_code import check, enforce
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
 ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
@@ -72,6 +73,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
     for name, value in (("steps", steps), ("guidance-scale", options.guidance_scale)):
         if value is not None and options.prompts is None:
             raise ValueError(f"--{name} is for diffusers folders and for --prompts; {checkpoint} is a checkpoint")
+    enforce()
     stored = read_checkpoint(checkpoint, lazily=True)
     configs = read_configs([config])
     content = configs[str(config)]
@@ -89,6 +91,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
         parsed = parser.parse_object({key: content[key] for key in parts})
     except ArgumentError as error:
         raise ValueError(explain(str(error), parser, configs, [])) from error
+    check(parsed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=ADVICE)
         ready = parser.instantiate_classes(parsed)

@@ -3,7 +3,6 @@
 import difflib
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,11 +11,12 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
-import callbacks
+from callbacks import config_text
 from callbacks.command_line_errors import explain
 from callbacks.sample_grid import SampleGridCallback
 from callbacks.sample_picture import SamplePicture
 from callbacks.transport_metrics import TransportMetrics
+from callbacks.trusted_code import check, enforce, resolve
 
 PAIRED = "callbacks.PairedImageCallback"
 METRICS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class, its arguments
@@ -65,7 +65,10 @@ def read_options(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         if not key.startswith("--metrics.") or len(path) not in (2, 3) or not words:
             raise ValueError(f"unexpected argument {key!r}; an option of a metric is --metrics.NAME.OPTION VALUE")
         value, *words = words
-        options.setdefault(path[0], {})[".".join(path[1:])] = yaml.safe_load(value)
+        try:
+            options.setdefault(path[0], {})[".".join(path[1:])] = config_text.read(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"{key} {value!r}: {' '.join(str(error).split())[:160]}") from None
     return {name: _nested(values) for name, values in options.items()}
 
 
@@ -103,9 +106,9 @@ def of_config(content: Mapping[str, Any], data: LightningDataModule, config: str
 
 
 def _reads_outputs(entry: Mapping[str, Any]) -> bool:
-    module, _, name = str(entry.get("class_path")).rpartition(".")
+    path = str(entry.get("class_path"))
     try:
-        kind = getattr(import_module(module) if module else callbacks, name)
+        kind = resolve(path if "." in path else f"callbacks.{path}")
     except (ImportError, AttributeError):
         return False  # such as a tracker that is not installed here; a run could not have measured with it
     if not isinstance(kind, type) or not issubclass(kind, Callback) or issubclass(kind, ProgressBar | Checkpoint):
@@ -116,11 +119,14 @@ def _reads_outputs(entry: Mapping[str, Any]) -> bool:
 
 
 def _instantiate(entries: Mapping[str, Mapping[str, Any]], source: str) -> list[Callback]:
+    enforce()
     parser = ArgumentParser(exit_on_error=False)
     for name in entries:
         parser.add_subclass_arguments(Callback, name, fail_untyped=False)
     try:
-        built = parser.instantiate_classes(parser.parse_object(dict(entries)))
+        parsed = parser.parse_object(dict(entries))
+        check(parsed)
+        built = parser.instantiate_classes(parsed)
     except ArgumentError as error:
         raise ValueError(f"{source}: {explain(str(error), parser, {source: entries}, [])}") from error
     return [built[name] for name in entries]

@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from callbacks.optimizer_state import add_missing_options, require_same_kinds, require_same_sizes
+from fewstep.optimizer_options import RANGES, check_option
 
 Options = list[list[dict[str, Any]]]  # optimizer, parameter group, name -> value
 
@@ -15,8 +16,9 @@ class OptimizerOptions(Callback):
 
     An option whose configured value is the same as when the checkpoint was written is left alone, and with it whatever
     a schedule has made of it. A changed learning rate is scaled by new / old, so that a schedule keeps its shape.
-    Errors: ValueError when the checkpoint has another number of optimizers, parameters or schedules, or holds for them
-    what they cannot go on with, and for a fused optimizer whose gradients are to be clipped in mixed precision.
+    Errors: ValueError for an option outside its range, in any module's optimizers; when the checkpoint has another
+    number of optimizers, parameters or schedules, or holds for them what they cannot go on with; for a fused optimizer
+    and clipping in mixed precision.
     """
 
     def __init__(self) -> None:
@@ -28,6 +30,7 @@ class OptimizerOptions(Callback):
         self._restored = (checkpoint.get("optimizer_states", []), checkpoint.get("lr_schedulers", []))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _check_ranges(trainer)
         _refuse_fused_and_clipped(trainer)
         # The optimizers exist by now and have not been restored yet.
         if self._restored is not None:
@@ -61,6 +64,17 @@ class OptimizerOptions(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Options]) -> None:
         self._stored = state_dict["configured"]
+
+
+def _check_ranges(trainer: Trainer) -> None:
+    """Optimizers check the options that all groups share; those of a single group they take as they are."""
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            for name in RANGES.keys() & group.keys():
+                check_option(name, group[name], f"{type(optimizer).__name__}: {name}")
+    clip = trainer.gradient_clip_val
+    if clip is not None and not 0 <= clip < float("inf"):
+        raise ValueError(f"trainer.gradient_clip_val={clip}: must be finite, at least 0")
 
 
 def _refuse_fused_and_clipped(trainer: Trainer) -> None:

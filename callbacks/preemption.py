@@ -10,6 +10,7 @@ from torch import distributed
 
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.loop_position import epoch_ends, validation_follows
+from callbacks.printed_commands import resume_flags
 from callbacks.stop_signals import STOP_SIGNALS, Stopped
 
 
@@ -105,7 +106,7 @@ class Preemption(Checkpoint):
         savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
         if not savers:
             self._leave(trainer, "not saved, there is no last_checkpoint callback")
-        how = f"go on with --run_dir {trainer.default_root_dir} --resume auto"
+        how = f"go on with {resume_flags(trainer.default_root_dir)}"
         self._rewinds = bool(trainer.validating)
         try:
             savers[0].save(trainer)

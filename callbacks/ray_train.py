@@ -18,6 +18,7 @@ from typing import Any
 from callbacks.command_line_scan import scan, with_saved_config
 from callbacks.run_directory import RUN_ID_VARIABLE, new_run_id, refuse_occupied
 from callbacks.run_lock import LEASE, WAIT_VARIABLE
+from callbacks.trusted_code import VARIABLE
 
 USERS_MISTAKE = 2  # an exit code of train.py: the same command would end in the same way
 
@@ -86,11 +87,12 @@ def launch(options: argparse.Namespace) -> int:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
-        raise ImportError(f"{error}; pip install fewstep[ray]") from error
+        raise ImportError(f"{error}; pip install 'fewstep[ray]'") from error
     root = str(options.script.absolute().parent)
     variables = {"PYTHONPATH": os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])}
     variables |= {WAIT_VARIABLE: os.environ.get(WAIT_VARIABLE, str(LEASE))}
-    variables |= {name: os.environ[name] for name in (RUN_ID_VARIABLE, "FEWSTEP_TRACEBACK") if name in os.environ}
+    shared = {RUN_ID_VARIABLE, "FEWSTEP_TRACEBACK", VARIABLE}
+    variables |= {name: os.environ[name] for name in shared & os.environ.keys()}
     ray.init(options.address or "local", runtime_env={"env_vars": variables})
     lowest, highest = options.workers
     trainer = TorchTrainer(

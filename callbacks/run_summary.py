@@ -8,6 +8,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.printed_commands import evaluate_command
+
 
 @rank_zero_only
 def print_header(trainer: Trainer, module: LightningModule, folder: Path) -> None:
@@ -48,6 +50,6 @@ def print_next_step(folder: Path, checkpoint: str | Path | None, upload: str | N
     """Where everything is and which command comes next."""
     print(f"run directory  {folder}")
     if checkpoint:
-        print(f"next           python evaluate.py {checkpoint} --out {folder / 'evaluation'}")
+        print(f"next           {evaluate_command(checkpoint, folder / 'evaluation')}")
     if upload:
         print(f"upload         {upload}")

@@ -11,6 +11,7 @@ from fewstep.choices import DTYPES, require_choice
 from fewstep.latent_space import mean_code
 from fewstep.learning_rate import warmup_cosine_of
 from fewstep.losses import l1, l2
+from fewstep.optimizer_options import check_adamw
 from fewstep.reward_inputs import to_uint8
 
 LOSSES = {"l1": l1, "l2": l2}
@@ -48,6 +49,7 @@ class AutoencoderModule(LightningModule):
         export_dtype: str = "float16",
     ) -> None:
         super().__init__()
+        check_adamw(lr, betas, weight_decay, warmup_steps)
         require_choice("loss", loss, LOSSES)
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
         for name, value in (("kl_weight", kl_weight), ("perceptual_weight", perceptual_weight)):

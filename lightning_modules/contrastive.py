@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fewstep.contrastive import contrastive_loss, labels_of
 from fewstep.learning_rate import warmup_cosine_of
+from fewstep.optimizer_options import check_adamw
 
 
 class ContrastiveModule(LightningModule):
@@ -44,9 +45,9 @@ class ContrastiveModule(LightningModule):
         caption_field: str = "caption",
     ) -> None:
         super().__init__()
-        for name, value, least in (("lr", lr, 0), ("max_scale", max_scale, 1)):
-            if not value > least:
-                raise ValueError(f"{name}={value}: must be above {least}")
+        check_adamw(lr, betas, weight_decay, warmup_steps)
+        if not max_scale > 1:
+            raise ValueError(f"max_scale={max_scale}: must be above 1")
         self.save_hyperparameters()
         self.model = model
 

@@ -16,6 +16,7 @@ from fewstep.frozen_encoders import FrozenEncoders
 from fewstep.guidance import ClassifierFree, Condition, DynamicGuidance
 from fewstep.learning_rate import warmup_cosine_of
 from fewstep.losses import l2
+from fewstep.optimizer_options import check_adamw
 from fewstep.predictions import Parametrization
 from fewstep.rng import PerSampleRng
 from fewstep.schedules import schedule_of_config, training_times
@@ -60,6 +61,7 @@ class DiffusionTeacherModule(LightningModule):
         export_dtype: str = "float16",
     ) -> None:
         super().__init__()
+        check_adamw(lr, betas, weight_decay, warmup_steps)
         self.save_hyperparameters(ignore=["unet"])
         require_choice("prediction", prediction, ("eps", "v"))
         require_choice("export_dtype", export_dtype, ("float32", "float16"))

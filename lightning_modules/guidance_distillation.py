@@ -21,6 +21,7 @@ from fewstep.guidance import draw_scales, guidance_distillation, guide
 from fewstep.learning_rate import warmup_cosine_of
 from fewstep.local_weights import weights_sha256
 from fewstep.losses import l2
+from fewstep.optimizer_options import check_adamw
 from fewstep.rng import PerSampleRng
 from fewstep.schedules import training_times
 
@@ -56,6 +57,7 @@ class GuidanceDistillationModule(LightningModule):
         export_dtype: str = "float16",
     ) -> None:
         super().__init__()
+        check_adamw(lr, betas, weight_decay, warmup_steps)
         self.save_hyperparameters()
         if 1.0 not in guidance_scales or not all(0 < w < math.inf for w in guidance_scales):
             raise ValueError(f"guidance_scales={list(guidance_scales)}: positive, and 1, which is unguided, among them")

@@ -25,6 +25,7 @@ from fewstep.invertible_consistency import Editing, InvertibleConsistency
 from fewstep.learning_rate import warmup_cosine_of
 from fewstep.local_weights import weights_sha256
 from fewstep.losses import l2, pseudo_huber
+from fewstep.optimizer_options import check_adamw
 from fewstep.rng import PerSampleRng
 from fewstep.students import adapter_students, full_students
 
@@ -94,6 +95,7 @@ class ICDModule(LightningModule):
         editing: Editing | None = None,
     ) -> None:
         super().__init__()
+        check_adamw(lr, betas, weight_decay, warmup_steps)
         self.save_hyperparameters(ignore=["editing"])
         for name, choices in CHOICES.items():
             require_choice(name, self.hparams[name], choices)

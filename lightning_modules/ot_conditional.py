@@ -7,6 +7,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from fewstep.optimizer_options import check_adamw
 from fewstep.rng import PerSampleRng
 
 SCHEDULES = ("constant", "cosine")
@@ -45,9 +46,8 @@ class OTConditionalModule(LightningModule):
         x_noise: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in (("cost_lr", cost_lr), ("potential_lr", potential_lr)):
-            if not value > 0:
-                raise ValueError(f"{name}={value}: must be positive")
+        check_adamw(cost_lr, betas, cost_weight_decay, prefix="cost_")
+        check_adamw(potential_lr, betas, potential_weight_decay, prefix="potential_")
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
         self.save_hyperparameters()

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+os.environ.setdefault("FEWSTEP_TRUST", "tests,benchmarks")  # whose tiny modules stand in configs
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read once, when a test first profiles; see flop_count.py
 
 import numpy as np

@@ -1,6 +1,7 @@
 """Whole pipelines of diffusers: read from untrusted folders, or written for plain diffusers to load."""
 
 import json
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def load_pipeline(folder: str | Path) -> Any:
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
     try:
         index = read_json(Path(folder, "model_index.json"))
+        _require_known_parts(Path(folder), index)
         if "safety_checker" in index:  # it blackens pictures, which no metric knows of
             options |= {"safety_checker": None, "requires_safety_checker": False}
         options |= {name: None for name, part in index.items() if part == [None, None]}  # SD3 without T5, say
@@ -46,6 +48,20 @@ def load_pipeline(folder: str | Path) -> Any:
         if isinstance(part, nn.Module):
             part.float().eval().requires_grad_(False)
     return pipeline
+
+
+def _require_known_parts(folder: Path, index: Any) -> None:
+    """ValueError where the folder brings code or names a library that diffusers would import, or ask about."""
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise ValueError("its _class_name is not that of a pipeline of diffusers")
+    if code := sorted(folder.glob("**/custom_generate/*.py")):
+        raise ValueError(f"{code[0].relative_to(folder)} is code, and none of a folder is run")
+    for name, part in index.items():
+        library = part[0] if isinstance(part, list) and part else None
+        if library in (None, "diffusers", "transformers"):
+            continue
+        if not str(library).isidentifier() or util.find_spec(f"diffusers.pipelines.{library}") is None:
+            raise ValueError(f"its {name} is of {library!r}; parts are those of diffusers and transformers")
 
 
 def save_stable_diffusion(
