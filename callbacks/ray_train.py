@@ -89,7 +89,8 @@ def launch(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise ImportError(f"{error}; pip install 'fewstep[ray]'") from error
     root = str(options.script.absolute().parent)
-    variables = {"PYTHONPATH": os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])}
+    places = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, places))}  # an empty one is the working directory
     variables |= {WAIT_VARIABLE: os.environ.get(WAIT_VARIABLE, str(LEASE))}
     shared = {RUN_ID_VARIABLE, "FEWSTEP_TRACEBACK", VARIABLE}
     variables |= {name: os.environ[name] for name in shared & os.environ.keys()}

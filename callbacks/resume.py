@@ -5,6 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -16,6 +17,7 @@ from callbacks import run_lock
 from callbacks.checkpoint_file import require_training_state
 from callbacks.nearest_runs import refuse_mistyped
 from callbacks.newest_checkpoint import newest_checkpoint
+from callbacks.printed_commands import resume_flags
 from callbacks.remote_checkpoint import is_remote
 from callbacks.run_directory import new_run_id, refuse_occupied, shared_run_id
 
@@ -33,7 +35,9 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
     """
     if settings.resume and not fitting:
         given = "RUN/checkpoints/best.ckpt" if settings.resume == "auto" else settings.resume
-        raise ValueError(f"--resume {settings.resume} goes on with a training; to use its weights: --ckpt_path {given}")
+        raise ValueError(
+            f"--resume {settings.resume} goes on with a training; to use its weights: --ckpt_path {quote(given)}"
+        )
     folder = Path(settings.run_dir) if settings.run_dir else None
     remote = bool(settings.resume) and is_remote(settings.resume)
     if settings.resume and settings.resume != "auto" and not remote:
@@ -43,7 +47,9 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
     if folder is None:
         shared = shared_run_id(os.environ, settings.trainer.num_nodes)
         if settings.resume == "auto" and shared is None:
-            raise ValueError(f"--resume auto cannot know which run you mean; add --run_dir {_newest_run(name)}")
+            raise ValueError(
+                f"--resume auto cannot know which run you mean; add --run_dir {quote(str(_newest_run(name)))}"
+            )
         folder = Path("runs") / name / (shared or new_run_id())
     first = fitting and getattr(rank_zero_only, "rank", 0) == 0
     if not settings.resume or remote:
@@ -63,7 +69,7 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
 def _continue_from(checkpoint: Path, folder: Path | None) -> tuple[Path, Path]:
     own = run_directory_of(checkpoint)
     if checkpoint.is_dir():
-        raise ValueError(f"--resume {checkpoint} is a folder; use --resume auto --run_dir {checkpoint}")
+        raise ValueError(f"--resume {checkpoint} is a folder; use {resume_flags(checkpoint)}")
     if folder is not None and folder.absolute() != own.absolute() and getattr(rank_zero_only, "rank", 0) == 0:
         refuse_occupied(folder)
     return folder or own, checkpoint

@@ -70,7 +70,7 @@ def test_bad_input_is_one_line(folder, capsys, arguments, message):
 def test_without_ray_it_says_what_to_install(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert ray_train.main([str(SCRIPT), "fit", "-c", "tiny.yaml"]) == 2
-    assert "pip install fewstep[ray]" in capsys.readouterr().err
+    assert "pip install 'fewstep[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Mistakes are answered with one line that names the key, its neighbour and the place, and leave nothing behind."""
 
+import random
 from pathlib import Path
 
 import pytest
 import yaml
 
 import train
+from callbacks.command_line_scan import callback_keys
 
 MODEL = "model.init_args"
 TINY = "tests.callbacks.tiny_run"
@@ -116,3 +118,51 @@ def test_the_traceback_is_there_on_request(fit, monkeypatch):
     monkeypatch.setenv("FEWSTEP_TRACEBACK", "1")
     with pytest.raises(ValueError, match="truncated"):
         fit("--data.path", "late")
+
+
+DEFAULTS = yaml.safe_load((Path(train.__file__).parent / "configs" / "trainer" / "default.yaml").read_text())
+
+
+def misspelt(name: str, draw: random.Random) -> str:
+    """One letter lost, doubled, changed, or swapped with its neighbour."""
+    at = draw.randrange(len(name) - 1)
+    parts = (name[:at], name[at], name[at + 1], name[at + 2 :])
+    ways = (parts[0] + parts[2] + parts[3], parts[0] + parts[1] * 2 + parts[2] + parts[3])
+    ways += (parts[0] + "q" + parts[2] + parts[3], parts[0] + parts[2] + parts[1] + parts[3])
+    return draw.choice([way for way in ways if way not in DEFAULTS["callbacks"]])
+
+
+@pytest.mark.parametrize("name", DEFAULTS["callbacks"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_misspelt_callback_is_not_switched_off_in_silence(name, seed):
+    wrong = misspelt(name, random.Random(f"{name} {seed}"))
+    configs = {"default.yaml": DEFAULTS, "c.yaml": {}}
+    ways = [({"callbacks": {wrong: null}}, []) for null in (None, {}, {"init_args": {}}, {"decay": 1})]
+    ways += [({f"callbacks.{wrong}": None}, []), ({f"callbacks.{wrong}.decay": 1}, [])]
+    ways += [({}, [f"--callbacks.{wrong}", "null"]), ({}, [f"--callbacks.{wrong}=null"])]
+    for content, argv in ways:
+        with pytest.raises(ValueError, match=rf"callbacks\.{wrong}.*nearest .*'callbacks\.{name}' \((in c|on the)"):
+            callback_keys(configs | {"c.yaml": content}, argv)
+    for content, argv in (
+        ({"callbacks": {wrong: "EMA"}}, []),
+        ({"callbacks": {wrong: {"class_path": "callbacks.EMA"}}}, [f"--callbacks.{wrong}", "null"]),
+        ({f"callbacks.{wrong}.class_path": "callbacks.EMA"}, []),
+        ({"callbacks": {wrong: None}}, [f"--callbacks.{wrong}", "EMA"]),
+        ({"callbacks": {name: None}}, [f"--callbacks.{name}=null", f"--callbacks.{wrong}.class_path=EMA"]),
+        ({"callbacks": {wrong: None}, "num_threads": None, "test_after_fit": True, "wandb_project": "p"}, []),
+    ):
+        assert wrong in callback_keys(configs | {"c.yaml": content}, argv)
+
+
+@pytest.mark.parametrize("value", [None, [], ["EMA"], "EMA", 3])
+def test_callbacks_are_named(value):
+    with pytest.raises(ValueError, match=r"callbacks in c\.yaml must be"):
+        callback_keys({"c.yaml": {"callbacks": value}}, [])
+
+
+def test_a_resumed_run_may_have_switched_off_what_only_its_config_had(fit):
+    Path("more.yaml").write_text(yaml.safe_dump({"callbacks": {"extra": {"class_path": "callbacks.SkippedSamples"}}}))
+    off = ["--callbacks.extra", "null", "--callbacks.skipped_samples", "null"]
+    assert fit("-c", "more.yaml", *off, "--trainer.max_steps", "2", "--run_dir", "run") == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["callbacks"]["extra"] is None
+    assert train.main(["fit", "--resume", "auto", "--run_dir", "run", "--trainer.max_steps", "3"]) == 0

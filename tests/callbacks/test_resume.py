@@ -91,7 +91,7 @@ def test_auto_without_a_checkpoint_starts_from_the_beginning(fit, capsys):
     ("arguments", "expected"),
     [
         (["--resume", "auto"], "cannot know which run you mean; add --run_dir runs/tiny/ID"),
-        (["--resume", "run"], "--resume run is a folder; use --resume auto --run_dir run"),
+        (["--resume", "run"], "--resume run is a folder; use --run_dir run --resume auto"),
         (["--resume", "run/checkpoints/none.ckpt"], "checkpoint run/checkpoints/none.ckpt does not exist"),
         (["--resume", "run/checkpoints/cut.ckpt"], "cut.ckpt cannot be read (truncated"),
         (
