@@ -39,9 +39,7 @@ def arguments(kind):
 @pytest.mark.parametrize("seed", range(200))
 def test_what_passes_is_what_pytorch_takes_but_for_zero_and_infinite(seed):
     draw = random.Random(seed)
-    given = {
-        name: draw.choice([GOOD[name], GOOD[name], draw.choice(BAD[name])]) for name in ("lr", "betas", "weight_decay")
-    }
+    given = {k: draw.choice([GOOD[k], GOOD[k], draw.choice(BAD[k])]) for k in ("lr", "betas", "weight_decay")}
     try:
         torch.optim.AdamW([torch.zeros(1)], **given)
         taken = True
