@@ -100,7 +100,7 @@ def _with_file(fault: str, configs: Configs, argv: Sequence[str]) -> str:
 def _denied(path: str, given: str) -> str:
     """`path` may be where the object is defined, not what the config says: torch.os.system is posix.system."""
     if given != path and given.rpartition(".")[2] == path.rpartition(".")[2]:
-        return f"{given!r} leads to {path}, which no config may name"
+        return f"{given!r} leads to another module: {refusal(path)}"
     return refusal(path)
 
 

@@ -118,7 +118,8 @@ def refusal(path: str) -> str:
 def _require_trusted(found: Any, path: str) -> None:
     home = getattr(found, "__module__", None) or ""
     if not is_trusted(home):
-        raise ValueError(f"{path!r} leads to {home}.{getattr(found, '__qualname__', '')}, which no config may name")
+        defined = f"{home}.{getattr(found, '__qualname__', '')}"
+        raise ValueError(f"{path!r} leads to another module: {refusal(defined)}")
     package = home.partition(".")[0]
     if not inspect.isclass(found) and package in FOREIGN and not _starts(home, _trusted()):
         raise ValueError(f"{path!r} is a function, and a config names classes; to allow all of it: --trust {package}")
