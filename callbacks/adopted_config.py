@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from callbacks.restored_paths import inside
@@ -27,7 +28,7 @@ OF_THE_COMMAND = ("run_dir", "resume", "config")
 def refuse_writes_outside(content: Mapping[str, Any], file: Path) -> None:
     """ValueError in one line if the config `file` or a link in its folder would make a run write outside the folder."""
     folder = file.parent
-    remedy = f"outside the run; if you trust this run, name its config: -c {file}"
+    remedy = f"outside the run; if you trust this run, name its config: -c {quote(str(file))}"
     for key in OF_THE_COMMAND:
         if content.get(key) is not None:
             raise ValueError(f"{file} holds {key}, which only a command may; delete that line")

@@ -41,12 +41,12 @@ def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
 def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequence[str]) -> str:
     """One line for a parser error message of jsonargparse, `parser` being that of the subcommand."""
     if found := re.search(r"does not accept option '([^']+)'", message):
-        return unknown(found[1], _keys(parser), configs, argv)
+        return _unknown(found[1], _keys(parser), configs, argv)
     if found := re.search(r"unrecognized arguments: (\S+)", message):
         key = found[1].lstrip("-").split("=")[0]
         if not found[1].startswith("--"):
             return f"unexpected argument {found[1]!r} on the command line"
-        return unknown(key, _keys(parser), configs, argv)
+        return _unknown(key, _keys(parser), configs, argv)
     if fault := re.search(r"the key '.+' stands twice, in lines \d+ and \d+; keep one of them", message):
         return _with_file(fault[0], configs, argv)
     chain = re.findall(r'Parser key "([^"]+)"', message)
@@ -54,22 +54,22 @@ def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequen
     class_paths = re.findall(r"Problem with given class_path '([^']+)'", message)
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         why = _denied(denied[1], class_paths[-1] if class_paths else "")
-        return f"{key}: {why}{place(key, configs, argv)}" if key else why
+        return f"{key}: {why}{_place(key, configs, argv)}" if key else why
     if options := re.findall(r"Option '([^']+)' is not accepted", message):
         return _wrong_option(key, options[-1], class_paths[-1], configs, argv)
     if (found := re.search(r"does not correspond to a subclass of (\w+)", message)) and not class_paths:
-        return f"{key}: the class is not a {found[1]}{place(key, configs, argv)}"
+        return f"{key}: the class is not a {found[1]}{_place(key, configs, argv)}"
     if found := re.search(r"(No module named \S+|module '\S+' has no attribute '\S+')", message):
         near = nearest(class_paths[-1], _classes(class_paths[-1])) if class_paths else None
         hint = f"; nearest class: {near!r}" if near else ""
-        return f"{key}.class_path: {found[1]}{hint}{place(f'{key}.class_path', configs, argv)}"
+        return f"{key}.class_path: {found[1]}{hint}{_place(f'{key}.class_path', configs, argv)}"
     if found := re.search(r"arguments are required: ([^\s,]+)", message):
         if chain:
-            return f"{key}.init_args.{found[1]} is required{place(key, configs, argv)}"
+            return f"{key}.init_args.{found[1]} is required{_place(key, configs, argv)}"
         missing = found[1].split(".", 1)[-1]
         return f"no {missing} is given; choose a run with -c configs/METHOD/RUN.yaml or add --{missing} CLASS"
     reason = _reason(message)
-    return f"{key}: {reason}{place(key, configs, argv)}" if key else reason
+    return f"{key}: {reason}{_place(key, configs, argv)}" if key else reason
 
 
 def _reason(message: str) -> str:
@@ -109,12 +109,12 @@ def _wrong_option(key: str, option: str, class_path: str, configs: Configs, argv
     valid = [f"{key}.init_args.{name}" for name in known]
     head = option.split(".")[0]
     if f"{key}.{head}" in {k for content in configs.values() for k in flatten(content)}:
-        return unknown(f"{key}.{head}", [f"{key}.init_args", f"{key}.class_path", *valid], configs, argv)
+        return _unknown(f"{key}.{head}", [f"{key}.init_args", f"{key}.class_path", *valid], configs, argv)
     if not _chosen(class_path, configs, argv):  # the base class, standing in for a missing class_path
         near = nearest(key, [k for k in _sections(configs) if k != key])
         hint = f"; nearest key with one: {near!r}" if near else ""
-        return f"{key} has no class_path{hint}{place(key, configs, argv)}"
-    return unknown(f"{key}.init_args.{option.removeprefix('init_args.')}", valid, configs, argv)
+        return f"{key} has no class_path{hint}{_place(key, configs, argv)}"
+    return _unknown(f"{key}.init_args.{option.removeprefix('init_args.')}", valid, configs, argv)
 
 
 def _parameters(class_path: str) -> list[str]:
@@ -130,11 +130,11 @@ def _chosen(class_path: str, configs: Configs, argv: Sequence[str]) -> bool:
     return any(re.search(rf"\b{re.escape(name)}\b", word) for word in words)
 
 
-def unknown(key: str, valid: Sequence[str], configs: Configs, argv: Sequence[str]) -> str:
+def _unknown(key: str, valid: Sequence[str], configs: Configs, argv: Sequence[str]) -> str:
     """One line for a key that does not exist, with the nearest one that does."""
     near = nearest(key, valid)
     hint = f"; nearest valid key: {near!r}" if near else ""
-    return f"unknown key {key!r}{hint}{place(key, configs, argv)}"
+    return f"unknown key {key!r}{hint}{_place(key, configs, argv)}"
 
 
 def nearest(word: str, candidates: Sequence[str]) -> str | None:
@@ -172,7 +172,7 @@ def _sections(configs: Configs) -> list[str]:
     return [k.removesuffix(suffix) for content in configs.values() for k in flatten(content) if k.endswith(suffix)]
 
 
-def place(key: str, configs: Configs, argv: Sequence[str]) -> str:
+def _place(key: str, configs: Configs, argv: Sequence[str]) -> str:
     """Where a key stands: the command line wins over files, later files over earlier ones."""
     plain = key.replace(".init_args", "")
     given = [a.lstrip("-").split("=")[0].replace(".init_args", "") for a in argv if a.startswith("--")]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.adopted_config import refuse_writes_outside
-from callbacks.command_line_errors import flatten, nearest, place, read_configs, unknown
+from callbacks.command_line_errors import flatten, nearest, read_configs
 from callbacks.nearest_runs import named, nearest_runs
+from callbacks.printed_commands import resume_flags
 from callbacks.remote_checkpoint import is_remote
 from callbacks.resume import run_directory_of
 
@@ -51,7 +52,7 @@ def _nothing_to_resume(given: argparse.Namespace, folder: str | Path | None) -> 
     if is_remote(given.resume):
         return f"--resume {given.resume} comes without a config; add -c with the run's own"
     if Path(given.resume).is_dir():
-        return f"--resume {given.resume} is a folder; use --resume auto --run_dir {given.resume}"
+        return f"--resume {given.resume} is a folder; use {resume_flags(given.resume)}"
     if Path(given.resume).is_file():
         return f"{folder}/config.yaml does not exist; add -c with the config of the run that {given.resume} belongs to"
     return f"checkpoint {given.resume} does not exist{named(nearest_runs(run_directory_of(Path(given.resume))))}"
@@ -87,12 +88,11 @@ def callback_keys(configs: Mapping[str, Mapping[str, Any]], argv: Sequence[str])
     named += [(key, value, None) for key, value in _callback_arguments(argv)]
     known = [f"callbacks.{key}" for key, value, _ in named if _has_class(value)]
     for name, value, file in [(f"callbacks.{key}", value, file) for key, value, file in named]:
-        if name not in known and value is None and not (file and _is_saved(configs[file])):
-            raise ValueError(unknown(name, known, configs, argv))
-        if name not in known and value is not None:
+        if name not in known and not (value is None and file and _is_saved(configs[file])):
+            fault, what = ("has no class_path", "key with one") if value is not None else ("is unknown", "valid key")
             near = nearest(name, known)
-            hint = f"; nearest key with one: {near!r}" if near else ""
-            raise ValueError(f"{name} has no class_path{hint}{place(name, configs, argv)}")
+            hint = f"; nearest {what}: {near!r}" if near else ""
+            raise ValueError(f"{name} {fault}{hint} ({f'in {file}' if file else 'on the command line'})")
     return list(dict.fromkeys(key for key, _, _ in named))
 
 
