@@ -19,7 +19,7 @@ from callbacks import config_text, exit_codes, resume, run_lock, run_stages, sto
 from callbacks.accumulation_windows import AccumulationWindows
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, read_configs
-from callbacks.command_line_scan import callback_keys, scan, with_saved_config, with_saved_model
+from callbacks.command_line_scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
 from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.dead_ranks import RankWatch
 from callbacks.dry_run import DryRun
@@ -73,7 +73,7 @@ class CommandLine(LightningCLI):
     def __init__(self, argv: Sequence[str], default_config: str | Path) -> None:
         self.watch: RankWatch | None = None
         config_text.use_in_parsers()
-        self.argv = with_saved_model(with_saved_config(trusted_code.take_trust(argv)))
+        self.argv = with_saved_model(with_saved_config(with_local_paths(trusted_code.take_trust(argv))))
         files = [str(default_config), *scan(self.argv).config]
         self.raw_configs = read_configs(files)
         self.run_name = run_name(files[1:])

@@ -13,6 +13,9 @@ from callbacks.nearest_runs import named, nearest_runs
 from callbacks.printed_commands import resume_flags
 from callbacks.remote_checkpoint import is_remote
 from callbacks.resume import run_directory_of
+from fewstep.local_paths import local_path
+
+PLACES = ("--run_dir", "--resume", "--ckpt_path")
 
 
 def scan(argv: Sequence[str]) -> argparse.Namespace:
@@ -26,6 +29,18 @@ def scan(argv: Sequence[str]) -> argparse.Namespace:
         return parser.parse_known_args(list(argv))[0]
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
+
+
+def with_local_paths(argv: Sequence[str]) -> list[str]:
+    """The arguments, with ~ and file:// of PLACES as the paths that are meant; ValueError for what cannot be one."""
+    found = list(argv)
+    for place, argument in enumerate(argv):
+        option, equals, value = argument.partition("=")
+        if option in PLACES and equals:
+            found[place] = f"{option}={local_path(value)}"
+        elif option in PLACES and place + 1 < len(argv):
+            found[place + 1] = local_path(argv[place + 1])
+    return found
 
 
 def with_saved_config(argv: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from datamodules.bad_sample import BadSample
 from datamodules.image_header import read_header
+from fewstep.orientation import without_words
 from fewstep.picture_work import check_work
 
 READERS = {
@@ -91,7 +92,7 @@ def upright(image: Tensor, orientation: int) -> Tensor:
 
 def _by_pillow(data: bytes, kind: str, background: tuple[int, int, int]) -> Tensor:
     """The first frame, [3, H, W]; strip by strip, so that a large picture is in memory twice and not four times."""
-    with READERS[kind](io.BytesIO(data)) as picture:
+    with READERS[kind](io.BytesIO(without_words(data))) as picture:
         picture.load()
         if kind == "png" and data[24] == 16 and isinstance(key := picture.info.get("transparency"), tuple):
             picture.info["transparency"] = tuple(value >> 8 for value in key)  # as Pillow has cut the pixels

@@ -12,6 +12,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 
 from datamodules.bad_sample import BadSample
+from fewstep.orientation import orientation
 from fewstep.picture_work import MAX_EXTENSIONS, before_frame
 
 MAX_SCANS = 256  # of a JPEG; progressive ones in use have about ten, and each costs a pass over all pixels
@@ -19,7 +20,6 @@ MAX_PARTS = 1 << 16  # segments, chunks or stray bytes of a picture, each of whi
 SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length with its own two bytes
 FRAME = struct.Struct(">BHHB")  # bits, height, width, components
 CHUNK = struct.Struct(">I4s")  # of a PNG: length without name and checksum, name
-RIFF_CHUNK = struct.Struct("<4sI")
 SOF = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
 ALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD8)))  # stuffed zero, TEM, RSTn: no length follows
 
@@ -57,7 +57,7 @@ def read_header(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    at, orientation, frame = 2, 1, None
+    at, frame = 2, None
     for _ in range(MAX_PARTS):
         start, marker, length = SEGMENT.unpack_from(data, at)
         if start != 0xFF or marker == 0xFF:  # libjpeg skips stray and fill bytes too
@@ -74,8 +74,6 @@ def _jpeg(data: bytes) -> Header:
             if frame is not None:
                 raise BadSample("not_an_image", f"JPEG with a second frame, byte {at}")
             frame = (marker, *FRAME.unpack_from(data, at + 4))
-        elif marker == 0xE1 and data.startswith(b"Exif\0\0", at + 4):
-            orientation = exif_orientation(data[at + 10 : at + 2 + length])
         at += 2 + length
     else:
         raise BadSample("too_large", f"JPEG with more than {MAX_PARTS} parts before its picture")
@@ -86,23 +84,21 @@ def _jpeg(data: bytes) -> Header:
     _, _, height, width, components = frame
     if data.count(b"\xff\xda", at) > MAX_SCANS:
         raise BadSample("too_large", f"JPEG of more than {MAX_SCANS} scans")
-    return Header("jpeg", width, height, orientation, components in (1, 3))
+    return Header("jpeg", width, height, orientation(data), components in (1, 3))
 
 
 def _png(data: bytes) -> Header:
     if data[12:16] != b"IHDR":
         raise BadSample("truncated_image" if len(data) < 16 else "not_an_image", "PNG without a header")
     width, height = struct.unpack_from(">II", data, 16)
-    at, orientation = 8, 1
+    at = 8
     for _ in range(MAX_PARTS):
         length, name = CHUNK.unpack_from(data, at)
-        if name == b"eXIf":
-            orientation = exif_orientation(data[at + 8 : at + 8 + length])
         at += 12 + length
         if at > len(data):
             raise BadSample("truncated_image", f"PNG needs {at} bytes or more, has {len(data)}")
         if name == b"IEND":
-            return Header("png", width, height, orientation)
+            return Header("png", width, height, orientation(data))
     raise BadSample("too_large", f"PNG of more than {MAX_PARTS} chunks")
 
 
@@ -119,24 +115,11 @@ def _webp(data: bytes) -> Header:
         return Header("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, 1, not bits >> 28 & 1)
     if kind != b"VP8X":
         raise BadSample("not_an_image", f"WebP that starts with a {kind!r} chunk")
-    flags = data[20]  # 0x02 animation, 0x08 EXIF, 0x10 alpha
+    flags = data[20]  # 0x02 animation, 0x10 alpha
     width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
     if len(data) < 30:
         raise IndexError
-    orientation = _webp_orientation(data, size) if flags & 0x08 else 1
-    return Header("webp", width, height, orientation, not flags & 0x12)
-
-
-def _webp_orientation(data: bytes, size: int) -> int:
-    at = 12
-    for _ in range(MAX_PARTS):
-        if at + 8 > size:
-            break
-        name, length = RIFF_CHUNK.unpack_from(data, at)
-        if name == b"EXIF":
-            return exif_orientation(data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0"))
-        at += 8 + length + length % 2
-    return 1
+    return Header("webp", width, height, orientation(data), not flags & 0x12)
 
 
 def _by_pillow(data: bytes) -> Header:
@@ -149,18 +132,3 @@ def _by_pillow(data: bytes) -> Header:
             return Header(kind, *picture.size)
     except Exception as error:  # Pillow raises whatever a damaged header leads to
         raise BadSample("not_an_image", f"damaged {kind}: {' '.join(str(error).split())}"[:200]) from error
-
-
-def exif_orientation(tiff: bytes) -> int:
-    """Tag 0x0112 of the first directory of an EXIF block; 1 (upright) when absent or damaged."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    try:
-        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (entries,) = struct.unpack_from(f"{order}H", tiff, start)
-        for at in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
-            if tag == 0x0112:
-                return value if kind == 3 and 1 <= value <= 8 else 1
-    except struct.error:  # also: no byte order
-        pass
-    return 1

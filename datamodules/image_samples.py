@@ -21,10 +21,10 @@ from datamodules.image_decoding import decode_image
 from datamodules.image_transforms import ImageTransform
 from datamodules.npy_decoding import decode_npy
 from datamodules.sample_index import SampleIndex
-from datamodules.shard_files import ShardFiles
+from datamodules.sample_pictures import IMAGE_SUFFIXES, picture_of
+from datamodules.shard_files import MOST_BYTES, ShardFiles
 from datamodules.worker_trace import WorkerTrace
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 GAP = 4096  # bytes that are read in vain rather than with a read of their own
 REPLACEMENTS = 32  # tries to replace one bad sample before the data are called unusable
 Fault = tuple[str, str, str]  # kind (bad_sample.KINDS), shard:key, detail
@@ -56,7 +56,7 @@ class SampleDecoder:
     def __call__(self, fields: Mapping[str, bytes], key: str, number: int) -> dict[str, Any]:
         """One sample from its members {suffix: content}, at pass `number`; BadSample when it cannot be used."""
         names = ("", *(f"{name}." for name in self.images))
-        pictures = [decode_image(self._picture(fields, name), self.background, self.max_pixels) for name in names]
+        pictures = [decode_image(picture_of(fields, name), self.background, self.max_pixels) for name in names]
         captions, metadata = captions_of(fields.get("txt"), fields.get("json"))
         choice, *draw = self._draws(number, key)
         sized = self.transform(pictures, draw)
@@ -75,12 +75,6 @@ class SampleDecoder:
         if suffix in IMAGE_SUFFIXES:
             return stem in ("", *self.images)
         return field in ("txt", "json") or (suffix == "npy" and stem in self.arrays)
-
-    def _picture(self, fields: Mapping[str, bytes], name: str) -> bytes:
-        for suffix in IMAGE_SUFFIXES:
-            if (content := fields.get(name + suffix)) is not None:
-                return content
-        raise BadSample("missing_image", f"no {name}{{{','.join(IMAGE_SUFFIXES)}}}")
 
     def _draws(self, number: int, key: str) -> tuple[int, ...]:
         """Three random numbers below 2^32 that belong to (seed, pass, key)."""
@@ -164,7 +158,7 @@ class ImageSamples(torch.utils.data.Dataset):
         if not spans:
             return {}
         start, stop = min(at for at, _ in spans.values()), max(at + size for at, size in spans.values())
-        if stop - start > sum(size for _, size in spans.values()) + GAP:
+        if stop - start > min(MOST_BYTES, sum(size for _, size in spans.values()) + GAP):
             return {name: self.files.read(path, at, size) for name, (at, size) in spans.items()}
         together = self.files.read(path, start, stop - start)  # neighbours in the tar: one read
         return {name: together[at - start : at - start + size] for name, (at, size) in spans.items()}

@@ -1,15 +1,19 @@
 """The samples of training, validation and test: where each is read from, and which of them are wanted."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.image_folder import open_images, splits
+from datamodules.image_folder import open_images
 from datamodules.sample_index import SampleIndex
 from datamodules.sample_order import SUBSET, permutation
 from datamodules.sample_selection import select
-from datamodules.skipped import Skipped
+from datamodules.shard_names import MEANING, beside_shards, examples, local_shards, matching
+from datamodules.shard_sources import folders_of, named, shards_by_split, splits
+from datamodules.skipped import LOG, Skipped
 
 
 def place(options: Mapping[str, Any], part: str) -> tuple[str | list[str], str]:
@@ -18,14 +22,45 @@ def place(options: Mapping[str, Any], part: str) -> tuple[str | list[str], str]:
     options: the arguments of an ImageTextDataModule.
     """
     own, name = options.get(f"{part}_path"), options[f"{part}_split"]
-    if own and name not in (found := splits(own)) and len(found) == 1:
+    if own and len(found := splits(own)) == 1 and not matching(name, found):
         name = found[0]
     return own or options["path"], name
 
 
 def exists(options: Mapping[str, Any], part: str) -> bool:
+    """Whether there is such a split; one whose name or source was chosen must be there, and opening it will say so."""
     source, name = place(options, part)
-    return name in splits(source)
+    return bool(options.get(f"{part}_path")) or name not in MEANING or matching(name, splits(source)) is not None
+
+
+def tell(options: Mapping[str, Any], rank: int) -> None:
+    """Say, once, what of the folder is not read, and when nothing is validated: a name may be no one's wish."""
+    for line in notices(options) if rank == 0 else ():
+        LOG.warning(line)
+
+
+def notices(options: Mapping[str, Any]) -> list[str]:
+    """What a user may not expect of `path`, one line each."""
+    source, lines = options["path"], []
+    found = {split: [shard.location for shard in shards] for split, shards in shards_by_split(source).items()}
+    names = {split: [re.split(r"[/\\]", file)[-1] for file in files] for split, files in found.items()}
+    parts = {part: matching(options[f"{part}_split"], found) for part in ("train", "val", "test")}
+    if not exists(options, "val"):
+        trained = names.get(parts["train"] or "", [])
+        lines.append(
+            f"nothing is validated: {named(source)} has no split {options['val_split']!r}; trained on are all "
+            f"{len(trained)} shards of {parts['train']!r}: {examples(trained)}; call some val-*.tar, or give val_path"
+        )
+    lines += [
+        f"{named(source)}: split {split!r} is not read: {examples(files)}"
+        for split, files in names.items()
+        if split not in parts.values()
+    ]
+    for folder in folders_of(source):
+        read = {file for files in found.values() for file in files}
+        if others := [*beside_shards(folder), *(Path(file).name for file in local_shards(folder) if file not in read)]:
+            lines.append(f"{folder}: not read are {examples(others)}")
+    return lines
 
 
 def open_split(options: Mapping[str, Any], part: str, skipped: Skipped) -> SampleIndex:

@@ -1,4 +1,4 @@
-"""Captioned images, streamed from WebDataset shards (image_folder.py says which folders and addresses are read).
+"""Captioned images, streamed from WebDataset shards (shard_sources.py says which folders and addresses are read).
 
 train      image [B,3,H,W], caption list[str], key list[str]; the data set is walked through in one endless shuffle
 val, test  the same and weight float32 [B]: every sample once, 0 marks padding and unreadable samples
@@ -13,15 +13,16 @@ import numpy as np
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.image_folder import Shard, open_images, shards_of
+from datamodules.image_folder import open_images
 from datamodules.image_options import check_options, parse_color
 from datamodules.image_samples import ImageSamples, SampleDecoder
-from datamodules.image_splits import exists, open_split, place
+from datamodules.image_splits import exists, open_split, place, tell
 from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
 from datamodules.image_transforms import ImageTransform
 from datamodules.resampled_stream import ResampledImages
 from datamodules.sample_index import SampleIndex
 from datamodules.sample_order import ORDER, EndlessOrder, local_permutation
+from datamodules.shard_sources import Shard, shards_of
 from datamodules.skipped import Skipped
 
 
@@ -34,7 +35,7 @@ class ImageTextDataModule(LightningDataModule):
         image_size: every image becomes [3, image_size, image_size].
         batch_size: images per training step over all processes. eval_batch_size: per process.
         steps_per_epoch: batches between two validations; None for one walk through the training split.
-        train_split, val_split, test_split: names of the splits in the folder.
+        train_split, val_split, test_split: names of the splits in the folder; `valid`, `dev`, .. are found as `val`.
         val_path, test_path: where those splits are read from, if not from `path`.
         select: keep only samples whose metadata match, such as {style: noto, skin_tone: [light, dark]}.
         num_train, num_val, num_test: use only that many samples, chosen by the seed; None means all.
@@ -107,6 +108,7 @@ class ImageTextDataModule(LightningDataModule):
         """Open what this stage reads, so that a bad folder is reported before any step."""
         if stage == "fit":
             _ = self.train_index if self.hparams.sampling == "exact" else self.train_shards
+            tell(self.hparams, topology(self.trainer)[0])
         if stage in ("fit", "validate"):
             _ = self.val_index
         if stage in ("test", "predict"):
@@ -142,9 +144,8 @@ class ImageTextDataModule(LightningDataModule):
         draw = partial(local_permutation, sizes, h.shuffle_window) if h.shuffle_window else None
         order = EndlessOrder(len(index), h.seed, ORDER, draw=draw)
         steps = h.steps_per_epoch or max(1, len(index) // h.batch_size)
-        samples = ImageSamples(index, self.train_decoder, replace=True)
         plan = TrainPlan(order, h.batch_size, steps, rank, world)
-        return TrainImages(samples, plan, self._workers(), self.skipped)
+        return TrainImages(ImageSamples(index, self.train_decoder, replace=True), plan, self._workers(), self.skipped)
 
     def val_dataloader(self) -> EvaluationImages | list:
         """An empty list when the folder has no split of this name."""

@@ -17,12 +17,19 @@ from fewstep.remote_reading import NotThereError, parts, read_bytes, with_retrie
 
 __all__ = ["NotThereError", "is_remote", "list_tars", "local_copy", "local_file", "read_bytes"]
 
+from fewstep.local_paths import local_path
+
 SCHEMES = ("file", "s3", "gs", "http", "https", "hf")
 MOST_BYTES = 1 << 38  # of a file whose size no index tells
 
 
 def is_remote(path: str) -> bool:
-    """True for an address such as `s3://bucket/folder`, False for a local path; ValueError for any other scheme."""
+    """True for an address such as `s3://bucket/folder`, False for a local path; ValueError for any other scheme.
+
+    Without `://` it is a local path if its first part is there, such as `exp:1`.
+    """
+    if "://" not in path and os.path.lexists(path.partition("/")[0] or "/"):
+        return False
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", path)
     if found is None and "::" not in path:
         return False
@@ -122,7 +129,9 @@ def download(url: str, path: Path, most_bytes: int = MOST_BYTES, beat: Callable[
 
 def cache_folder(cache_dir: str | None = None) -> Path:
     """Where copies and indexes are kept: `cache_dir`, or fewstep in the user's cache folder."""
-    return Path(cache_dir) if cache_dir else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fewstep")
+    if cache_dir:
+        return Path(local_path(cache_dir))
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fewstep")
 
 
 def file_sha256(path: Path) -> str:

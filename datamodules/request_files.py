@@ -8,6 +8,7 @@ from typing import Any
 
 from datamodules.text_tables import read_csv, read_json_lines
 from fewstep.file_names import distinct, safe_name
+from fewstep.local_paths import local_path
 from fewstep.text_files import numbered_lines, read_text
 
 FIELDS = ("image", "source", "target", "mask", "key")
@@ -33,7 +34,7 @@ def read_requests(path: str | Path) -> list[Request]:
     `image` and `source` are needed; pictures are looked for from the folder of the file. ValueError in one line,
     with the number of the line, for what cannot be meant.
     """
-    path = Path(path)
+    path = Path(local_path(str(path)))
     rows = {".jsonl": _jsonl, ".csv": _csv}.get(path.suffix.lower())
     if rows is None:
         raise ValueError(f"requests={path}: give a .jsonl or .csv file, or `prompts` for one prompt per line")
@@ -43,6 +44,7 @@ def read_requests(path: str | Path) -> list[Request]:
 
 def read_prompts(path: str | Path) -> list[Request]:
     """One prompt per line to generate; blank lines are skipped. Keys begin with the number of the line."""
+    path = Path(local_path(str(path)))
     lines = list(numbered_lines(read_text(path)))
     digits = len(str(lines[-1][0])) if lines else 1
     requests = [Request(line, key=safe_name(f"{n:0{digits}d}-{line}"[:48])) for n, line in lines]
@@ -68,7 +70,7 @@ def _request(row: Mapping[str, Any], folder: Path, where: str) -> Request:
         if name not in row:
             what = {"image": "the picture to edit", "source": "what the picture shows, in words"}[name]
             raise ValueError(f"{where}: {name} is missing; give {what}")
-    files = {name: folder / row[name] for name in ("image", "mask") if name in row}
+    files = {name: Path(local_path(str(folder / local_path(row[name])))) for name in ("image", "mask") if name in row}
     for name, file in files.items():
         if not file.is_file():
             raise ValueError(f"{where}: {name} {file} does not exist" if not file.exists() else f"{file} is no file")

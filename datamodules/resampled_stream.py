@@ -15,12 +15,12 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.bad_sample import BadSample
-from datamodules.image_folder import Shard
 from datamodules.image_samples import REPLACEMENTS, ImageSamples, SampleDecoder, collate, decoded
 from datamodules.image_stream import Workers, accounted
 from datamodules.remote import MOST_BYTES, is_remote, local_file
 from datamodules.sample_index import scan_shard
 from datamodules.sample_order import require_position
+from datamodules.shard_sources import Shard
 from datamodules.skipped import Skipped
 from datamodules.worker_trace import WorkerTrace
 

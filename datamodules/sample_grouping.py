@@ -1,5 +1,6 @@
 """Which members of a tar are one sample: WebDataset's naming, without its silent mixing of samples that share a key."""
 
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,8 +14,12 @@ TOO_MANY_FIELDS = f"at most {MOST_FIELDS} are read: fields begin at the first do
 
 @dataclass
 class Samples:
-    """The samples of one shard: number of each key, and {row: (offset, size)} of each field."""
+    """The samples of one shard: keys as first spelt, the number of each composed key, {row: (offset, size)} of fields.
 
+    Names that differ in their normal form only are one name: `e` with an accent, as Linux and as macOS write it.
+    """
+
+    keys: list[bytes] = field(default_factory=list)
     rows: dict[bytes, int] = field(default_factory=dict)
     fields: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -27,12 +32,15 @@ class Samples:
 
     def add(self, key: bytes, run: dict[str, Member]) -> None:
         """Add neighbours of one key; if they repeat a field of an earlier sample they are another one, and dropped."""
-        row = self.rows.get(key, -1)
+        known = composed(key)
+        row = self.rows.get(known, -1)
         if row >= 0 and any(row in self.fields.get(name, ()) for name in run):
             first = next(iter(run.values())).offset
             self.fault(f"key {key.decode()!r} occurs again at byte {first}; the first sample is kept")
             return
-        row = self.rows.setdefault(key, len(self.rows))
+        row = self.rows.setdefault(known, len(self.rows))
+        if row == len(self.keys):
+            self.keys.append(key)
         for name, (_, offset, size) in run.items():
             if name in self.fields or len(self.fields) < MOST_FIELDS:
                 self.fields.setdefault(name, {})[row] = offset, size
@@ -62,7 +70,7 @@ def runs(members: list[Member], samples: Samples) -> Iterator[tuple[bytes, dict[
                 f"the file at byte {member.offset} is left out, its key has {len(key)} bytes; at most {LONGEST_KEY}"
             )
             continue
-        if key != current:
+        if key != current and (key.isascii() or composed(key) != composed(current)):
             if run:
                 yield current, run
             current, run = key, {}
@@ -74,3 +82,8 @@ def runs(members: list[Member], samples: Samples) -> Iterator[tuple[bytes, dict[
             run[name] = member
     if run:
         yield current, run
+
+
+def composed(key: bytes) -> bytes:
+    """The key in the composed normal form."""
+    return key if key.isascii() else unicodedata.normalize("NFC", key.decode()).encode()

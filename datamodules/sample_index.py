@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.foreign_files import HEAD, what_else
 from datamodules.npy_decoding import view_npy
 from datamodules.sample_grouping import MOST_FIELDS, TOO_MANY_FIELDS, group_samples
 from datamodules.tar_members import tar_members
@@ -82,20 +83,21 @@ class SampleIndex:
 def scan_shard(path: str) -> tuple[SampleIndex, list[str]]:
     """Index one local tar by its headers; the faults are lines that begin with the path (they are in `.faults` too).
 
-    A damaged archive gives the samples before the damage. Of two samples with one key, or two fields with one name,
-    the first is kept. Members of one key need not be neighbours. OSError if the file cannot be read.
+    A damaged archive gives the samples before the damage; what is no tar is called what it is. Of two samples with one
+    key, or two fields with one name, the first is kept. Members of one key need not be neighbours.
     """
-    members, damage = [], "empty file"
+    members, damage, left_out = [], "empty file", []
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-                members, damage = tar_members(raw)
+                members, damage, left_out = tar_members(raw)
+                damage = damage and (what_else(raw[:HEAD]) or damage)
     samples = group_samples(members)
-    keys = np.array([*samples.rows], dtype=bytes) if samples.rows else np.zeros(0, "S1")
+    keys = np.array(samples.keys, dtype=bytes) if samples.keys else np.zeros(0, "S1")
     fields = {name: np.full((len(keys), 2), -1, dtype=np.int64) for name in samples.fields}
     for name, spans in samples.fields.items():
         fields[name][list(spans)] = list(spans.values())
-    faults = [f"{path}: {fault}" for fault in [*filter(None, [damage]), *samples.faults]]
+    faults = [f"{path}: {fault}" for fault in [*filter(None, [damage]), *left_out, *samples.faults]]
     return SampleIndex([path], np.zeros(len(keys), np.int32), keys, fields, faults), faults
 
 

@@ -50,7 +50,7 @@ class Skipped:
             self.counts["damaged_tar"] += 1
             if self.strict:
                 raise ValueError(f"{line}; copy the shard again, or read what is left of it with strict=false")
-            self._say("damaged_tar", f"{line}; the samples before it are used")
+            self._say("damaged_tar", f"{line}; the other samples are used")
 
     def __str__(self) -> str:
         return ", ".join(f"{kind} {count}" for kind, count in self.counts.most_common())

@@ -2,8 +2,9 @@
 
 Most readers take a damaged header for the end of the archive and drop the rest without a word. Here every header must
 match its checksum and the archive must end in its zeros; else the members before the damage come with one line that
-names the fault and its byte. Read: ustar, GNU long names, PAX `path` and `size`, base-256 sizes. Nothing is extracted,
-and a hostile archive costs no more memory than one `Member` per 512 bytes of it.
+names the fault and its byte. Read: ustar, GNU long names, PAX `path`, `linkpath` and `size`, base-256 sizes. A link to
+a member is read as that member; what holds no file of its own (devices, sparse files) is left out and named. Nothing is
+extracted, and a hostile archive costs no more memory than one `Member` per 512 bytes of it.
 """
 
 import re
@@ -13,30 +14,32 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from datamodules.tar_links import HARD, MACOS, SYMBOLIC, Member, Special, resolved
+
 BLOCK = 512
 ZEROS = bytes(BLOCK)
-HEADER = struct.Struct("100s 24x 12s 12x 8s c 100x 6s 82x 155s 12x")  # name, size, checksum, type, magic, prefix
+HEADER = struct.Struct("100s 24x 12s 12x 8s c 100s 6s 82x 155s 12x")  # name, size, checksum, type, link, magic, prefix
 OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
 CHECKSUM = re.compile(rb" *([0-7]+)(?:\0 | \0|\0| )?")  # as tar writers end it; anything else was changed afterwards
 PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 REGULAR, DATALESS = b"\x000 7", b"123456"  # links, devices, directories and fifos are headers only
+LINKS = {b"1": HARD, b"2": SYMBOLIC}
+DEVICES = {b"3": "a character device", b"4": "a block device", b"6": "a named pipe"}
+SPARSE = "a sparse file; pack the shard without --sparse"
+NO_FILES = b"5DV"  # directories, those of incremental backups, and the label of a volume: no file is lost with them
 LARGEST_EXTENSION = 1 << 20  # bytes of one long name or PAX header
 MOST_SKIPPED_ZEROS = 1 << 20  # bytes compared with zeros at a time
 
 
-class Member(NamedTuple):
-    """A regular file: its name, and where its bytes lie in the archive."""
-
-    name: str
-    offset: int
-    size: int
-
-
 class Members(NamedTuple):
-    """The members that lie wholly before the fault, in file order; `fault` is None for a whole archive."""
+    """The members that lie wholly before the fault, in file order; `fault` is None for a whole archive.
+
+    left_out: one line for each member before it that cannot be read.
+    """
 
     members: list[Member]
     fault: str | None
+    left_out: list[str]
 
 
 class DamagedTarError(ValueError):
@@ -44,26 +47,28 @@ class DamagedTarError(ValueError):
 
 
 def tar_members(raw) -> Members:
-    """The regular files of an uncompressed tar, given as bytes or anything with the buffer interface (mmap, memmap)."""
-    members: list[Member] = []
+    """The files of an uncompressed tar, given as bytes or anything with the buffer interface (mmap, memmap)."""
+    entries: list[Member | Special] = []
+    fault = None
     try:
         with memoryview(raw) as view:
-            members.extend(regular_files(view))
+            entries.extend(members_of(view))
     except DamagedTarError as error:
-        return Members(members, str(error))
-    return Members(members, None)
+        fault = str(error)
+    members, left_out = resolved(entries)
+    return Members([member for member in members if MACOS not in member.name], fault, left_out)
 
 
-def regular_files(view: memoryview) -> Iterator[Member]:
-    """Each regular file in turn; DamagedTarError where the archive stops making sense."""
+def members_of(view: memoryview) -> Iterator[Member | Special]:
+    """Each member in turn; DamagedTarError where the archive stops making sense."""
     at, length = 0, len(view)
     shared: dict[bytes, bytes] = {}  # PAX records for all members that follow
-    own: dict[bytes, bytes] = {}  # PAX records and long name of the next member
+    own: dict[bytes, bytes] = {}  # PAX records, long name and long target of the next member
     while True:
         header = view[at : at + BLOCK].tobytes()
         if header == ZEROS:
             return check_end(view, at)
-        name, size, kind = parse_header(header, at)
+        name, size, kind, target = parse_header(header, at)
         start = at + BLOCK
         if kind in b"xXgLK":
             records = extension(view, kind, start, size)
@@ -72,39 +77,59 @@ def regular_files(view: memoryview) -> Iterator[Member]:
             else:
                 own |= records
         else:
-            if shared or own:
-                name, size = overrides({**shared, **own}, name, size, at)
+            records = {**shared, **own} if shared or own else {}
+            if records:
                 own = {}
+                name, size, target = overrides(records, name, size, target, at)
             if kind in DATALESS:
                 size = 0
             if kind == b"S":
-                raise DamagedTarError(f"sparse file at byte {at}; pack the shard without sparse files")
+                start += sparse_map(view, start, header)
             if size > length - start:
                 raise DamagedTarError(f"the file at byte {at} declares {size} bytes, {length - start} are left")
-            if kind in REGULAR and not name.endswith(b"/"):  # before ustar a directory was a name with a slash
-                yield Member(name.decode("utf-8", "backslashreplace"), start, size)
+            yield entry_of(name, start, size, kind, target, b"sparse" in records)
         at = start + -(-size // BLOCK) * BLOCK
 
 
-def parse_header(header: bytes, at: int) -> tuple[bytes, int, bytes]:
-    """Name, size and type of one header block; DamagedTarError unless it is complete and matches its checksum."""
+def entry_of(name: bytes, start: int, size: int, kind: bytes, target: bytes, sparse: bool) -> Member | Special:
+    """What one header stands for."""
+    text = name.decode("utf-8", "backslashreplace")
+    if kind == b"S" or sparse:
+        return Special(text, SPARSE)
+    if kind in REGULAR:
+        return Special(text, "") if text.endswith("/") else Member(text, start, size)  # directories before ustar
+    if kind in LINKS:
+        return Special(text, LINKS[kind], target.decode("utf-8", "backslashreplace"))
+    return Special(text, "" if kind in NO_FILES else DEVICES.get(kind, f"of the unknown kind {kind!r}"))
+
+
+def sparse_map(view: memoryview, start: int, header: bytes) -> int:
+    """Bytes that the list of pieces of an old GNU sparse file takes behind its header."""
+    at, more = start, header[482]
+    while more and at + BLOCK <= len(view):
+        at, more = at + BLOCK, view[at + 504]
+    return at - start
+
+
+def parse_header(header: bytes, at: int) -> tuple[bytes, int, bytes, bytes]:
+    """Name, size, type, link target of a header block; DamagedTarError unless it is complete and fits its checksum."""
     if len(header) < BLOCK:
         raise DamagedTarError(f"cut short at byte {at + len(header)}, before the end of the archive")
-    name, size, checksum, kind, magic, prefix = HEADER.unpack(header)
+    name, size, checksum, kind, link, magic, prefix = HEADER.unpack(header)
     if zlib.adler32(header) & 0xFFFF != adler_of(checksum):
         raise DamagedTarError(f"damaged header at byte {at}")
     if digits := OCTAL.fullmatch(size):
         length = int(digits[1], 8)
     elif size[0] == 0x80:  # base 256
         length = int.from_bytes(size[1:], "big")
-    elif not size.strip(b" \0") and kind in DATALESS:
+    elif not size.strip(b" \0") and kind in DATALESS + b"V":
         length = 0
     else:
         raise DamagedTarError(f"the file at byte {at} declares the size {size!r}")
     name = name.partition(b"\0")[0]
     if prefix[0] and magic == b"ustar\0":
         name = prefix.partition(b"\0")[0] + b"/" + name
-    return name, length, kind
+    return name, length, kind, link.partition(b"\0")[0]
 
 
 @lru_cache(maxsize=1 << 14)
@@ -123,33 +148,30 @@ def extension(view: memoryview, kind: bytes, start: int, size: int) -> dict[byte
     if size > min(LARGEST_EXTENSION, len(view) - start):
         raise DamagedTarError(f"the extended header at byte {start - BLOCK} declares {size} bytes")
     content = view[start : start + size].tobytes()
-    if kind == b"K":  # the long target of a link
-        return {}
-    if kind == b"L":
-        return {b"path": content}
+    if kind in b"LK":  # the long name of a member, the long target of a link
+        return {b"path" if kind == b"L" else b"linkpath": content}
     records, position = {}, 0
     while position < size:
         found = PAX_RECORD.match(content, position)
         stop = position + int(found[1]) if found else 0
         if not found or not found.end() < stop <= size or content[stop - 1 : stop] != b"\n":
             raise DamagedTarError(f"damaged extended header at byte {start - BLOCK}")
-        if found[2] in (b"path", b"size"):
+        if found[2] in (b"path", b"linkpath", b"size", b"GNU.sparse.name"):
             records[found[2]] = content[found.end() : stop - 1]
-        elif found[2].startswith(b"GNU.sparse."):
+        if found[2].startswith(b"GNU.sparse."):
             records[b"sparse"] = b"1"
         position = stop
     return records
 
 
-def overrides(records: dict[bytes, bytes], name: bytes, size: int, at: int) -> tuple[bytes, int]:
-    """Name and size of the member at byte `at` after its extension records; an empty record says nothing."""
-    if b"sparse" in records:
-        raise DamagedTarError(f"sparse file at byte {at}; pack the shard without sparse files")
+def overrides(records: dict[bytes, bytes], name: bytes, size: int, target: bytes, at: int) -> tuple[bytes, int, bytes]:
+    """Name, size, link target of the member at byte `at` after its extension records; an empty one says nothing."""
     if stated := records.get(b"size"):
         if not stated.isdigit() or len(stated) > 20:
             raise DamagedTarError(f"the file at byte {at} declares the size {stated[:20]!r}")
         size = int(stated)
-    return records.get(b"path", b"").partition(b"\0")[0] or name, size
+    path, link = (records.get(key, b"").partition(b"\0")[0] for key in (b"path", b"linkpath"))
+    return records.get(b"GNU.sparse.name") or path or name, size, link or target
 
 
 def check_end(view: memoryview, at: int) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.bad_sample import BadSample
+from datamodules.foreign_files import missing, what_lies_at
 from datamodules.npy_decoding import view_npy
 from datamodules.tar_members import tar_members
 
@@ -35,13 +36,18 @@ class Sample(NamedTuple):
 def read_shard(path: Path, label: str, expected_bytes: int | None = None) -> list[Sample]:
     """All samples of one tar, in file order; ValueError in one line for anything that is not a whole, plain shard."""
     if not path.is_file() or not (size := path.stat().st_size):
-        raise ValueError(f"{path}: missing or empty shard; copy it again or rebuild it")
+        why = "empty shard; copy it again or rebuild it" if path.is_file() else missing(str(path))
+        raise ValueError(f"{path}: {why}")
     if expected_bytes is not None and size != expected_bytes:
-        raise ValueError(f"{path}: {size} bytes, index.json says {expected_bytes}; copy it again or rebuild it")
+        what = what_lies_at(str(path)) or "copy it again or rebuild it"
+        raise ValueError(f"{path}: {size} bytes, index.json says {expected_bytes}; {what}")
     raw = np.memmap(path, dtype=np.uint8, mode="r")
-    members, damage = tar_members(raw)
+    members, damage, left_out = tar_members(raw)
     if damage:
-        raise ValueError(f"{path}: truncated or damaged tar ({damage}); copy it again or rebuild it")
+        what = what_lies_at(str(path)) or f"truncated or damaged tar ({damage}); copy it again or rebuild it"
+        raise ValueError(f"{path}: {what}")
+    if left_out:
+        raise ValueError(f"{path}: {left_out[0]}; rebuild the shard from plain files")
     found: dict[str, dict[str, Block]] = {}
     for member in members:
         if not (name := MEMBER_NAME.fullmatch(member.name)):

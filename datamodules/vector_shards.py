@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.remote import file_sha256, is_remote, local_copy, read_bytes
+from datamodules.shard_names import is_plain_name
 from datamodules.tar_shard import Block, Sample, read_shard
+from fewstep.local_paths import local_path
 from fewstep.plain_json import parse_json, small_file
 
 SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-\d+\.tar")
 COUNTS = ("bytes", "samples", "rows", "x_dim", "y_dim")
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 
 
 class Rows:
@@ -66,7 +67,8 @@ class ShardFolder:
     """A folder of vector shards, local or remote; `verify` also compares the sha256 of every shard that is opened."""
 
     def __init__(self, path: str, verify: bool = False):
-        self.path, self.verify, self.remote = str(path), verify, is_remote(str(path))
+        path = local_path(str(path))
+        self.path, self.verify, self.remote = path, verify, is_remote(path)
         self.index = self._read_index()
         self.dims = {side: self.index[f"{side}_dim"] for side in "xy" if f"{side}_dim" in self.index}
         if not self.index["splits"]:
@@ -144,6 +146,6 @@ def parse_index(content: bytes, folder: str) -> dict:
     if schema != 1:
         raise ValueError(f"{name} has schema {schema!r}, this version reads 1; rebuild the folder")
     for file, sha256 in named:  # both become paths, so neither may climb out of its folder
-        if not SAFE_NAME.fullmatch(str(file)) or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
+        if not is_plain_name(file, ".tar") or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
             raise ValueError(f"{name} names the shard {file!r} ({sha256!r}); expected a .tar beside it and its sha256")
     return index

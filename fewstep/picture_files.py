@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL.Image import Transpose as Flip
 from torch import Tensor
 
+from fewstep.orientation import orientation, without_words
 from fewstep.picture_work import MAX_EXTENSIONS, before_frame, check_work
 from fewstep.reward_inputs import to_uint8
 
@@ -18,6 +20,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
 LEAST_SIDE, MARGIN, TEXT = 160, 10, 13  # of a sheet, in pixels
+TURNS = dict(enumerate((Flip.FLIP_LEFT_RIGHT, Flip.ROTATE_180, Flip.FLIP_TOP_BOTTOM, Flip.TRANSPOSE), 2))
+TURNS |= dict(enumerate((Flip.ROTATE_270, Flip.TRANSVERSE, Flip.ROTATE_90), 6))
 INK, PAPER = "#333333", "#ffffff"
 
 
@@ -69,9 +73,11 @@ def _opened(file: Picture) -> Image.Image:
     """Upright; RGB or, if anything in it can be transparent, RGBA."""
     name = "the picture" if isinstance(file, Image.Image) else str(file)
     with _told(name):
-        picture = file if isinstance(file, Image.Image) else _by_its_header(file, name)
-        _refuse_large(picture, b"", name)
-        picture = ImageOps.exif_transpose(picture)
+        if isinstance(file, Image.Image):
+            _refuse_large(file, b"", name)
+            picture = ImageOps.exif_transpose(file)
+        else:
+            picture = _turned(*_by_its_header(file, name))
         if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
@@ -97,17 +103,23 @@ def check_picture(content: bytes | None) -> None:
             _by_its_header(content, "the upload")
 
 
-def _by_its_header(file: str | Path | bytes, name: str) -> Image.Image:
-    """The picture, not yet decoded, and no more work than the limit allows."""
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """Undo an EXIF orientation 1..8."""
+    picture.load()
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
+def _by_its_header(file: str | Path | bytes, name: str) -> tuple[Image.Image, int]:
+    """The picture, not yet decoded and no more work than the limit allows, and its EXIF orientation."""
     size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{name} is larger than {MAX_BYTES} bytes, which no picture here need be")
     content = file if isinstance(file, bytes) else Path(file).read_bytes()
     if content.startswith(b"GIF8") and before_frame(content + bytes(14)) > MAX_EXTENSIONS:
         raise ValueError(f"{name} has more than {MAX_EXTENSIONS} bytes before its first frame")
-    picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    picture = Image.open(io.BytesIO(without_words(content)), formats=FORMATS)
     _refuse_large(picture, content, name)
-    return picture
+    return picture, orientation(content)
 
 
 def _refuse_large(picture: Image.Image, content: bytes, name: str) -> None:

@@ -5,6 +5,8 @@ import shlex
 import sys
 from importlib import import_module
 
+from fewstep.local_paths import local_path
+
 COMMANDS = {
     "swiss_roll": "Gaussian -> Swiss roll, pairs from entropic optimal transport plans",
     "weather": "weather at a New York airport -> weather there 12 hours later",
@@ -18,6 +20,8 @@ COMMANDS = {
     "index": "write the index of shards that were made elsewhere",
     "check": "verify a folder of shards: sizes, hashes, headers, every picture and caption, finite values",
 }
+
+PLACES = ("out", "folder", "data", "images", "captions", "pairs", "unpaired_x", "unpaired_y", "csv", "idx", "packages")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,10 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command != "check":
         options.command_line = shlex.join(["python", "-m", "datamodules.prepare", *arguments])
     try:
+        for name in PLACES:
+            setattr(options, name, on_disk(getattr(options, name, None)))
         return import_module(f"datamodules.prepare.{options.command}").run(options) or 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def on_disk(value: object) -> object:
+    """The paths of one argument as they lie on the disk; anything else as it is."""
+    if isinstance(value, list):
+        return [on_disk(one) for one in value]
+    return local_path(value) if isinstance(value, str) else value
 
 
 if __name__ == "__main__":

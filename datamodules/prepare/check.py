@@ -32,11 +32,11 @@ def run(options: argparse.Namespace) -> int:
 
 def holds_vectors(source: str) -> bool:
     """True for an index.json of vector shards or, without one, if the first shard has KEY.x.npy or KEY.y.npy."""
-    from datamodules.image_folder import folder_index, shard_urls, splits
     from datamodules.remote import is_remote
     from datamodules.sample_index import scan_shard
+    from datamodules.shard_sources import shard_urls, source_index, splits
 
-    if not source.endswith(".tar") and "{" not in source and (index := folder_index(source)) is not None:
+    if (index := source_index(source)) is not None:
         return index.get("kind", "vectors") != "images"
     found = splits(source)
     first = shard_urls(source, found[0])[0] if found else None
@@ -94,7 +94,9 @@ def split_faults(folder, split: str) -> list[str]:
 
 def unlisted(folder) -> list[str]:
     """One line for each tar beside an index that does not name it."""
+    from datamodules.shard_names import local_shards
+
     if folder.remote or not Path(folder.path, "index.json").is_file():
         return []
     named = {shard["file"] for split in folder.index["splits"].values() for shard in split["shards"]}
-    return [f"{file}: not in index.json" for file in sorted(Path(folder.path).glob("*.tar")) if file.name not in named]
+    return [f"{file}: not in index.json" for file in local_shards(folder.path) if Path(file).name not in named]

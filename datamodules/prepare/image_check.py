@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,40 +10,17 @@ import numpy as np
 
 from datamodules.bad_sample import BadSample
 from datamodules.build_progress import BuildProgress
-from datamodules.image_folder import shards_by_split
+from datamodules.prepare.check_account import Report, SplitReport
 from datamodules.remote import file_sha256, is_remote, local_copy
+from datamodules.sample_grouping import MOST_FIELDS, TOO_MANY_FIELDS
 from datamodules.sample_index import SampleIndex, read_offsets, scan_shard
+from datamodules.sample_pictures import IMAGE_SUFFIXES, picture_of
+from datamodules.shard_files import MOST_BYTES
+from datamodules.shard_names import local_shards
+from datamodules.shard_sources import shards_by_split
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
-LARGEST_FIELD = 1 << 28  # bytes; a larger member is not read
+READ = (*IMAGE_SUFFIXES, "txt", "json", "npy")
 SHEET_PICTURES = 60  # examples kept for the contact sheet
-
-
-@dataclass
-class SplitReport:
-    """What one split holds; `shards` and `samples` count what is there, not what the index says."""
-
-    shards: int = 0
-    samples: int = 0
-    fields: Counter = field(default_factory=Counter)  # samples that have each field
-    sizes: Counter = field(default_factory=Counter)  # (width, height) of the pictures
-    captions: list[int] = field(default_factory=list)  # characters of the first caption of each sample
-    unreadable: Counter = field(default_factory=Counter)  # bad samples by kind
-
-
-@dataclass
-class Report:
-    """The account of all splits. `faults` are about files, `unreadable` (kind, shard:key, detail) about samples."""
-
-    splits: dict[str, SplitReport] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    unreadable: list[tuple[str, str, str]] = field(default_factory=list)
-    duplicates: list[tuple[str, str]] = field(default_factory=list)  # (first, again), each SPLIT/shard:key
-    examples: list[tuple[str, np.ndarray]] = field(default_factory=list)  # first caption, uint8 [H, W, 3]
-
-    @property
-    def sound(self) -> bool:
-        return not self.faults and not self.unreadable
 
 
 def check_images(
@@ -61,12 +36,22 @@ def check_images(
             if index is not None:
                 count(report.splits[split], index)
                 opened.append((split, index, state(Path(index.paths[0]).stat())))
+    report.faults += unusable(report)
     if not opened and not report.faults:
         raise ValueError(f"{source}: no .tar files; pack pictures with python -m datamodules.prepare folder")
     report.faults += [f"{file}: not in index.json" for file in unlisted(source)]
     if decode:
         read_all(report, opened, examples, progress)
     return report
+
+
+def unusable(report: Report) -> Iterator[str]:
+    """What keeps training from opening a split although each of its shards is whole."""
+    for split, about in report.splits.items():
+        if not about.samples and not report.faults:
+            yield f"split {split!r} holds no samples"
+        if len(about.fields) > MOST_FIELDS:
+            yield f"split {split!r} has {len(about.fields)} different field names; {TOO_MANY_FIELDS}"
 
 
 def state(file: os.stat_result) -> tuple[int, ...]:
@@ -104,10 +89,10 @@ def sample_fields(index: SampleIndex, row: int, file: BinaryIO) -> dict[str, byt
     """The members of one sample that are read, {field: content}."""
     fields = {}
     for name in index.fields:
-        if name.rpartition(".")[2] not in (*PICTURES, "txt", "json") or not (span := index.span(row, name)):
+        if name.rpartition(".")[2] not in READ or not (span := index.span(row, name)):
             continue
         _, offset, size = span
-        if size > LARGEST_FIELD:
+        if size > MOST_BYTES:
             raise BadSample("too_large", f"{name} of {size} bytes")
         file.seek(offset)
         fields[name] = file.read(size)
@@ -119,18 +104,29 @@ def read_sample(report: Report, split: str, fields: dict[str, bytes], show: bool
     from datamodules.captions import captions_of
     from datamodules.image_decoding import decode_image
 
-    pictures = {name: content for name, content in fields.items() if name.rpartition(".")[2] in PICTURES}
-    if not pictures:
-        raise BadSample("missing_image", f"only {', '.join(fields)}" if fields else "no picture, no caption")
-    main = min(pictures, key=lambda name: name.count("."))  # KEY.png before KEY.edited.png
-    decoded = {name: decode_image(content) for name, content in pictures.items()}
+    main = picture_of(fields)
+    decoded = {
+        name: decode_image(content) for name, content in fields.items() if name.rpartition(".")[2] in IMAGE_SUFFIXES
+    }
     captions, _ = captions_of(fields.get("txt"), fields.get("json"))
+    check_arrays(report, fields)
     about = report.splits[split]
     about.sizes.update((image.shape[2], image.shape[1]) for image in decoded.values())
     about.captions.append(len(captions[0]))
     if show:
-        report.examples.append((captions[0], decoded[main].permute(1, 2, 0).numpy()))
-    return hashlib.sha256(pictures[main]).digest()
+        report.examples.append((captions[0], decode_image(main).permute(1, 2, 0).numpy()))
+    return hashlib.sha256(main).digest()
+
+
+def check_arrays(report: Report, fields: dict[str, bytes]) -> None:
+    """BadSample unless every array of a sample can be read, and has the shape that it has in the others."""
+    from datamodules.npy_decoding import decode_npy
+
+    for name, content in fields.items():
+        if name.endswith(".npy"):
+            shape = decode_npy(content).shape
+            if shape != (usual := report.shapes.setdefault(name, shape)):
+                raise BadSample("bad_array", f"{name} of shape {shape}, before it {usual}; a batch needs one shape")
 
 
 def check_shard(location: str, entry: dict | None) -> tuple[SampleIndex | None, list[str]]:
@@ -185,6 +181,4 @@ def unlisted(source: str | list[str]) -> list[str]:
     if not isinstance(source, str) or is_remote(source) or not Path(source, "index.json").is_file():
         return []
     named = {shard.location for shards in shards_by_split(source).values() for shard in shards}
-    return [
-        str(file) for file in sorted(Path(source).glob("*.tar")) if f"{source.rstrip('/')}/{file.name}" not in named
-    ]
+    return [file for file in local_shards(source) if file not in named]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.prepare.image_check import Report, SplitReport
+from datamodules.prepare.check_account import Report, SplitReport
 
 QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 SHEET_COLUMNS, EDGE, MARGIN, LINES = 10, 112, 10, 2  # pixels, but for the columns and the lines of a caption

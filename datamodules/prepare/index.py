@@ -17,35 +17,55 @@ def run(options: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
-    from datamodules.image_folder import shards_by_split
     from datamodules.image_shard_writing import write_whole
+    from datamodules.shard_names import beside_shards, examples
 
     folder = Path(options.folder)
     target = folder / "index.json"
-    if target.exists():
-        if not options.overwrite:
-            raise ValueError(f"{target} exists; add --overwrite to replace it")
-        target.unlink()
+    if target.exists() and not options.overwrite:
+        raise ValueError(f"{target} exists; add --overwrite to replace it")
+    scanned = scan_all(folder)  # whatever is refused is refused before anything is written
     about = {"name": options.name or folder.resolve().name, "license": options.license, "command": options.command_line}
     index = {"schema": 1, "kind": "images", "image_size": None, **about, "notes": {}, "splits": {}}
-    for split, shards in shards_by_split(str(folder)).items():
-        entries = [indexed(Path(shard.location)) for shard in shards]
+    for split, shards in scanned.items():
+        entries = [indexed(path, found) for path, found in shards]
         index["splits"][split] = {"samples": sum(entry["samples"] for entry in entries), "shards": entries}
         print(f"{split}: {len(entries)} shards, {index['splits'][split]['samples']} samples")
-    if not index["splits"]:
-        raise ValueError(f"{folder}: no .tar files; name the folder that holds the shards")
     write_whole(target, json.dumps(index, indent=1).encode() + b"\n")
+    if others := beside_shards(str(folder)):
+        print(f"not indexed: {examples(others)}")
 
 
-def indexed(path) -> dict:
+def scan_all(folder) -> dict:
+    """{split: [(path, its SampleIndex)]} of the shards; ValueError unless all are whole and an index can name them."""
+    from pathlib import Path
+
+    from datamodules.sample_index import scan_shard
+    from datamodules.shard_names import is_plain_name, local_shards, splits_by_name
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; name the one that holds the shards")
+    files, scanned = local_shards(str(folder)), {}
+    for file, split in zip(files, splits_by_name(files), strict=True):
+        if not is_plain_name(Path(file).name, ".tar"):
+            raise ValueError(f"{file!a}: an index cannot name it; rename it, without \\, * and control characters")
+        index, faults = scan_shard(file)
+        if faults:
+            raise ValueError(f"{faults[0]}; an index is for whole shards: pack or copy it again, or move it away")
+        scanned.setdefault(split, []).append((Path(file), index))
+    if not files:
+        from datamodules.shard_sources import only_others
+
+        raise ValueError(f"{folder}: no .tar files{only_others(str(folder))}; name the folder that holds the shards")
+    return scanned
+
+
+def indexed(path, index) -> dict:
     """Write the offsets of one whole shard beside it; its entry in the index."""
     from datamodules.remote import file_sha256
-    from datamodules.sample_index import scan_shard, write_offsets
+    from datamodules.sample_index import write_offsets
 
-    index, faults = scan_shard(str(path))
-    if faults:
-        raise ValueError(f"{faults[0]}; an index is for whole shards: copy it again, or move it away")
-    offsets = path.with_name(f"{path.stem.replace('.', '_')}.offsets.npz")
+    offsets = path.with_name(f"{path.name.removesuffix('.tar')}.offsets.npz")
     write_offsets(str(offsets), index)
     sizes = {"bytes": path.stat().st_size, "sha256": file_sha256(path), "samples": len(index)}
     return {"file": path.name, **sizes, "offsets": offsets.name, "offsets_sha256": file_sha256(offsets)}

@@ -32,11 +32,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.image_folder import folder_index, open_images, splits
+    from datamodules.image_folder import open_images
     from datamodules.image_shard_writing import Samples, write_image_folder
+    from datamodules.shard_sources import source_index, splits
     from fewstep.frozen_encoders import FrozenEncoders
 
-    about = (None if options.data.endswith(".tar") else folder_index(options.data)) or {}
+    about = source_index(options.data) or {}
     size = options.size or about.get("image_size")
     if not size or size < 1 or (options.captions is not None and options.captions < 1):
         raise ValueError(

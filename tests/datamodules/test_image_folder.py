@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from datamodules import image_folder
-from datamodules.image_folder import open_images, shard_urls, splits
+from datamodules.image_folder import open_images
 from datamodules.image_shard_writing import Samples, write_image_folder
 from datamodules.sample_index import SampleIndex, scan_shard
+from datamodules.shard_sources import shard_urls, splits
 
 
 def render(key: str) -> dict[str, bytes]:

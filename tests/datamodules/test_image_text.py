@@ -94,7 +94,7 @@ def test_hyper_parameters_are_plain_types(shards):
     ("options", "message"),
     [
         ({"path": "nowhere"}, "nowhere"),
-        ({"train_split": "training"}, "no split 'training', only 'test', 'train', 'val'"),
+        ({"train_split": "trian"}, "no split 'trian', only 'test', 'train', 'val'"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"captions": "last"}, "captions='last': choose one of first, random"),
         ({"background": "white"}, "background='white': give six hexadecimal digits"),
@@ -131,6 +131,6 @@ def test_a_damaged_shard_gives_what_stands_before_the_damage(tmp_path, caplog):
     module = data(str(folder))
     assert 0 < len(module.train_index) < 10
     assert module.skipped.counts["damaged_tar"] == 1
-    assert "the samples before it are used" in caplog.text
+    assert "the other samples are used" in caplog.text
     with pytest.raises(ValueError, match="with strict=false"):
         data(str(folder), strict=True)

@@ -8,11 +8,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from datamodules.image_folder import Shard
 from datamodules.image_samples import SampleDecoder
 from datamodules.image_stream import Workers
 from datamodules.image_transforms import ImageTransform
 from datamodules.resampled_stream import BUFFER, ResampledImages, mixed
+from datamodules.shard_sources import Shard
 from datamodules.skipped import Skipped
 from tests.datamodules.picture_shards import numbers_of, write_folder
 

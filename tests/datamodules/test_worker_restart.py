@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import ImageTextDataModule, image_samples, restarting_loader, silent_workers
-from datamodules.image_folder import open_images, shards_of
+from datamodules.image_folder import open_images
 from datamodules.image_samples import ImageSamples, SampleDecoder
 from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
 from datamodules.image_transforms import ImageTransform
 from datamodules.resampled_stream import ResampledImages
 from datamodules.sample_order import ORDER, EndlessOrder
+from datamodules.shard_sources import shards_of
 from datamodules.skipped import Skipped
 from datamodules.worker_trace import WorkerTrace
 from tests.datamodules.fatal_decoder import FatalDecoder
