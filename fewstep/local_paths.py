@@ -33,6 +33,8 @@ def _of_address(text: str) -> str:
         if host.lower() not in ("", "localhost"):
             raise ValueError(f"{text} names the host {host!r}; write file:///path, with three slashes")
         path = rest[2 + len(host) :]
+    if "::" in path and not os.path.lexists(path):
+        raise ValueError(f"refusing {text!r}: chained addresses are not read; give the path alone")
     return path if os.path.lexists(path) else unquote(path)
 
 
