@@ -30,17 +30,23 @@ READS_IMAGES = tuple(
     name for name in CONFIGS if name not in TABLES
 )  # with loader processes; tables in the process itself
 STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
+SHORT = ("scorer", "autoencoder", "teacher", "guidance", "icd_sd15", "icd_sdxl")  # a step of theirs takes longest
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 CONSTANT = {"ot": "model.schedule", "weather": "model.schedule", "icd": "model.lr_schedule"}
 
 
 def last_step(method: str) -> int:
     """Optimizer steps after which the method's small run is over."""
-    return 2 * VALIDATE_EVERY if method in STOPS_EARLY else STEPS
+    return 2 * VALIDATE_EVERY if method in STOPS_EARLY else full_length(method)
+
+
+def full_length(method: str) -> int:
+    """`max_steps` of the method's small run."""
+    return VALIDATE_EVERY + 3 if method in SHORT else STEPS
 
 
 def options(
-    method: str, folder: Path, steps: int = STEPS, hold: int | None = None, workers: int = 0, **changes: object
+    method: str, folder: Path, steps: int | None = None, hold: int | None = None, workers: int = 0, **changes: object
 ) -> list[str]:
     """Arguments of `train.py fit` for a run in folder/run that writes its samples to folder/keys.
 
@@ -53,7 +59,7 @@ def options(
         "test_after_fit": "false",
         "num_threads": 1,
         "trainer.accelerator": "cpu",
-        "trainer.max_steps": steps,
+        "trainer.max_steps": steps or full_length(method),
         "trainer.log_every_n_steps": 1,
         "data.steps_per_epoch": VALIDATE_EVERY,
         "callbacks.last_checkpoint.every_n_steps": CHECKPOINT_EVERY,
@@ -165,8 +171,9 @@ def _icd(shared: Path, kind: str = "sd") -> dict[str, object]:
 
 
 def _paper_icd(shared: Path, kind: str) -> dict[str, object]:
-    """On one processor in float32; the accumulation of the paper's batches stays."""
+    """On one processor in float32, with gradients of two batches in a step instead of four."""
     one = {"trainer.devices": 1, "trainer.strategy": "auto", "trainer.precision": "32-true", "model.dtype": "float32"}
+    one |= {"trainer.accumulate_grad_batches": 2}
     return _icd(shared, kind) | one
 
 
