@@ -47,8 +47,12 @@ class MonitoredMetrics(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
+        metrics = self._stored["metrics"] | metrics  # those of the checkpoint where training had no step left
         stopped = [c for c, _ in self._patience if c.stopping_reason != EarlyStoppingReason.NOT_STOPPED]
-        checkpoint[KEY] = {"metrics": metrics, "should_stop": bool(trainer.should_stop and stopped)}
+        checkpoint[KEY] = {
+            "metrics": metrics,
+            "should_stop": bool(trainer.should_stop and stopped) or self._stored["should_stop"],
+        }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if KEY in checkpoint:  # absent from those of earlier versions
@@ -62,6 +66,7 @@ class MonitoredMetrics(Callback):
             if stopper.patience != patience:  # changed since the checkpoint
                 stopper.patience = patience
                 trainer.should_stop = stopper.wait_count >= patience
+        self._stored = {"metrics": {}, "should_stop": False}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = self._validated or not trainer.sanity_checking

@@ -99,6 +99,19 @@ def test_a_validation_waits_for_the_step_that_it_falls_into(fit, load, monkeypat
     assert seen == [window[-1] for window in windows if any(batch % every == 0 for batch in window)]
 
 
+def test_a_finished_run_that_is_resumed_without_a_step_keeps_what_was_measured(fit, load, kills):
+    """A kill between the last best.ckpt and last.ckpt: the resume writes it, and a longer run goes on from it."""
+    quick = [*STOPPER, "--test_after_fit", "false"]
+    assert fit("--run_dir", "whole", *quick) == 0
+    killed = next(run for run in kills if load(run / "checkpoints" / "best.ckpt")["global_step"] == 20)
+    assert load(killed / "checkpoints" / "last.ckpt")["global_step"] == 10
+    for length in ("20", "23"):
+        assert fit("--run_dir", str(killed), "--resume", "auto", *quick, "--trainer.max_steps", length) == 0
+        assert load(killed / "checkpoints" / "last.ckpt")["global_step"] == int(length)
+    assert fit("--run_dir", "longer", *quick, "--trainer.max_steps", "23") == 0
+    same_state(load(killed / "checkpoints" / "last.ckpt"), load("longer/checkpoints/last.ckpt"))
+
+
 @pytest.mark.parametrize("nothing", [["--trainer.max_steps", "5"], ["--trainer.limit_val_batches", "0"]])
 def test_a_run_without_a_validation_ends_well_and_says_that_nothing_was_judged(fit, capsys, nothing):
     assert fit("--run_dir", "run", *STOPPER, *nothing) == 0
