@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 
 SHOWN = 3
 LOOKED_AT = 10_000  # folders
@@ -42,7 +43,8 @@ def refuse_mistyped(folder: Path) -> None:
     """ValueError in one line for a folder to go on in that is likely to be another one than was meant."""
     if not folder.exists() and (run := mistyped(folder)):
         raise ValueError(
-            f"run {folder} does not exist; nearest run: {run}; if this is to be a new one, mkdir {folder} beforehand"
+            f"run {folder} does not exist; nearest run: {run}; if this is to be a new one, mkdir {quote(str(folder))} "
+            "beforehand"
         )
     if not is_run(folder) and (inside := runs_in(folder)):
         raise ValueError(f"{folder} holds runs and is none itself{named(inside[:SHOWN])}; add --run_dir with one")

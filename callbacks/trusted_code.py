@@ -3,6 +3,7 @@
 A class path, wherever it stands in a config, is imported and called; see docs/security.md for what follows from this.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +23,24 @@ FOREIGN += ("pytorch_lightning", "ray.train.lightning")
 WITHHELD = ("torch.hub", "torch.jit", "torch.package", "torch.ops", "torch.classes", "torch.utils.cpp_extension")
 WITHHELD += ("torch.multiprocessing", "torch.distributed.elastic", "torch._inductor", "torch._dynamo")
 WITHHELD += ("torchmetrics.multimodal", "torchmetrics.functional.multimodal")  # trusts any model called jinaai
+# What a run is made of. An argument may take any value, and what is built for it must not start a program either.
+KINDS = {
+    "torch.nn.modules.module.Module",
+    "torch.optim.optimizer.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+    "lightning.pytorch.core.datamodule.LightningDataModule",
+    "lightning.pytorch.callbacks.callback.Callback",
+    "lightning.fabric.loggers.logger.Logger",
+    "lightning.pytorch.profilers.profiler.Profiler",
+    "lightning.pytorch.strategies.strategy.Strategy",
+    "lightning.fabric.accelerators.accelerator.Accelerator",
+    "lightning.pytorch.plugins.precision.precision.Precision",
+    "lightning.pytorch.plugins.layer_sync.LayerSync",
+    "lightning.fabric.plugins.io.checkpoint_io.CheckpointIO",
+    "lightning.fabric.plugins.environments.cluster_environment.ClusterEnvironment",
+    "diffusers.schedulers.scheduling_utils.SchedulerMixin",
+    "transformers.configuration_utils.PreTrainedConfig",
+}
 _given: list[str] = []  # by --trust
 _allowed: set[str] = set()  # so far, in this process
 
@@ -49,10 +68,7 @@ def trust_flags() -> list[str]:
 
 
 def enforce() -> None:
-    """Tell the parser, for this process, what may be imported: it checks names and where objects are defined.
-
-    Nothing is built for an argument that takes any value: such a class has no kind that it must be of.
-    """
+    """Tell the parser, for this process, what may be imported: it checks names and where objects are defined."""
     trusted = _trusted()
     for package in trusted:
         if not all(part.isidentifier() for part in package.split(".")):
@@ -63,7 +79,7 @@ def enforce() -> None:
         import_path_denylist=["*", *withdrawn, *WITHHELD],
         import_path_allowlist=[*OWN, *FOREIGN, *trusted],
         validate_subclass_spec_in_any=True,
-        instantiate_subclass_spec_in_any=False,
+        instantiate_subclass_spec_in_any=True,  # check() comes before it
     )
 
 
@@ -121,8 +137,22 @@ def _require_trusted(found: Any, path: str) -> None:
         defined = f"{home}.{getattr(found, '__qualname__', '')}"
         raise ValueError(f"{path!r} leads to another module: {refusal(defined)}")
     package = home.partition(".")[0]
-    if not inspect.isclass(found) and package in FOREIGN and not _starts(home, _trusted()):
-        raise ValueError(f"{path!r} is a function, and a config names classes; to allow all of it: --trust {package}")
+    if _starts(home, _trusted()) or package not in (*OWN, *FOREIGN):
+        return
+    if inspect.isclass(found):
+        fits = package in OWN or _is_kind(found)
+    else:  # a network that one of our functions makes
+        made = inspect.signature(found).return_annotation if package in OWN and inspect.isfunction(found) else None
+        fits = inspect.isclass(made) and (_is_kind(made) or made.__module__.partition(".")[0] in OWN)
+    if not fits:
+        what = "is not a network, callback, logger or other part that a run is made of"
+        raise ValueError(f"{path!r} {what}; to allow all of it: --trust {package}")
+
+
+def _is_kind(kind: type) -> bool:
+    names = {f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__}
+    same = {name.replace("pytorch_lightning.", "lightning.pytorch.", 1) for name in names}
+    return dataclasses.is_dataclass(kind) or bool(same & KINDS)
 
 
 def _starts(path: str, entries: Iterable[str]) -> bool:

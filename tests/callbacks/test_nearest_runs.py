@@ -89,7 +89,7 @@ def test_the_nearest_are_the_most_similar_else_the_newest(runs):
             "has no config.yaml; nearest runs: runs/weather",
         ),
         (["--resume", "runs/wether/checkpoints/last.ckpt"], "last.ckpt does not exist; nearest runs: runs/weather"),
-        (["--resume", "runs"], "--resume runs is a folder; use --resume auto --run_dir runs"),
+        (["--resume", "runs"], "--resume runs is a folder; use --run_dir runs --resume auto"),
         (["--resume", "s3://bucket/last.ckpt"], "comes without a config; add -c"),
     ],
 )

@@ -173,12 +173,23 @@ def test_what_resolves_is_a_class_of_a_trusted_package_or_a_function_of_ours():
     assert min(resolved, refused) > 500
 
 
-def test_an_argument_of_any_type_is_kept_as_it_is():
+def test_for_an_argument_of_any_type_only_parts_of_a_run_are_built():
     spec = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 1, "out_features": 1}}
-    holder = build({"anything": spec, "untyped": spec, "net": spec})
-    assert not isinstance(holder.given["anything"], nn.Module)
-    assert not isinstance(holder.given["untyped"], nn.Module)
+    holder = build({"anything": spec, "untyped": [spec], "net": spec})
+    assert isinstance(holder.given["anything"], nn.Linear)
+    assert isinstance(holder.given["untyped"][0], nn.Linear)
     assert isinstance(holder.given["net"], nn.Linear)
+    for path in (
+        "torch.Generator",
+        "torch.utils.data.DataLoader",
+        "lightning.pytorch.Trainer",
+        "fewstep.file_names.write_new",
+    ):
+        for position in ("anything", "untyped"):
+            with pytest.raises(Exception, match="is not a network|Invalid subclass spec"):
+                build({position: {"class_path": path}})
+        with pytest.raises(ValueError, match="is not a network"):
+            trusted_code.resolve(path)
 
 
 class Activated(nn.Module):
@@ -191,7 +202,7 @@ def test_defaults_of_a_class_may_be_functions_that_a_config_could_not_name():
     trusted_code.take_trust(["--trust", __name__.partition(".")[0]])
     spec = {"class_path": f"{__name__}.Activated"}
     assert build({"net": spec}).given["net"].activation is torch.nn.functional.gelu
-    with pytest.raises(ValueError, match="is a function"):
+    with pytest.raises(ValueError, match="is not a network"):
         build({"net": spec | {"init_args": {"activation": "torch.nn.functional.relu"}}})
 
 
