@@ -16,6 +16,7 @@ from fewstep.invertible_consistency import InvertibleConsistency
 from tests.tiny_diffusion import SDXL_UNET, unet, write_pipeline
 from tests.tiny_faults import dies_before
 
+pytestmark = pytest.mark.timeout(900)  # several processes, one after the other, on a busy machine
 ROOT = Path(train.__file__).parent
 DATA = ["--data.path", str(ROOT / "data" / "emoji64"), "--data.image_size", "16", "--data.num_workers", "0"]
 DATA += ["--data.num_train", "64", "--data.num_val", "4", "--data.num_test", "4", "--data.eval_batch_size", "4"]

@@ -20,6 +20,7 @@ import train
 from tests.callbacks.wandb_record import parts_of
 from tests.tiny_faults import dies_before
 
+pytestmark = pytest.mark.timeout(900)  # several processes, one after the other, on a busy machine
 ROOT = Path(train.__file__).parent
 DATA = str(ROOT / "data" / "swiss_roll")
 SMALL = ["--model.model.num_potential", "8", "--model.model.num_cost", "4", "--wandb", "disabled"]

@@ -18,6 +18,7 @@ from callbacks.dead_ranks import refuse_addresses_of_the_dead
 from callbacks.fully_sharded import refuse_shared_weights
 from tests.callbacks.conftest import TINY
 
+pytestmark = pytest.mark.timeout(900)  # several processes, one after the other, on a busy machine
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -92,7 +93,6 @@ def test_one_process_continues_a_sharded_run(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_two_nodes_survive_a_kill_and_give_the_bits_of_one_node(folder):
     """Both agents of torchrun restart their ranks, which agree on the run directory and resume from its checkpoint."""
     with socket.socket() as free:

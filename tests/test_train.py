@@ -15,6 +15,7 @@ import yaml
 import train
 from tests.tiny_faults import dies_before
 
+pytestmark = pytest.mark.timeout(900)  # several processes, one after the other, on a busy machine
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 CONFIG = {

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,24 +25,29 @@ LARGEST_SHARE = 0.8
 
 
 class Outcomes:
-    """A pytest plugin that prints a line for each test: its name, whether it passed, its shares."""
+    """A pytest plugin that keeps a row for each test: its name, whether it passed, its shares."""
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
+        self.seed, self.rows = seed, []
 
     def pytest_runtest_logreport(self, report) -> None:
         if report.when == "call" or report.failed:
-            line = {"test": report.nodeid, "seed": self.seed, "passed": report.passed}
-            print(json.dumps(line | {"shares": dict(report.user_properties)}), file=sys.__stdout__, flush=True)
+            row = {"test": report.nodeid, "seed": self.seed, "passed": report.passed}
+            self.rows.append(row | {"shares": dict(report.user_properties)})
 
 
 def run_seeds(files: list[str], seeds: int) -> None:
-    """All seeds in this process, which imports once."""
+    """All seeds in this process, which imports once; a line for each row, the tests' own output goes to stderr."""
     import pytest
 
     for seed in range(seeds):
         os.environ["TEST_SEED"] = str(seed)
-        pytest.main(["-m", "learns", "-p", "no:cacheprovider", "-p", "no:terminal", *files], plugins=[Outcomes(seed)])
+        found = Outcomes(seed)
+        with redirect_stdout(sys.stderr):
+            code = pytest.main(["-m", "learns", "-p", "no:cacheprovider", *files], plugins=[found])
+        if code not in (0, 1):  # passed, some failed
+            sys.exit(int(code))
+        print(*map(json.dumps, found.rows), sep="\n", flush=True)
 
 
 def marked(folders: list[Path]) -> list[str]:

@@ -19,7 +19,7 @@ from datamodules.resampled_stream import ResampledImages
 from datamodules.sample_order import ORDER, EndlessOrder
 from datamodules.shard_sources import shards_of
 from datamodules.skipped import Skipped
-from datamodules.worker_trace import WorkerTrace
+from datamodules.worker_trace import BUSY, WorkerTrace
 from tests.datamodules.fatal_decoder import FatalDecoder
 from tests.datamodules.picture_shards import write_folder
 
@@ -59,7 +59,9 @@ def restarts(caplog):
 
 
 def halt_a_worker(loader, number):
-    """Freeze it where it is; returns what the log shall say that it was doing."""
+    """Freeze it where it is, once it has started; returns what the log shall say that it was doing."""
+    while loader.source.trace.life(number)[0] == BUSY:  # a start may take minutes, and is waited for
+        time.sleep(0.01)
     pid = loader.reader._workers[number].pid
     os.kill(pid, signal.SIGSTOP)
     os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
