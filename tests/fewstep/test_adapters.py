@@ -15,6 +15,7 @@ from tests.tiny_diffusion import unet
 
 MIXED = [("reverse", 2), (None, 1), ("forward", 1), ("reverse", 1)]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+OF_GRADIENTS = {"rtol": 1e-4, "atol": 1e-4}  # sums of hundreds of terms, in the order of the processor; most are near 1
 
 
 def adapted(model=None, seed=1, **options):
@@ -90,7 +91,7 @@ def test_a_mixed_call_is_plain_peft_row_by_row_in_outputs_and_gradients(blocks, 
         output = call(adapters.model, *inputs(5))
     torch.testing.assert_close(output, expected, **TOLERANCE)
     torch.testing.assert_close(without_graph, expected, **TOLERANCE)
-    torch.testing.assert_close(gradients(adapters, weighted(output)), expected_grads, **TOLERANCE)
+    torch.testing.assert_close(gradients(adapters, weighted(output)), expected_grads, **OF_GRADIENTS)
     assert all(grad.abs().max() > 0 for grads in expected_grads.values() for grad in grads)
 
 
@@ -215,7 +216,7 @@ def test_a_transformer_with_two_streams():
     with adapters.rows(MIXED):
         output = calling(adapters.model, *of(5))
     torch.testing.assert_close(output, expected, **TOLERANCE)
-    torch.testing.assert_close(gradients(adapters, weighted(output)), expected_grads, **TOLERANCE)
+    torch.testing.assert_close(gradients(adapters, weighted(output)), expected_grads, **OF_GRADIENTS)
 
 
 def _one_rank(rank, world, file, answers):
