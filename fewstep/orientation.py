@@ -40,7 +40,7 @@ def orientation(data: bytes) -> int:
         value = exif_orientation(re.sub(rb"^(Exif\0\0){1,2}", b"", exif))
         if value is None and (stated := STATED.search(xmp)):
             value = int(stated[1])
-        return value if value in range(1, 9) else 1
+        return value if value is not None and 1 <= value <= 8 else 1
     except (struct.error, IndexError, ValueError, zlib.error):
         return 1
 
@@ -49,6 +49,8 @@ def exif_orientation(tiff: bytes) -> int | None:
     """The number in tag 0x0112 of the first directory of an EXIF block, of whatever type; None when absent."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     found = None
+    if order is None:
+        return None
     try:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)
         (entries,) = struct.unpack_from(f"{order}H", tiff, start)
@@ -56,7 +58,7 @@ def exif_orientation(tiff: bytes) -> int | None:
             tag, kind, count = struct.unpack_from(f"{order}HHI", tiff, at)
             if tag == TAG and count:
                 found = int(*struct.unpack_from(order + NUMBERS[kind], tiff, at + 8)) if count == 1 else 1
-    except (struct.error, KeyError, ValueError, OverflowError):  # no byte order, an end too early, no number
+    except (struct.error, KeyError, ValueError, OverflowError):  # an end too early, no number
         pass
     return found
 
