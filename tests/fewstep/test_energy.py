@@ -276,10 +276,10 @@ def test_it_learns_from_few_pairs_and_many_marginals(below):
         sum(model.losses(batch).values()).backward()
         adam.step()
     with torch.no_grad():
-        below("nll", -model.log_density(y_test, x_test).mean(), 0.6)
+        below("nll", -model.log_density(y_test, x_test).mean(), 0.8)
         residual = model.sample(x_test, PerSampleRng(0, range(300))) - x_test
-    below("standard deviation", abs(residual.std() - 0.3), 0.09)
-    below("mean", residual.mean().abs(), 0.1)
+    below("standard deviation", abs(residual.std() - 0.3), 0.15)
+    below("mean", residual.mean().abs(), 0.3)
 
 
 @pytest.mark.parametrize(
