@@ -46,7 +46,7 @@ def test_every_start_is_a_resume_with_rays_part_of_the_trainer(folder):
     assert ray_train.worker_arguments(SCRIPT, given) == [*given, "--resume", "auto", *ray_config]
     again = ["fit", "--run_dir", "run", "--resume", "auto"]
     Path("run").mkdir()
-    Path("run", "config.yaml").touch()
+    Path("run", "config.yaml").write_text("{}\n")  # it is read: it may not write elsewhere
     saved = ["fit", "-c", "run/config.yaml", "--run_dir", "run", "--resume", "auto", *ray_config]
     assert ray_train.worker_arguments(SCRIPT, again) == saved
 
