@@ -137,8 +137,8 @@ def test_bad_options_are_named(options, message):
 
 
 @pytest.mark.learns
-def test_a_conditional_gaussian_is_learned(below):
-    """Closed form: y = A x + 0.3 e, and the difference of the NLLs on the same rows is a KL divergence."""
+def test_a_conditional_gaussian_is_learned_to_its_entropy(below):
+    """Closed form: y = A x + 0.3 e has NLL D/2 log(2 pi e 0.09) under its own density."""
     x, x_unpaired, x_marginal = torch.randn(512, 2), torch.randn(2048, 2), torch.randn(2048, 2)
     mix = torch.tensor([[1.0, 0.5], [-0.5, 1.0]])
     y, y_unpaired = x @ mix + 0.3 * torch.randn(512, 2), x_marginal @ mix + 0.3 * torch.randn(2048, 2)
@@ -155,14 +155,14 @@ def test_a_conditional_gaussian_is_learned(below):
     model.initialise(x_unpaired, y_unpaired)
     net = OTConditionalModule(model, cost_lr=2e-2, potential_lr=2e-2, schedule="cosine")
     net.setup = lambda stage: None
-    batches = [{"x": x, "y": y, "x_unpaired": x_unpaired[:256], "y_unpaired": y_unpaired[:256]}] * 300
+    batches = [{"x": x, "y": y, "x_unpaired": x_unpaired[:256], "y_unpaired": y_unpaired[:256]}] * 600
     runner = trainer()
-    runner.fit_loop.epoch_loop.max_steps = 300
+    runner.fit_loop.epoch_loop.max_steps = 600
     runner.fit(net, DataLoader(batches, batch_size=None))
     test_x = torch.randn(4096, 2)
-    law = torch.distributions.Normal(test_x @ mix, 0.3)
-    test_y = law.sample()
+    test_y = test_x @ mix + 0.3 * torch.randn(4096, 2)
     with torch.no_grad():
-        divergence = (law.log_prob(test_y).sum(1) - net.model.log_density(test_y, test_x)).mean()
-    below("divergence", divergence, 0.08)
-    below("a density that integrates to more than 1", -divergence, 0.02)
+        nll = -net.model.log_density(test_y, test_x).mean().item()
+    entropy = torch.distributions.Normal(0, 0.3).entropy().item() * 2
+    below("nll above the entropy", nll - entropy, 0.08)
+    below("nll below the entropy", entropy - nll, 0.05)
