@@ -198,7 +198,7 @@ FOUND_WHILE_MEASURING = (
         (["--guidance-scale", "4"], "--guidance-scale is for diffusers folders and for --prompts"),
         (["--prompts", "x.txt"], "--prompts needs --metrics"),
         (["--prompts", "x.txt", "--metrics", "kid"], "--metrics kid compares with real images; give --data"),
-        (["--prompts", "x.txt", "--metrics", "clip_score"], "--prompts x.txt cannot be read"),
+        (["--prompts", "x.txt", "--metrics", "clip_score"], "--prompts x.txt does not exist"),
         (["--prompts", __file__, "--metrics", "clip_score"], "a TinyPainter draws no pictures from prompts alone"),
         (["--metrics", "image_reward", "--metrics.image_reward.source", "gone/ImageReward.pt"], "no file gone/"),
         (["--metrics", "psnr"], "a dict with `reconstruction`"),
