@@ -7,10 +7,12 @@ from callbacks.diversity import DiversityCallback
 from callbacks.ema import EMA
 from callbacks.export import Export
 from callbacks.fid import FIDCallback
+from callbacks.finished_epochs import FinishedEpochs
 from callbacks.fully_sharded import FullySharded
 from callbacks.kid import KIDCallback
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.loss_spikes import LossSpikes
+from callbacks.monitored_metrics import MonitoredMetrics
 from callbacks.no_profiler import NoProfiler
 from callbacks.numeric_guard import NumericGuard
 from callbacks.paired_image import PairedImageCallback
@@ -37,11 +39,13 @@ __all__ = [
     "DiversityCallback",
     "Export",
     "FIDCallback",
+    "FinishedEpochs",
     "FullySharded",
     "ImageRewardCallback",
     "KIDCallback",
     "LastCheckpoint",
     "LossSpikes",
+    "MonitoredMetrics",
     "NoProfiler",
     "NumericGuard",
     "PairedImageCallback",

@@ -17,8 +17,9 @@ class LastCheckpoint(Checkpoint):
     Lightning's `save_last` writes only when the monitored metric improves, so that a run on a plateau could not be
     resumed from where it is. At `max_steps` the file is written before the epoch is declared over: a later resume with
     a larger `max_steps` goes on in the middle of that epoch. Where a validation or the end of an epoch follows, which a
-    resume from before it would leave out, the file is written after it. `AtomicCheckpointIO` keeps the file before it
-    as last-1.ckpt. folder: a path or an address such as s3://bucket/run; DEFAULT_ROOT_DIR/checkpoints if not given.
+    resume from before it would leave out, the file is written after it; what goes on from there exactly needs
+    `FinishedEpochs`, too. `AtomicCheckpointIO` keeps the file before it as last-1.ckpt. folder: a path or an address
+    such as s3://bucket/run; DEFAULT_ROOT_DIR/checkpoints if not given.
     """
 
     def __init__(self, every_n_steps: int | None = None, folder: str | None = None) -> None:

@@ -4,7 +4,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 
-from callbacks import AtomicCheckpointIO, LastCheckpoint, StepSeed
+from callbacks import AtomicCheckpointIO, FinishedEpochs, LastCheckpoint, StepSeed
 from tests.callbacks.tiny_run import TinyData, TinyModule
 
 
@@ -15,7 +15,7 @@ def train(folder, steps: int, checkpoint=None) -> tuple[dict, dict]:
     options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     trainer = Trainer(
         plugins=[MixedPrecision("16-mixed", "cpu", scaler), AtomicCheckpointIO()],
-        callbacks=[StepSeed(0), LastCheckpoint()],
+        callbacks=[StepSeed(0), FinishedEpochs(), LastCheckpoint()],
         default_root_dir=folder,
         max_steps=steps,
         limit_val_batches=0,

@@ -27,7 +27,13 @@ except ValueError as error:
 print("held", flush=True)
 sys.stdin.read()
 """
-FORKS = "if not os.fork(): time.sleep({seconds})"
+FORKS = """
+began, tells = os.pipe()
+if not os.fork():
+    os.write(tells, b"x")
+    time.sleep({seconds})
+os.read(began, 1)  # a fork has closed the lock once it runs
+"""
 
 
 @pytest.fixture(autouse=True)
