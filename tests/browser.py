@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -40,10 +42,10 @@ class Browser:
 
     def close(self):
         self.process.terminate()
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=PATIENCE)
         os.close(self._read), os.close(self._write)
 
-    def call(self, method, timeout=60, **parameters):
+    def call(self, method, timeout=PATIENCE, **parameters):
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         message |= {"sessionId": self.session} if self.session else {}
@@ -73,7 +75,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, script, timeout=90):
+    def wait(self, script, timeout=PATIENCE):
         """Until the expression is true."""
         until = time.monotonic() + timeout
         while not self.do(f"!!({script})"):

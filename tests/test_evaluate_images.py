@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from fewstep.rng import PerSampleRng
+from tests.patience import PATIENCE
 from tests.tiny_pipeline import CHOSEN, NUM_TEST, TINY, check_one_line, measured, write_pictures
 
 torch.set_num_threads(1)
@@ -235,7 +236,7 @@ def test_the_report_opens_in_a_browser(evaluate, run_dir, tmp_path):
 
     def browse(*more):
         command = [BROWSER, *options, *more, address]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
     document = browse("--dump-dom")
     assert "Fréchet distance, colours" in document

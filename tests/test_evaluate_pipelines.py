@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fewstep.rng import mix_seed
+from tests.patience import PATIENCE
 from tests.tiny_pipeline import CHOSEN, NUM_TEST, TINY, check_one_line, measured, save_pipeline, write_pictures
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +78,9 @@ def test_two_processes_measure_what_one_does(pipeline, pictures, whole, tmp_path
     arguments = pipeline_arguments(pipeline, pictures, "--batch-size", "6", "--devices", "2", "--out", str(tmp_path))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "evaluate.py"), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
     (run,) = measured(tmp_path)
     assert run["device"] == "2 x cpu"

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import train
+from tests.patience import PATIENCE
 from tests.test_train import CONFIG, ENVIRONMENT, ROOT
 
 BLOCKED = ["--callbacks.last_checkpoint.folder", "blocked/checkpoints", "--test_after_fit", "false"]
@@ -49,7 +50,7 @@ def test_a_failure_on_the_writing_rank_ends_both(folder):
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=240,  # gloo's own time limit is half an hour
+        timeout=PATIENCE,
     )
     assert done.returncode == 1, done.stderr
     assert "last.ckpt was not written" in done.stderr

@@ -13,10 +13,10 @@ import torch
 import train
 from fewstep.backbones import save_guided_network
 from fewstep.invertible_consistency import InvertibleConsistency
+from tests.patience import PATIENCE
 from tests.tiny_diffusion import SDXL_UNET, unet, write_pipeline
 from tests.tiny_faults import dies_before
 
-pytestmark = pytest.mark.timeout(900)  # several processes, one after the other, on a busy machine
 ROOT = Path(train.__file__).parent
 DATA = ["--data.path", str(ROOT / "data" / "emoji64"), "--data.image_size", "16", "--data.num_workers", "0"]
 DATA += ["--data.num_train", "64", "--data.num_val", "4", "--data.num_test", "4", "--data.eval_batch_size", "4"]
@@ -44,7 +44,7 @@ def launch(*arguments, config="emoji"):
 
 
 def finished(process):
-    output = process.communicate(timeout=280)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, output
     return output
 
@@ -60,7 +60,7 @@ def test_sigkill_and_resume_continue_bit_for_bit(options, tmp_path):
     finished(launch(*options, *length, "--run_dir", str(whole)))
     death = ["--callbacks.death", json.dumps(dies_before(random.randrange(4, 12), tmp_path / "died"))]
     first = launch(*options, *length, "--run_dir", str(killed), *death)
-    output = first.communicate(timeout=280)[0]
+    output = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == -signal.SIGKILL, output
     assert 0 < torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 12
     finished(launch(*options, *length, "--run_dir", str(killed), "--resume", "auto"))
@@ -83,7 +83,7 @@ def test_a_step_for_each_term_needs_one_process(options, tmp_path):
     ddp = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     alone = ["--model.objective", "separate", "--trainer.gradient_clip_val", "null"]
     process = launch(*options, *ddp, *alone, "--run_dir", str(tmp_path / "run"))
-    output = process.communicate(timeout=280)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode not in (0, None)
     assert "objective='separate' works in one process" in output
 

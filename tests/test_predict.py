@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 import train
+from tests.patience import PATIENCE
 
 ROOT = Path(train.__file__).parent
 EDIT = str(ROOT / "configs/icd/edit.yaml")
@@ -126,7 +127,7 @@ def test_two_processes_write_what_one_does(predict):
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("pictures  3 in run/predictions") == 1

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import train
+from tests.patience import PATIENCE
 
 ROOT = Path(train.__file__).parent
 CONFIG = {
@@ -22,7 +23,6 @@ CONFIG = {
     "run_dir": "run",
 }
 DDP = ["-c", str(ROOT / "configs" / "trainer" / "ddp.yaml"), "--trainer.devices", "2"]
-HANG = 120  # seconds on a busy machine; the promise of 30 is measured by benchmarks/reliability
 LAST = Path("run/checkpoints/last.ckpt")
 
 
@@ -62,7 +62,7 @@ def session(leader: int) -> list[int]:
 
 def trains(process: subprocess.Popen) -> list[int]:
     """Its ranks, once the first checkpoint is written."""
-    deadline = time.monotonic() + 280
+    deadline = time.monotonic() + PATIENCE
     while not LAST.exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
@@ -71,7 +71,7 @@ def trains(process: subprocess.Popen) -> list[int]:
 
 
 def everything_ended(process: subprocess.Popen) -> bool:
-    deadline = time.monotonic() + HANG
+    deadline = time.monotonic() + PATIENCE
     while session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not session(process.pid)
@@ -81,7 +81,7 @@ def test_sigterm_saves_and_the_run_goes_on(start):
     process = start()
     trains(process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=HANG)
+    _, err = process.communicate(timeout=PATIENCE)
     step = torch.load(LAST, weights_only=True)["global_step"]
     assert (process.returncode, err) == (
         143,
@@ -95,7 +95,7 @@ def test_sigterm_saves_and_the_run_goes_on(start):
 def test_sigterm_to_the_second_of_two_ranks_stops_both(start):
     process = start(*DDP)
     os.kill(trains(process)[1], signal.SIGTERM)
-    _, err = process.communicate(timeout=HANG)
+    _, err = process.communicate(timeout=PATIENCE)
     step = torch.load(LAST, weights_only=True)["global_step"]
     assert process.returncode == 143, err
     told = f"stopped by a signal to another rank after step {step}: saved {LAST}; "
@@ -107,7 +107,7 @@ def test_sigterm_to_the_second_of_two_ranks_stops_both(start):
 def test_a_killed_rank_0_ends_the_rank_it_started_with_one_line(start):
     process = start(*DDP)
     os.kill(trains(process)[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=HANG)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     assert err == f"error on rank 1: rank 0 is gone; {LAST} is intact; go on with --run_dir run --resume auto\n"
     assert everything_ended(process)

@@ -18,9 +18,9 @@ import yaml
 import evaluate
 import train
 from tests.callbacks.wandb_record import parts_of
+from tests.patience import PATIENCE
 from tests.tiny_faults import dies_before
 
-pytestmark = pytest.mark.timeout(900)  # several processes, one after the other, on a busy machine
 ROOT = Path(train.__file__).parent
 DATA = str(ROOT / "data" / "swiss_roll")
 SMALL = ["--model.model.num_potential", "8", "--model.model.num_cost", "4", "--wandb", "disabled"]
@@ -88,7 +88,7 @@ def test_two_processes_measure_what_one_measures(finished, folder):
     values = []
     for devices in ("1", "2"):
         command = [sys.executable, str(ROOT / "evaluate.py"), checkpoint, "--out", devices, "--devices", devices]
-        done = subprocess.run([*command, "--bootstrap", "50"], capture_output=True, text=True, timeout=240)
+        done = subprocess.run([*command, "--bootstrap", "50"], capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         values.append(json.loads(Path(devices, "metrics.json").read_text())["runs"][0]["metrics"])
     assert values[0].keys() == values[1].keys()
@@ -102,7 +102,7 @@ def test_two_processes_train_what_one_trains(folder):
     options = ["--model.model.objective", "inverse_ot", "--model.x_noise", "0", "--trainer.max_steps", "40"]
     options += ["--data.steps_per_epoch", "20", "--data.num_pairs", "132", "--test_after_fit", "false"]
     one = launch(*options, "--run_dir", "one")
-    assert one.wait(timeout=240) == 0, one.stdout.read()
+    assert one.wait(timeout=PATIENCE) == 0, one.stdout.read()
     ddp = [
         "-c",
         str(ROOT / "configs" / "trainer" / "ddp.yaml"),
@@ -112,7 +112,7 @@ def test_two_processes_train_what_one_trains(folder):
         "cpu",
     ]
     two = launch(*options, *ddp, "--run_dir", "two")
-    assert two.wait(timeout=240) == 0, two.stdout.read()
+    assert two.wait(timeout=PATIENCE) == 0, two.stdout.read()
     for name, value in weights("one/checkpoints/last.ckpt").items():
         torch.testing.assert_close(weights("two/checkpoints/last.ckpt")[name], value, rtol=2e-4, atol=2e-5)
     curves = [
@@ -128,18 +128,18 @@ def test_sigkill_at_a_random_step_and_resume_continue_bit_for_bit(folder):
     options = ["--trainer.max_steps", "600", "--data.steps_per_epoch", "20", "--trainer.log_every_n_steps", "1"]
     options += ["--test_after_fit", "false"]
     whole = launch(*options, "--run_dir", "whole")
-    assert whole.wait(timeout=240) == 0, whole.stdout.read()
+    assert whole.wait(timeout=PATIENCE) == 0, whole.stdout.read()
 
     moment = random.randrange(50, 600)
     first = launch(
         *options, "--run_dir", "killed", "--callbacks.death", json.dumps(dies_before(moment, folder / "died"))
     )
-    assert first.wait(timeout=240) == -signal.SIGKILL, first.stdout.read()
+    assert first.wait(timeout=PATIENCE) == -signal.SIGKILL, first.stdout.read()
     checkpoint, log = Path("killed/checkpoints/last.ckpt"), Path("killed/logs/metrics.csv")
     assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] <= moment
 
     second = launch(*options, "--run_dir", "killed", "--resume", "auto")
-    assert second.wait(timeout=240) == 0, second.stdout.read()
+    assert second.wait(timeout=PATIENCE) == 0, second.stdout.read()
     for name, value in weights("whole/checkpoints/last.ckpt").items():
         assert torch.equal(weights("killed/checkpoints/last.ckpt")[name], value), name
 

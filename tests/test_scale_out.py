@@ -17,8 +17,8 @@ import train
 from callbacks.dead_ranks import refuse_addresses_of_the_dead
 from callbacks.fully_sharded import refuse_shared_weights
 from tests.callbacks.conftest import TINY
+from tests.patience import PATIENCE
 
-pytestmark = pytest.mark.timeout(900)  # several processes, one after the other, on a busy machine
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
     with contextlib.chdir(place):
         matrix = [str(ROOT / "tests" / "scale_out_matrix.py"), "cases.json"]
         command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *matrix]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr[-3000:]
         yield place
 
@@ -109,12 +109,12 @@ def test_two_nodes_survive_a_kill_and_give_the_bits_of_one_node(folder):
     fresh = {**ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     nodes = [subprocess.Popen([*agent, *run], env=fresh, stdout=file, stderr=file) for file in output]
     try:
-        codes = [node.wait(timeout=280) for node in nodes]
+        codes = [node.wait(timeout=PATIENCE) for node in nodes]
     finally:
         for node in nodes:
             node.terminate()  # an agent that is killed leaves its ranks, which are sessions of their own
         for node, file in zip(nodes, output, strict=True):
-            node.wait(timeout=60)
+            node.wait(timeout=PATIENCE)
             file.close()
     said = "".join(Path(f"node{node}").read_text() for node in range(2))
     assert codes == [0, 0], said[-3000:]

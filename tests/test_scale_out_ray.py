@@ -16,6 +16,7 @@ import train
 from callbacks import ray_train
 from callbacks.run_directory import RUN_ID_VARIABLE
 from tests.callbacks.conftest import TINY
+from tests.patience import PATIENCE
 
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "train.py"
@@ -74,7 +75,6 @@ def test_without_ray_it_says_what_to_install(folder, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_killed_worker_is_replaced_and_the_run_goes_on(folder):
     """SIGKILL before step 12; both workers come back from the checkpoint of step 10. No noise: one process compares."""
     pytest.importorskip("ray")
@@ -87,7 +87,7 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(folder):
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "HOME": str(folder)},
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=PATIENCE,
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-4000:]

@@ -10,6 +10,7 @@ import yaml
 
 import train
 from callbacks.run_directory import shared_run_id
+from tests.patience import PATIENCE
 
 ROOT = Path(train.__file__).parent
 SCRIPT = ROOT / "configs" / "trainer" / "slurm.sh"
@@ -26,7 +27,9 @@ def submit(tmp_path):
 
     def run(code, *arguments):
         environment = {**os.environ, **JOB, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE_srun": str(code)}
-        done = subprocess.run(["bash", SCRIPT, *arguments], env=environment, cwd=ROOT, capture_output=True, timeout=60)
+        done = subprocess.run(
+            ["bash", SCRIPT, *arguments], env=environment, cwd=ROOT, capture_output=True, timeout=PATIENCE
+        )
         called = [tmp_path / f"{name}.called" for name in ("srun", "scontrol")]
         return done.returncode, *[file.read_text().splitlines() if file.exists() else None for file in called]
 

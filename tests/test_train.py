@@ -13,9 +13,9 @@ import torch
 import yaml
 
 import train
+from tests.patience import PATIENCE
 from tests.tiny_faults import dies_before
 
-pytestmark = pytest.mark.timeout(900)  # several processes, one after the other, on a busy machine
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 CONFIG = {
@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("argument", "expected"), [("--help", "usage:"), ("-h", "--dry_run"), ("", "--resume")])
 def test_help_does_not_import_torch(argument, expected):
     code = f"import sys, train; train.main({[argument] if argument else []}); assert 'torch' not in sys.modules"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     assert expected in result.stdout
 
@@ -64,7 +64,7 @@ def test_two_processes_give_the_result_of_one(folder):
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
     assert two.returncode == 0, two.stderr
     assert two.stderr == ""
@@ -95,7 +95,9 @@ atexit.register(lambda: print("group", set(seen), distributed.is_initialized()))
 sys.argv = {argv}
 sys.exit(train.main())
 """
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "group {'gloo'} False"
 
@@ -112,7 +114,7 @@ def test_killed_and_resumed_equals_never_killed(folder):
     ]
     moment = random.randrange(8, 400)
     death = ["--callbacks.death", json.dumps(dies_before(moment, folder / "died"))]
-    killed = subprocess.run(command("--run_dir", "killed", *steps, *death), env=ENVIRONMENT, timeout=280)
+    killed = subprocess.run(command("--run_dir", "killed", *steps, *death), env=ENVIRONMENT, timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL
     assert moment - 7 <= load("killed/checkpoints/last.ckpt")["global_step"] <= moment
     assert train.main(["fit", "--run_dir", "killed", "--resume", "auto"]) == 0

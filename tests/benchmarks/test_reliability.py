@@ -13,17 +13,17 @@ import torch
 from benchmarks.reliability import key_log, promises, run, table
 from benchmarks.reliability.matrix import KILLED, MATRIX, Row
 from benchmarks.reliability.promises import Missed
+from tests.patience import PATIENCE
 
 ROOT = Path(run.__file__).parents[2]
 ROWS = ["elastic_2_1_2", "sigkill_in_write", "sigterm_alone", "disk_full", "resumed_weather", "accumulated"]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_few_rows_on_real_processes(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "reliability" / "run.py"), "--trials", "1", "--only", *ROWS]
     results = tmp_path / "results.jsonl"
-    done = subprocess.run([*command, "--out", str(results)], capture_output=True, text=True, timeout=850)
+    done = subprocess.run([*command, "--out", str(results)], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert {line["row"] for line in lines} >= set(ROWS)

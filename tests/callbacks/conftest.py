@@ -11,6 +11,7 @@ import torch
 import yaml
 
 import train
+from tests.patience import PATIENCE
 
 TINY = {
     "model": {"class_path": "tests.callbacks.tiny_run.TinyModule"},
@@ -43,7 +44,7 @@ def fit_alone(config: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         command = [sys.executable, train.__file__, "fit", "-c", str(config), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parent)}
         return subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
         )
 
     return run

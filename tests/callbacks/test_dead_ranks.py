@@ -19,6 +19,7 @@ from torch import distributed
 
 from callbacks import dead_ranks
 from callbacks.dead_ranks import RankWatch, lost_connection
+from tests.patience import PATIENCE
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
 
@@ -58,7 +59,7 @@ def forked(pids: list[int], action, output: Path) -> int:
     return pid
 
 
-def ends_with(pid: int, pids: list[int], seconds: float = 120.0) -> int:
+def ends_with(pid: int, pids: list[int], seconds: float = PATIENCE) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -194,7 +195,7 @@ def running(pid: int) -> bool:
         return False
 
 
-def wait_for(condition, seconds: float = 120.0) -> None:
+def wait_for(condition, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from callbacks import EMA, NumericGuard, step_skipping
 from callbacks.numeric_guard import NonFiniteError
 from tests.callbacks.faulty_run import FaultyModule, KeyedData, ManualModule, bare_loop, trainer_with
+from tests.patience import PATIENCE
 
 FAULTS = ["nan", "gradient", "constant"]
 
@@ -145,7 +146,7 @@ class Telling(NumericGuard):
             super().on_train_batch_end(trainer, pl_module, *args)
         except NonFiniteError as error:
             Path(f"error{trainer.global_rank}").write_text(error.line)
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + PATIENCE
             while not Path(f"error{1 - trainer.global_rank}").exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             raise

@@ -13,6 +13,7 @@ import pytest
 
 from callbacks import run_lock
 from callbacks.run_lock import WAIT_VARIABLE, hold, patience, refuse_in_use, release_all
+from tests.patience import PATIENCE
 
 HOLDER = """
 import importlib.util, os, pathlib, sys, time
@@ -84,7 +85,7 @@ def test_of_many_that_start_together_one_wins(tmp_path, start):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_dead_hold_nothing_nor_do_the_workers_they_leave(tmp_path, start, number):
-    holder = start(tmp_path, FORKS.format(seconds=60))
+    holder = start(tmp_path, FORKS.format(seconds=PATIENCE))
     assert holder.stdout.readline() == "held\n"
     worker = int(Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text())
     holder.send_signal(number)

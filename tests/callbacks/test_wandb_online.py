@@ -10,6 +10,7 @@ import wandb
 from callbacks.wandb_logger import OfflineFirstWandbLogger
 from tests.callbacks.fake_wandb_server import FakeWandbServer
 from tests.callbacks.wandb_record import history_of
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_the_printed_command_uploads_both_parts_of_an_offline_run_one_after_the_
         wandb.teardown()
         time.sleep(1.1)  # the folders' names are exact to the second
     argv = [sys.executable, "-m", *command.split()]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert [row["trainer/global_step"] for row in server.streamed] == [1, 2, 3, 4]
     assert [row["_step"] for row in server.streamed] == sorted(row["_step"] for row in server.streamed)

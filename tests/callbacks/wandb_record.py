@@ -7,8 +7,9 @@ from pathlib import Path
 import wandb
 from wandb.proto import wandb_internal_pb2
 
+from tests.patience import PATIENCE
+
 BLOCK, HEADER = 32768, 7
-PATIENCE = 60  # seconds
 
 
 def records(file):

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fewstep.backbones import copied_to
 from fewstep.backbones.adapters import JOINT_TARGETS, UNET_TARGETS, Adapters, matching_layers
+from tests.patience import PATIENCE
 from tests.tiny_diffusion import unet
 
 MIXED = [("reverse", 2), (None, 1), ("forward", 1), ("reverse", 1)]
@@ -242,7 +243,7 @@ def test_two_processes_with_both_adapters_in_one_backward_pass(tmp_path):
     ranks = [context.Process(target=_one_rank, args=(rank, 2, tmp_path / "meet", answers)) for rank in range(2)]
     for process in ranks:
         process.start()
-    found = dict(answers.get(timeout=60) for _ in ranks)
+    found = dict(answers.get(timeout=PATIENCE) for _ in ranks)
     for process in ranks:
         process.join(60)
     adapters = adapted()

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from fewstep.contrastive import contrastive_loss, labels_of, retrieval_ranks
+from tests.patience import PATIENCE
 
 
 def unit(*shape, seed=0):
@@ -98,7 +99,7 @@ def test_two_processes_take_the_step_of_one(tmp_path, labels):
     processes = [context.Process(target=_one_rank, args=(rank, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
-    results = [answers.get(timeout=60) for _ in processes]
+    results = [answers.get(timeout=PATIENCE) for _ in processes]
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
