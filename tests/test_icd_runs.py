@@ -57,13 +57,14 @@ def stored(folder):
 def test_sigkill_and_resume_continue_bit_for_bit(options, tmp_path):
     length = ["--trainer.max_steps", "12", "--test_after_fit", "false"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finished(launch(*options, *length, "--run_dir", str(whole)))
+    fit = ["fit", "-c", str(ROOT / "configs" / "icd" / "emoji.yaml"), *options, *length]
+    assert train.main([*fit, "--run_dir", str(whole)]) == 0
     death = ["--callbacks.death", json.dumps(dies_before(random.randrange(4, 12), tmp_path / "died"))]
     first = launch(*options, *length, "--run_dir", str(killed), *death)
     output = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == -signal.SIGKILL, output
     assert 0 < torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 12
-    finished(launch(*options, *length, "--run_dir", str(killed), "--resume", "auto"))
+    assert train.main([*fit, "--run_dir", str(killed), "--resume", "auto"]) == 0
     for name, value in stored(whole).items():
         assert torch.equal(stored(killed)[name], value), name
 

@@ -85,12 +85,12 @@ def test_evaluation_of_best_and_last_side_by_side(finished, folder):
 def test_two_processes_measure_what_one_measures(finished, folder):
     """2048 pairs and 64 groups in uneven batches of 100 rows."""
     checkpoint = str(finished / "checkpoints" / "best.ckpt")
-    values = []
-    for devices in ("1", "2"):
-        command = [sys.executable, str(ROOT / "evaluate.py"), checkpoint, "--out", devices, "--devices", devices]
-        done = subprocess.run([*command, "--bootstrap", "50"], capture_output=True, text=True, timeout=PATIENCE)
-        assert done.returncode == 0, done.stderr
-        values.append(json.loads(Path(devices, "metrics.json").read_text())["runs"][0]["metrics"])
+    options = [checkpoint, "--bootstrap", "50"]
+    assert evaluate.main([*options, "--out", "1", "--devices", "1"]) == 0
+    command = [sys.executable, str(ROOT / "evaluate.py"), *options, "--out", "2", "--devices", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    values = [json.loads(Path(out, "metrics.json").read_text())["runs"][0]["metrics"] for out in ("1", "2")]
     assert values[0].keys() == values[1].keys()
     for name, value in values[0].items():
         assert values[1][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
@@ -101,8 +101,7 @@ def test_two_processes_train_what_one_trains(folder):
     """Eq. 18 averages over rows, so equal global batches give equal steps; 33 validation rows split unevenly."""
     options = ["--model.model.objective", "inverse_ot", "--model.x_noise", "0", "--trainer.max_steps", "40"]
     options += ["--data.steps_per_epoch", "20", "--data.num_pairs", "132", "--test_after_fit", "false"]
-    one = launch(*options, "--run_dir", "one")
-    assert one.wait(timeout=PATIENCE) == 0, one.stdout.read()
+    assert fit(*options, "--run_dir", "one") == 0
     ddp = [
         "-c",
         str(ROOT / "configs" / "trainer" / "ddp.yaml"),
@@ -127,9 +126,7 @@ def test_two_processes_train_what_one_trains(folder):
 def test_sigkill_at_a_random_step_and_resume_continue_bit_for_bit(folder):
     options = ["--trainer.max_steps", "600", "--data.steps_per_epoch", "20", "--trainer.log_every_n_steps", "1"]
     options += ["--test_after_fit", "false"]
-    whole = launch(*options, "--run_dir", "whole")
-    assert whole.wait(timeout=PATIENCE) == 0, whole.stdout.read()
-
+    assert fit(*options, "--run_dir", "whole") == 0
     moment = random.randrange(50, 600)
     first = launch(
         *options, "--run_dir", "killed", "--callbacks.death", json.dumps(dies_before(moment, folder / "died"))
@@ -138,8 +135,7 @@ def test_sigkill_at_a_random_step_and_resume_continue_bit_for_bit(folder):
     checkpoint, log = Path("killed/checkpoints/last.ckpt"), Path("killed/logs/metrics.csv")
     assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] <= moment
 
-    second = launch(*options, "--run_dir", "killed", "--resume", "auto")
-    assert second.wait(timeout=PATIENCE) == 0, second.stdout.read()
+    assert fit(*options, "--run_dir", "killed", "--resume", "auto") == 0
     for name, value in weights("whole/checkpoints/last.ckpt").items():
         assert torch.equal(weights("killed/checkpoints/last.ckpt")[name], value), name
 
