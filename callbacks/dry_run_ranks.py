@@ -3,13 +3,16 @@
 import os
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.distributed import _InfiniteBarrier
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.connectors import data_connector
 
 from callbacks.run_directory import RUN_ID_VARIABLE
 
@@ -46,11 +49,17 @@ def rehearsal(trainer: Mapping[str, Any], ranks: int) -> dict[str, Any]:
     if not hasattr(options, "simulate_uniform_ranks"):
         raise ValueError(f"torch {torch.__version__} cannot rehearse {ranks} ranks; use --trainer.devices 1")
     options.simulate_uniform_ranks = True
+    data_connector._InfiniteBarrier = barrier  # type: ignore[assignment, misc]
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks, pg_options=options)
     given = trainer["plugins"] or []
     plugins = [*(given if isinstance(given, list) else [given]), RehearsedRanks(ranks)]
     strategy = trainer["strategy"]
     return {"plugins": plugins, "strategy": strategy if isinstance(strategy, Strategy) or strategy != "auto" else "ddp"}
+
+
+def barrier() -> Any:
+    """Lightning's around `prepare_data`, but where ranks are rehearsed: its group of gloo's would crash there."""
+    return nullcontext() if dist.is_initialized() and dist.get_backend() == "fake" else _InfiniteBarrier()
 
 
 class RehearsedRanks(LightningEnvironment):
