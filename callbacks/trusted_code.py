@@ -139,12 +139,10 @@ def _require_trusted(found: Any, path: str) -> None:
     package = home.partition(".")[0]
     if _starts(home, _trusted()) or package not in (*OWN, *FOREIGN):
         return
-    if inspect.isclass(found):
-        fits = package in OWN or _is_kind(found)
-    else:  # a network that one of our functions makes
-        made = inspect.signature(found).return_annotation if package in OWN and inspect.isfunction(found) else None
-        fits = inspect.isclass(made) and (_is_kind(made) or made.__module__.partition(".")[0] in OWN)
-    if not fits:
+    made = found
+    if inspect.isfunction(found) and package in OWN:  # a network that one of our functions makes
+        made = inspect.signature(found).return_annotation
+    if not (inspect.isclass(made) and _is_kind(made)):
         what = "is not a network, callback, logger or other part that a run is made of"
         raise ValueError(f"{path!r} {what}; to allow all of it: --trust {package}")
 

@@ -60,4 +60,4 @@ def _refuse_half_characters(captions: list[str]) -> None:
     try:
         "\n".join(captions).encode()
     except UnicodeEncodeError as error:
-        raise BadSample("not_utf8", "half a surrogate pair in the json") from error
+        raise BadSample("bad_json", "half a surrogate pair in the json") from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fewstep.plain_json import whole_number
 from fewstep.text_files import numbered_lines, read_text
 
 OPTION = "--encoding"
@@ -89,7 +90,8 @@ def read_json_lines(path: str | Path, encoding: str | None = None, option: str =
     """(number of the line, object) of each line that is not blank; ValueError in one line for anything else in it."""
     for number, line in numbered_lines(read_text(path, encoding, option)):
         try:
-            row = json.loads(line, object_pairs_hook=_object, parse_constant=lambda _: None)  # NaN means absent
+            odd = {"parse_constant": lambda _: None, "parse_int": whole_number}  # NaN means absent
+            row = json.loads(line, object_pairs_hook=_object, **odd)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: line {number} is not JSON: {str(error)[:120]}") from None
         if not isinstance(row, dict):

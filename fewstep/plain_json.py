@@ -24,7 +24,7 @@ def parse_json(content: bytes | str, sloppy: bool = False) -> Any:
     options: dict[str, Any] = {"parse_constant": _absent} if sloppy else {"object_pairs_hook": _distinct}
     try:
         value = json.loads(
-            content, **{"parse_constant": _refused, "parse_float": _finite, "parse_int": _whole} | options
+            content, **{"parse_constant": _refused, "parse_float": _finite, "parse_int": whole_number} | options
         )
     except RecursionError:
         raise ValueError(f"nested deeper than {MOST_NESTED} levels") from None
@@ -72,7 +72,8 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _whole(digits: str) -> int:
+def whole_number(digits: str) -> int:
+    """int(digits); ValueError for what no float64 could hold, which Python would refuse with advice about itself."""
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"a whole number of {len(digits)} digits is larger than any float64")
     return int(digits)

@@ -4,6 +4,7 @@ import difflib
 import math
 import unicodedata
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def _text(value: Any) -> str | None:
     """Text, or a number written out as in a .csv; None for nothing, NaN and what is neither."""
     if isinstance(value, bytes):  # how some writers store text in parquet
         return value.decode("utf-8", "replace")
+    if isinstance(value, Decimal):
+        return str(int(value) if value == value.to_integral_value() else value) if value.is_finite() else None
     if isinstance(value, float):
         if not math.isfinite(value):
             return None

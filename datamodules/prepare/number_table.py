@@ -60,6 +60,8 @@ def read_numbers(
 ) -> tuple[np.ndarray, list[str]]:
     """The named columns of a text table with a header line, and their names."""
     found, rows = read_csv(path, encoding)
+    if not any(found):
+        raise ValueError(f"{path} is empty; its first line must hold the names of the columns")
     titles = columns or found
     for title in titles:
         if title not in found or not title:

@@ -76,12 +76,21 @@ def read_pairs(files: list[str], x_columns: list[str] | None, y_columns: list[st
     y, y_names = read_table(Path(files[-1]), y_columns, *reading)
     if len(x) != len(y):
         raise ValueError(f"{files[0]} has {len(x)} rows and {files[1]} {len(y)}; pairs need equally many")
+    refuse_targets_among_inputs(x, y, x_names or [], y_names or [])
     return x, y, x_names, y_names
+
+
+def refuse_targets_among_inputs(x: np.ndarray, y: np.ndarray, x_names: list[str], y_names: list[str]) -> None:
+    """ValueError for a column of the same name and the same values in both; names are empty where there are none."""
+    inputs = dict(zip(x_names, x.T, strict=bool(x_names)))
+    for name, column in zip(y_names, y.T, strict=bool(y_names)):
+        if name in inputs and np.array_equal(inputs[name], column):
+            raise ValueError(f"column {name!r} is the same in x and in y; what is to be predicted is no input")
 
 
 def split_pairs(x: np.ndarray, y: np.ndarray, val: float, test: float, rng: np.random.Generator) -> dict:
     """train_paired, val and test; splits whose share is zero are left out."""
-    if val < 0 or test < 0 or val + test >= 1:
+    if not (val >= 0 and test >= 0 and val + test < 1):
         raise ValueError(
             f"--val-fraction {val} and --test-fraction {test} must be at least 0 and add up to less than 1"
         )

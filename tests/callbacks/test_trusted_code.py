@@ -54,6 +54,10 @@ THROUGH = (
     "callbacks.exit_codes.sys.exit",
     "datamodules.import_module",
     "fewstep.icd.main.__globals__",
+    "callbacks.command_line.CommandLine",  # parses, trusts and builds what its arguments say
+    "callbacks.dead_ranks.RankWatch",
+    "callbacks.evaluation.build",
+    "datamodules.text_tables.read_csv",
 )
 OUTSIDE = ("os.system", "subprocess.Popen", "builtins.exec", "jsonargparse.ArgumentParser", "torchx.X", "fewstep_.X")
 
@@ -265,6 +269,16 @@ def test_the_command_line_says_which_flag_would_allow_it(config, capsys, canary,
     assert err.count("\n") == 1
     assert "add --trust stranger" in err or "add --trust run.payload" in err
     assert ("(in c.yaml)" in err) == bool(content)
+    assert not canary.exists()
+
+
+def test_a_config_cannot_run_a_command_that_trusts_more(config, capsys, canary):
+    argv = ["fit", "--trust", "stranger", "--model", "stranger.X"]
+    inner = {"class_path": "callbacks.command_line.CommandLine", "init_args": {"argv": argv, "default_config": "x"}}
+    outer = {"class_path": "callbacks.evaluation_pipeline.PipelineModule", "init_args": {"pipeline": inner}}
+    Path("c.yaml").write_text(yaml.safe_dump({"model": outer}))
+    assert train.main(["fit", "-c", "c.yaml"]) == 2
+    assert "CommandLine' is not a network" in capsys.readouterr().err
     assert not canary.exists()
 
 

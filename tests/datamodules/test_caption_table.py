@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from contextlib import nullcontext
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,13 @@ def test_pictures_may_be_numbers(tmp_path, monkeypatch, suffix, floats):
         assert table.of(names_of(other)) is None
     (told,) = table.told(IMAGES)
     assert "2 rows name no picture, such as row or line" in told
+
+
+def test_decimals_name_pictures_too(tmp_path, monkeypatch):
+    rows = [{"image": Decimal(text), "caption": text} for text in ("7", "12.00", "2.5", "NaN")]
+    parquet(monkeypatch, tmp_path / "t.parquet", rows)
+    table = CaptionTable(str(tmp_path / "t.parquet"))
+    assert table.captions == {"7": ["7"], "12": ["12.00"], "2.5": ["2.5"]}
 
 
 @pytest.mark.parametrize("value", [True, [1], {"path": "x"}, "", float("inf")])

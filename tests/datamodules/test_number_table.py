@@ -79,7 +79,7 @@ def test_columns_are_found_by_name_in_any_order(tmp_path, seed):
         ("a,b\n1,2\n", ["a", "a"], "column 'a' is named twice"),
         ("1,2\n3,4\n", None, "the first line holds numbers; write the names"),
         ("a,b\n", None, "no rows"),
-        ("", None, "no rows"),
+        ("", None, "is empty"),
         ("a\n1\n\n3\n", None, "line 3 is blank"),
         ("a,\n1,2\n", None, "no column ''"),
     ],
@@ -136,6 +136,25 @@ def test_a_target_is_no_input(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,c\n1,2,3\n")
     with pytest.raises(ValueError, match="column 'b' is in --x-columns and in --y-columns"):
         read_pairs([str(tmp_path / "t.csv")], ["a", "b"], ["b", "c"])
+
+
+def test_a_target_of_another_file_is_no_input_either(tmp_path):
+    """Nor of the same file named twice; a column of the same name and of other values is another quantity."""
+    for name, second in (("inputs", 2), ("copy", 2), ("other", 3)):
+        (tmp_path / f"{name}.csv").write_text(f"a,b\n1.5,{second}\n4,5\n")
+    inputs, copy, other = (str(tmp_path / f"{name}.csv") for name in ("inputs", "copy", "other"))
+    for targets in (inputs, copy):
+        for columns in (None, ["b"]):
+            with pytest.raises(ValueError, match=r"column '[ab]' is the same in x and in y"):
+                read_pairs([inputs, targets], None, columns)
+    read_pairs([inputs, other], None, ["b"])
+    read_pairs([inputs, copy], ["a"], ["b"])
+
+
+def test_an_empty_table_is_called_empty(tmp_path):
+    (tmp_path / "t.csv").write_text("\n\n")
+    with pytest.raises(ValueError, match=r"t\.csv is empty; its first line must hold the names"):
+        read_table(tmp_path / "t.csv", None)
 
 
 def sides(x):

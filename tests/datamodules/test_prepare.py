@@ -279,6 +279,7 @@ def test_a_standardised_table_says_how_to_go_back(user):
         (["pairs.csv", "--x-columns", "a,name", "--y-columns", "d"], "line 2, column name is 'n', not a number"),
         (["x.npy", "y.npy", "--unpaired-y", "more_x.npy"], "more_x.npy: 3 columns, but y of the pairs has 2"),
         (["x.npy", "y.npy", "--val-fraction", "0.6", "--test-fraction", "0.4"], "less than 1"),
+        (["x.npy", "y.npy", "--val-fraction", "nan"], "--val-fraction nan and --test-fraction 0.2 must be"),
         (["x.npy", "constant.npy", "--standardise"], "column 1 of y is constant"),
     ],
 )

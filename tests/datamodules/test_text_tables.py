@@ -121,6 +121,7 @@ def test_separators_blank_rows_and_long_cells(tmp_path):
         ('{"a": 1}\n{"a": 1, "a": 2}', "line 2 is not JSON: 'a' stands twice"),
         ('\n[{"a": 1}]', "line 2 holds a list; write an object"),
         ('{"a": 1} {}', "line 1 is not JSON"),
+        (f'{{"a": {"7" * 5000}}}', "a whole number of 5000 digits"),
         ("[" * 100_000, "line 1 is not JSON"),
     ],
 )
