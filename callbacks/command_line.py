@@ -20,6 +20,7 @@ from callbacks.accumulation_windows import AccumulationWindows
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, read_configs
 from callbacks.command_line_scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
+from callbacks.config_ranges import check_ranges
 from callbacks.csv_logger import AppendingCSVLogger
 from callbacks.dead_ranks import RankWatch
 from callbacks.dry_run import DryRun
@@ -77,10 +78,11 @@ class CommandLine(LightningCLI):
         files = [str(default_config), *scan(self.argv).config]
         self.raw_configs = read_configs(files)
         self.run_name = run_name(files[1:])
-        defaults = {"exit_on_error": False, "default_config_files": [str(default_config)]}
+        strict = {"exit_on_error": False, "allow_abbrev": False}  # --trainer.max_step is a slip
+        defaults = {**strict, "default_config_files": [str(default_config)]}
         super().__init__(
             save_config_callback=None,
-            parser_kwargs={"exit_on_error": False, **{name: dict(defaults) for name in self.subcommands()}},
+            parser_kwargs={**strict, **{name: dict(defaults) for name in self.subcommands()}},
             auto_configure_optimizers=False,
             seed_everything_default=0,
             args=self.argv,
@@ -120,6 +122,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         self.settings = self.config[self.subcommand]
         self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
+        check_ranges(self.settings)
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._dump_config()

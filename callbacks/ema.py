@@ -34,7 +34,7 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}  # parameter name -> average; empty before the first update
         self._weights: list[Tensor] = []  # the parameters themselves, in the order of `average`
         self._last_step = -1
-        self._exchanged = False
+        self._exchanged = self._restored = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
@@ -44,6 +44,10 @@ class EMA(Callback):
         self._last_step = trainer.global_step
         if self.average:  # resumed
             self._bind(pl_module)
+            if lost := [n for n, p in pl_module.named_parameters() if p.requires_grad and n not in self.average]:
+                raise ValueError(f"the checkpoint's moving average lacks {', '.join(lost[:3])}; resume from another")
+        elif trainer.global_step and not self._restored and trainer.is_global_zero:
+            print(f"ema     no average in the checkpoint; it begins after step {trainer.global_step}")
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -120,7 +124,7 @@ class EMA(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.num_updates = int(state_dict["num_updates"])
         self.average = dict(state_dict["average"])
-        self._weights, self._exchanged = [], False
+        self._weights, self._exchanged, self._restored = [], False, True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._exchanged:  # `average` holds the raw weights just now

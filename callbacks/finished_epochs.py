@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from lightning.fabric.utilities.types import _Stateful
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
@@ -13,10 +14,12 @@ class FinishedEpochs(Callback):
     epoch; Lightning ends the same one twice if `max_steps` is given, and else forgets the position in the data. One
     written when `max_steps` had cut an epoch goes on within it. And schedules on a plateau, whose turn comes after the
     checkpoint was written and which Lightning leaves out after a resume, take their step.
+    Errors: ValueError for a checkpoint without the position in the data; Lightning would start from their beginning.
     """
 
     def __init__(self) -> None:
         self._schedules_wait = False  # the checkpoint was written just before their turn
+        self._resumed = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         loop = trainer.fit_loop
@@ -25,6 +28,7 @@ class FinishedEpochs(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":
             return
+        self._resumed = True
         state = checkpoint["loops"]["fit_loop"]
         epoch, batches = state["epoch_progress"], state["epoch_loop.batch_progress"]
         ready, started, processed = (epoch["current"][name] for name in ("ready", "started", "processed"))
@@ -36,8 +40,15 @@ class FinishedEpochs(Callback):
             for counts in epoch.values():
                 counts["processed"] = counts["completed"] = counts["ready"] - 1
 
-    @staticmethod
-    def _load_position(loop: Any, load: Any) -> None:
+    def _load_position(self, loop: Any, load: Any) -> None:
+        if self._resumed:
+            self._resumed, stored = False, len(loop._combined_loader_states_to_load)
+            loaders = sum(isinstance(loader, _Stateful) for loader in loop._combined_loader.flattened)
+            if stored != loaders:
+                raise ValueError(
+                    f"the checkpoint holds the position of {stored} training loaders, the data have {loaders}; "
+                    "resume with the run's own data, or from another checkpoint"
+                )
         restarting, loop._restarting = loop._restarting, True
         load()
         loop._restarting = restarting

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.plain_reader import number, refuse
+from callbacks.plain_reader import number, refuse, shown, whole
+from fewstep.optimizer_options import RANGES, check_option
 
 States = Sequence[Mapping[str, Any]]
 
@@ -54,14 +55,18 @@ def require_same_kinds(
         for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
             for key in (old.keys() & new.keys()) - {"params"}:
                 _like(old[key], new[key], f"{name} {key}", same_length=True)
+                if key in RANGES:
+                    check_option(key, old[key], f"{name} {key}")
         if type(optimizer) in [getattr(torch.optim, kind) for kind in ELEMENTWISE]:
             _require_moments(state, optimizer, name)
     for place, (state, schedule) in enumerate(zip(schedule_states, schedules, strict=True)):
         name, fresh = f"the checkpoint's schedule {place}", schedule.state_dict()
         for key, value in state.items():
-            if key in fresh:
+            if key in ("last_epoch", "_step_count"):
+                whole(value, f"{name} {key}")
+            elif key in fresh:
                 _like(value, fresh[key], f"{name} {key}", same_length=key in ("base_lrs", "_last_lr"))
-            elif hasattr(type(schedule), key):  # it would stand in place of a method
+            elif hasattr(schedule, key):  # it would stand in place of a method or of the optimizer
                 raise ValueError(f"{name} has an unknown key {key!r:.40}")
 
 
@@ -75,7 +80,9 @@ def add_missing_options(groups: Sequence[dict[str, Any]], configured: States) ->
 def _require_moments(state: Mapping[str, Any], optimizer: Optimizer, name: str) -> None:
     """Each parameter's moments must have its shape, and Adam needs all of them."""
     needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
-    stored = chain.from_iterable(group["params"] for group in state["param_groups"])
+    stored = list(chain.from_iterable(group["params"] for group in state["param_groups"]))
+    if strange := [key for key in state["state"] if key not in stored]:
+        raise ValueError(f"{name} has moments for parameter {shown(strange[0])}, which is in none of its groups")
     parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
     for key, parameter in zip(stored, parameters, strict=True):
         moments = state["state"].get(key) or {}

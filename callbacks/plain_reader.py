@@ -48,7 +48,7 @@ def text(value: Any, name: str) -> None:
 
 def number(value: Any, name: str) -> None:
     """A real number or a tensor that holds one; infinity is one, NaN is not."""
-    real = type(value) in (int, float) and (abs(value) <= LARGEST or math.isinf(value))
+    real = type(value) in (int, float) and (abs(value) <= LARGEST or abs(value) == math.inf)
     if isinstance(value, Tensor):
         real = value.numel() == 1 and value.layout is torch.strided and not value.is_complex()
         real = real and (isinstance(value, FakeTensor) or value.is_meta or not math.isnan(float(value)))

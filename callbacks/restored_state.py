@@ -34,6 +34,7 @@ def require_restorable(checkpoint: Mapping[str, Any]) -> None:
     """ValueError in one line that names the first part of a wrong kind or out of range."""
     try:
         PARTS(checkpoint, "")
+        same_steps(checkpoint)
     except (ValueError, RecursionError) as error:
         raise ValueError(str(error)[:160]) from None
 
@@ -121,6 +122,18 @@ def callback_states(value: Any, name: str) -> None:
         where = f"{name}.{kind if kind.isprintable() else '?'}"
         if state is not None:
             CALLBACKS.get(kind, mapping)(state, where)
+
+
+def same_steps(checkpoint: Mapping[str, Any]) -> None:
+    """The loops count optimizer steps too, automatic or manual ones; training goes on from their count."""
+    loops, steps = checkpoint.get("loops", {}).get("fit_loop", {}), checkpoint.get("global_step")
+    automatic = loops.get("epoch_loop.automatic_optimization.optim_progress")
+    manual = loops.get("epoch_loop.manual_optimization.optim_step_progress")
+    if automatic is None or manual is None or steps is None:
+        return
+    counts = [automatic["optimizer"]["step"]["total"].get("completed"), manual["total"].get("completed")]
+    if steps not in counts:
+        refuse(steps, "global_step", f"the loops' {counts[0] or counts[1]}")
 
 
 loop_state = fields({}, combined_loader=each(position), _batches_that_stepped=whole)

@@ -70,6 +70,8 @@ def _continue_from(checkpoint: Path, folder: Path | None) -> tuple[Path, Path]:
     own = run_directory_of(checkpoint)
     if checkpoint.is_dir():
         raise ValueError(f"--resume {checkpoint} is a folder; use {resume_flags(checkpoint)}")
+    if not checkpoint.suffix and not checkpoint.exists():
+        raise ValueError(f"--resume {checkpoint}: give auto, or a checkpoint such as RUN/checkpoints/last.ckpt")
     if folder is not None and folder.absolute() != own.absolute() and getattr(rank_zero_only, "rank", 0) == 0:
         refuse_occupied(folder)
     return folder or own, checkpoint

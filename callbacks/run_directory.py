@@ -57,7 +57,9 @@ def run_name(config_files: Sequence[str | Path]) -> str:
 
 def refuse_occupied(folder: Path) -> None:
     """ValueError if the folder holds anything: two runs never mix."""
-    if folder.exists() and (not folder.is_dir() or any(entry.name != run_lock.NAME for entry in folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"run directory {folder} is a file; choose another one")
+    if folder.exists() and any(entry.name != run_lock.NAME for entry in folder.iterdir()):
         raise ValueError(f"run directory {folder} is not empty; continue it with --resume auto or choose another one")
 
 

@@ -145,6 +145,48 @@ def test_metrics_that_are_no_numbers_are_one_line(fit, load, capsys, stored):
     assert "the checkpoint's monitored_metrics are not numbers with names" in capsys.readouterr().err
 
 
+def no_position(checkpoint):
+    checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = []
+
+
+def other_steps(checkpoint):
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
+    progress["optimizer"]["step"]["total"]["completed"] = 10**12
+
+
+def half_an_average(checkpoint):
+    checkpoint["callbacks"]["EMA"]["average"].popitem()
+
+
+@pytest.mark.parametrize(
+    ("loses", "line"),
+    [
+        (no_position, "the checkpoint holds the position of 0 training loaders, the data have 1"),
+        (other_steps, "global_step is 2, expected the loops' 1000000000000"),
+        (half_an_average, "the checkpoint's moving average lacks net.layers.2.bias"),
+    ],
+)
+def test_what_a_resume_would_quietly_lose_is_one_line(fit, load, capsys, loses, line):
+    assert fit("--run_dir", "run", "--trainer.max_steps", "2", "--test_after_fit", "false") == 0
+    file = "run/checkpoints/last.ckpt"
+    checkpoint = load(file)
+    loses(checkpoint)
+    torch.save(checkpoint, file)
+    assert fit("--run_dir", "run", "--resume", file) in (1, 2)
+    err = capsys.readouterr().err
+    assert line in err
+    assert err.count("\n") == 1
+    assert load(file)["global_step"] == 2
+
+
+def test_an_average_that_begins_late_is_said(fit, load, capsys):
+    short = ["--test_after_fit", "false", "--trainer.max_steps"]
+    assert fit("--run_dir", "run", "--callbacks.ema", "null", *short, "2") == 0
+    assert fit("--run_dir", "run", "--resume", "run/checkpoints/last.ckpt", *short, "4") == 0
+    assert "ema     no average in the checkpoint; it begins after step 2" in capsys.readouterr().out
+    assert load("run/checkpoints/last.ckpt")["callbacks"]["EMA"]["num_updates"] == 2
+
+
 def test_why_lightning_alone_is_not_enough(tmp_path):
     """Its early stopping, resumed from the checkpoint of a validation, meets an epoch end without metrics."""
     saver = ModelCheckpoint(tmp_path, "best", monitor="val/nll", save_on_train_epoch_end=False)

@@ -59,6 +59,9 @@ def test_what_a_run_has_saved_is_taken_over(optimizer, schedule):
     [
         (("param_groups", 0, "lr"), "fast", "lr is 'fast', expected a number"),
         (("param_groups", 0, "lr"), math.nan, "lr is nan"),
+        (("param_groups", 0, "lr"), -1.0, r"lr=-1\.0: must be finite, at least 0"),
+        (("param_groups", 0, "lr"), 10**400, "lr is a number of 1329 bits"),
+        (("param_groups", 0, "params"), [100, 101], "has moments for parameter 0, which is in none of its groups"),
         (("param_groups", 0, "betas"), [0.9], r"betas is \[0.9\], expected a list of 2"),
         (("param_groups", 0, "amsgrad"), [1], "amsgrad is"),
         (("param_groups", 0, "eps"), None, "eps is None"),
@@ -68,7 +71,10 @@ def test_what_a_run_has_saved_is_taken_over(optimizer, schedule):
         (("state", 1), {"step": 2}, "has no exp_avg for parameter 1"),
         (("base_lrs",), [0.1, 0.1], "base_lrs is"),
         (("last_epoch",), "3", "last_epoch is '3'"),
+        (("last_epoch",), -5, "last_epoch is -5"),
+        (("_step_count",), 10**400, "_step_count is a number of"),
         (("get_lr",), 3, "unknown key 'get_lr'"),
+        (("optimizer",), "x", "unknown key 'optimizer'"),
     ],
 )
 def test_what_is_of_another_kind_is_named(where, value, expected):
