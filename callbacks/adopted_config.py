@@ -5,22 +5,16 @@ A config that somebody names with -c is his word; one that merely lies in the fo
 
 import os
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from callbacks.restored_paths import inside
+import yaml
 
-FOLDERS = {
-    "default_root_dir",
-    "dirpath",
-    "folder",
-    "save_dir",
-    "root_dir",
-    "log_dir",
-    "dir",
-}  # of what a run writes
+from callbacks import config_text
+
+FOLDERS = {"default_root_dir", "dirpath", "folder", "save_dir", "root_dir", "log_dir", "dir"}  # of what a run writes
+FOLDERS |= {"exclude_batches_path", "cache_dir", "nvme_path", "artifact_location", "tracking_uri"}
 NAMES = {"filename", "name", "version", "sub_dir"}  # parts of their names
 OF_THE_COMMAND = ("run_dir", "resume", "config")
 
@@ -35,6 +29,8 @@ def refuse_writes_outside(content: Mapping[str, Any], file: Path) -> None:
     parts = {key: content.get(key) for key in ("trainer", "callbacks")}
     for key, value in _texts(parts):
         leaf = key.rpartition(".")[2]
+        if _has_options(_yaml(value)):
+            raise ValueError(f"{file} hides options of {key} in a text; write them as keys of its own")
         elsewhere = leaf in FOLDERS and not _within(value, folder)
         if elsewhere or (leaf in NAMES and (value.startswith(("/", "~")) or ".." in value.split("/"))):
             raise ValueError(f"{file} lets {key} write to {value!r:.80}, {remedy}")
@@ -44,7 +40,25 @@ def refuse_writes_outside(content: Mapping[str, Any], file: Path) -> None:
 
 
 def _within(value: str, folder: Path) -> bool:
-    return inside(value, folder) or os.path.realpath(value) == os.path.realpath(folder)
+    """Whether a folder is this one or lies in it, the last name followed, too; an address never does."""
+    return "://" not in value.removeprefix("file://") and Path(os.path.realpath(value)).is_relative_to(
+        os.path.realpath(folder)
+    )
+
+
+def _yaml(text: str) -> Any:
+    """What the parser would make of a text."""
+    try:
+        return config_text.read(text)
+    except (ValueError, yaml.YAMLError):
+        return None
+
+
+def _has_options(value: Any) -> bool:
+    """Keys with values; {epoch} in a file's name is none of these."""
+    values = value.values() if isinstance(value, Mapping) else ()
+    inner = value if isinstance(value, list) else ()
+    return any(entry is not None for entry in values) or any(map(_has_options, inner))
 
 
 def _texts(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -60,7 +74,6 @@ def _texts(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _links(folder: Path) -> Iterator[Path]:
-    """Symbolic links in the folder and in the folders directly below."""
-    below = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()]
-    entries = chain(folder.iterdir(), *(place.iterdir() for place in below))
-    return (entry for entry in entries if entry.is_symlink())
+    """Symbolic links anywhere in the folder."""
+    for place, folders, files in os.walk(folder):
+        yield from (entry for name in folders + files if (entry := Path(place, name)).is_symlink())

@@ -56,6 +56,8 @@ def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
         if (size := known[id(node)]) is None:
             raise ValueError(f"line {node.start_mark.line + 1} refers to itself")
         return size
+    if (tag := node.tag.rpartition(":")[2]) in ("set", "omap", "pairs", "binary"):
+        raise ValueError(f"line {node.start_mark.line + 1} has the tag !!{tag}; write plain keys and values")
     known[id(node)] = None
     parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
     known[id(node)] = size = 1 + sum(_size(part, known) for part in parts if isinstance(part, yaml.Node))

@@ -86,6 +86,8 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
     if options.prompts is None:
         wanted = {key: getattr(options, option) for key, option in DATA_KEYS.items()}
         changes = {key: value for key, value in wanted.items() if value is not None}
+        if not isinstance(content["data"].get("init_args") or {}, dict):
+            raise ValueError(f"config {config}: data.init_args holds no keys and values")
         content["data"]["init_args"] = (content["data"].get("init_args") or {}) | changes
     try:
         parsed = parser.parse_object({key: content[key] for key in parts})

@@ -22,6 +22,7 @@ FOREIGN += ("pytorch_lightning", "ray.train.lightning")
 # Parts of them that start programs, compile, or run what a file or a hub holds.
 WITHHELD = ("torch.hub", "torch.jit", "torch.package", "torch.ops", "torch.classes", "torch.utils.cpp_extension")
 WITHHELD += ("torch.multiprocessing", "torch.distributed.elastic", "torch._inductor", "torch._dynamo")
+WITHHELD += ("lightning.pytorch.loggers.wandb", "pytorch_lightning.loggers.wandb")  # runs git where its options say
 WITHHELD += ("torchmetrics.multimodal", "torchmetrics.functional.multimodal")  # trusts any model called jinaai
 # What a run is made of. An argument may take any value, and what is built for it must not start a program either.
 KINDS = {
@@ -117,6 +118,8 @@ def check(config: Any) -> None:
 
 def refusal(path: str) -> str:
     """Why a path is refused, and the flag that allows it where it is the user's to allow."""
+    if path.endswith(".WandbLogger"):
+        return f"{path!r} takes options that start programs; --wandb offline or online records a run"
     if _starts(path, WITHHELD):
         return f"{path!r} could run the code of a file; no config may name it"
     package = path.partition(".")[0]

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from callbacks.monitored_metrics import KEY
+
 WITHIN = 30.0  # seconds after a fault until every process has ended
 
 
@@ -72,7 +74,8 @@ def finite(value: Any, name: str = "checkpoint") -> None:
     elif isinstance(value, Mapping | list | tuple):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
-            finite(item, f"{name}.{key}")
+            if key != KEY:  # what was measured, which may well be NaN
+                finite(item, f"{name}.{key}")
 
 
 def _same(one: Any, two: Any, name: str) -> None:

@@ -1,6 +1,7 @@
 """Files of LoRA adapters: written as plain diffusers loads them, read in the forms that are in use."""
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -77,10 +78,15 @@ def read_adapter(source: str | Path, layers: Sequence[str]) -> AdapterFile:
     ranks = {weight.shape[0] for key, weight in state.items() if key.endswith("lora_A.weight") and weight.ndim}
     alphas = stated | ({float(settings["lora_alpha"])} if "lora_alpha" in settings else set())
     if "lora_alpha" not in settings and not any(OF_PEFT in key for key in weights):
-        lacking = sum(key.endswith("lora_A.weight") for key in state) - sum(key.endswith(".alpha") for key in weights)
-        alphas |= {float(rank) for rank in ranks} if lacking > 0 else set()
+        told = {key.removesuffix(".alpha") for key in weights if key.endswith(".alpha")}
+        named = {entry[1] for key in weights if (entry := ENTRY.fullmatch(key))}
+        alphas |= {float(rank) for rank in ranks} if named - told else set()
+    if odd := [alpha for alpha in alphas if not 0 < alpha < math.inf]:
+        raise ValueError(f"{source} states alpha {odd[0]:g}, which scales its layers to nothing that was trained")
     if len(alphas) > 1 or len(ranks) != 1:
         raise ValueError(f"{source} needs one rank and one alpha, it has {sorted(ranks)} and {sorted(alphas)}")
+    if bad := [key for key, weight in state.items() if not weight.isfinite().all()]:
+        raise ValueError(f"{source} holds NaN or infinity in {bad[0]} ({len(bad)} of {len(state)} weights)")
     base = header.get("base_sha256"), header.get("base_dtype")
     states_alpha = bool(stated) or "lora_alpha" in settings
     return AdapterFile(state, ranks.pop(), alphas.pop() if alphas else None, states_alpha, *base)
@@ -120,7 +126,10 @@ def convert_released(
         if entry is None:
             raise ValueError(f"{source} has an unknown {key}; only LoRA adapters of the network itself are read")
         layer, half = kohya.get(entry[1]) or _layer(entry[1]), "A" if entry[2] in ("A", "down") else "B"
-        converted[f"{layer}.lora_{half}.weight"] = weight
+        name = f"{layer}.lora_{half}.weight"
+        if name in converted:
+            raise ValueError(f"{source} holds {name} twice, under {key} and another name")
+        converted[name] = weight
     return converted, alphas
 
 

@@ -43,6 +43,7 @@ def adopt(run: Path, content: dict) -> list[str]:
     [
         {},
         saver(dirpath="run/checkpoints", filename="{epoch}/best"),
+        saver(filename="{epoch}"),
         {"trainer": {"default_root_dir": "run"}},
         logger(save_dir="run/logs", name="a", version="v..2"),
     ],
@@ -64,6 +65,16 @@ def test_what_stays_inside_is_adopted(run, changed):
         {"callbacks": {"last": {"class_path": "callbacks.LastCheckpoint", "init_args": {"folder": "victim"}}}},
         {"trainer": {"default_root_dir": "."}},
         {"trainer": {"profiler": {"class_path": "SimpleProfiler", "init_args": {"dirpath": "victim"}}}},
+        {"callbacks": {"checkpoint": f"class_path: {SAVER}\ninit_args: {{dirpath: victim}}"}},
+        {"callbacks": {"checkpoint": {"class_path": SAVER, "init_args": "{dirpath: victim}"}}},
+        {"trainer": {"profiler": "class_path: SimpleProfiler\ninit_args: {dirpath: victim}"}},
+        {"trainer": "default_root_dir: victim"},
+        {
+            "callbacks": {
+                "spikes": {"class_path": "SpikeDetection", "init_args": {"exclude_batches_path": "victim/x.json"}}
+            }
+        },
+        saver(dirpath="run/checkpoints/a/b/link"),
         logger(save_dir="."),
         logger(save_dir="run", name="../../victim"),
         logger(save_dir="run", version="../../../victim"),
@@ -72,17 +83,19 @@ def test_what_stays_inside_is_adopted(run, changed):
     ],
 )
 def test_what_leads_outside_is_refused_unless_the_config_is_named(run, changed):
-    if "link" in str(changed):
-        Path("run/checkpoints/link").symlink_to(Path("victim").absolute())
-    with pytest.raises(ValueError, match=r"-c run/config\.yaml|which only a command may") as error:
+    for link in (Path("run/checkpoints/link"), Path("run/checkpoints/a/b/link")) if "link" in str(changed) else ():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(Path("victim").absolute())
+    with pytest.raises(ValueError, match=r"-c run/config\.yaml|which only a command may|in a text") as error:
         adopt(run, {**PLAIN, **changed})
     assert "\n" not in str(error.value)
     own = ["fit", "-c", "run/config.yaml", "--run_dir", "run", "--resume", "auto"]
     assert with_saved_config(own) == own
 
 
-@pytest.mark.parametrize("name", ["checkpoints/best.ckpt", "logs", "metrics.csv"])
+@pytest.mark.parametrize("name", ["checkpoints/best.ckpt", "logs", "metrics.csv", "checkpoints/a/b/c"])
 def test_links_that_lead_outside_are_refused(run, name):
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).symlink_to(Path("victim").absolute())
     with pytest.raises(ValueError, match="is a link that leads outside the run"):
         refuse_writes_outside(PLAIN, run / "config.yaml")

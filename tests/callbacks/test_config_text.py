@@ -87,6 +87,8 @@ def test_ways_to_write_a_key_once(text):
     [
         ("\n".join(["a: &a [1]", *DOUBLING]), "unfold"),
         ("a: &a [*a]", "refers to itself"),
+        ("a: 1\ntrainer: !!set {max_steps}", "line 2 has the tag !!set; write plain keys and values"),
+        ("trainer: {x: !!binary aGVsbG8=}", "has the tag !!binary"),
         ("a: &a {b: {c: *a}}", "refers to itself"),
         ("a: " + "[" * 3_000, "deeply|YAML"),
         ("a: " + "{x: " * 3_000 + "1" + "}" * 3_000, "deeply"),

@@ -56,6 +56,7 @@ THROUGH = (
     "fewstep.icd.main.__globals__",
     "callbacks.command_line.CommandLine",  # parses, trusts and builds what its arguments say
     "callbacks.dead_ranks.RankWatch",
+    "lightning.pytorch.loggers.WandbLogger",  # its settings choose where git runs
     "callbacks.evaluation.build",
     "datamodules.text_tables.read_csv",
 )

@@ -1,6 +1,7 @@
 """Adapter files against plain diffusers and plain peft, in both directions."""
 
 import json
+import math
 import warnings
 
 import pytest
@@ -266,6 +267,10 @@ LAST = "unet.up_blocks.1.resnets.1.conv2.lora_B.weight"
         (lambda s: {k: v[:2] if "_A" in k else v[:, :2] for k, v in s.items()}, "has rank 2, .* 4; give rank=2"),
         (lambda s: s | {f"{FIRST}.lora_A.weight": torch.ones(9, 2)}, r"one rank and one alpha, it has \[4, 9\]"),
         (lambda s: {}, r"one rank and one alpha, it has \[\]"),
+        (lambda s: s | {"unet.mid_block.alpha": torch.tensor(-3.0)}, "states alpha -3"),
+        (lambda s: s | {"unet.mid_block.alpha": torch.tensor(math.inf)}, "states alpha inf"),
+        (lambda s: s | {LAST: torch.full_like(s[LAST], math.nan)}, "holds NaN or infinity in"),
+        (lambda s: s | {LAST.replace("lora_B", "lora.up"): s[LAST].clone()}, "twice, under"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path, change, message, trained, fresh):
