@@ -25,7 +25,8 @@ def disk(folder: Path, megabytes: int = 4) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        while folder.is_mount():
+            subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(folder: Path, leave: int = LEFT) -> Path:
@@ -92,9 +93,13 @@ def _ends_the_run(folder: Path, fault: Callable[[Path], object], words: str) -> 
 
 
 def _make_read_only(folder: Path) -> None:
-    """Refused as long as a file there is open for writing, so again and again."""
+    """By a second mount over the first, which stays writable as long as a run holds its lock open for writing.
+
+    Refused for as long as another file is open for writing, so again and again.
+    """
+    _mount("--bind", str(folder), str(folder))
     for _ in range(2000):
-        if not subprocess.run(["mount", "-o", "remount,ro", str(folder)], capture_output=True).returncode:
+        if not subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], capture_output=True).returncode:
             return
         time.sleep(0.003)
     raise Missed("the file system could not be made read-only")
