@@ -15,7 +15,7 @@ test:  ## the whole suite
 fast:  ## the suite without tests over 10 s
 	uv run pytest -n auto --dist loadfile -m "not slow"
 
-faults:  ## the table of docs/results/reliability.md (half an hour)
+faults:  ## the table of docs/results/reliability.md (an hour or more)
 	uv run python benchmarks/reliability/run.py
 
 wheel:  ## build the wheel into dist/
