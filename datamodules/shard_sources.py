@@ -48,6 +48,8 @@ def shards_of(source: str | list[str], split: str) -> list[Shard]:
     """The shards of one split; ValueError names the others if there is no such split."""
     found = shards_by_split(source)
     if not (shards := found.get(matching(split, found) or "")):
+        if matching(split, found):
+            raise ValueError(f"{named(source)}: the index lists no shards for the split {split!r}; rebuild it")
         has = f"only {', '.join(map(repr, found))}" if found else f"no .tar files at all{only_others(source)}"
         raise ValueError(f"{named(source)}: no split {split!r}, {has}; correct the split or the path")
     return shards

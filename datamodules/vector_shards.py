@@ -6,6 +6,7 @@ train_paired, val and test hold pairs, train_x only x, train_y only y; each samp
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,4 +149,6 @@ def parse_index(content: bytes, folder: str) -> dict:
     for file, sha256 in named:  # both become paths, so neither may climb out of its folder
         if not is_plain_name(file, ".tar") or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
             raise ValueError(f"{name} names the shard {file!r} ({sha256!r}); expected a .tar beside it and its sha256")
+    if twice := [file for file, count in Counter(file for file, _ in named).items() if count > 1]:
+        raise ValueError(f"{name} lists {twice[0]} twice: samples would count twice or lie in two splits; rebuild it")
     return index

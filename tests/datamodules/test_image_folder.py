@@ -128,6 +128,12 @@ def change(folder, **values):
     (folder / "index.json").write_text(json.dumps(index))
 
 
+def empty(folder, split):
+    index = json.loads((folder / "index.json").read_text())
+    index["splits"][split]["shards"] = []
+    (folder / "index.json").write_text(json.dumps(index))
+
+
 def flip(file, position):
     content = bytearray(file.read_bytes())
     content[position] ^= 1
@@ -146,6 +152,8 @@ def flip(file, position):
         (lambda f: change(f, offsets="../../x.offsets.npz"), "index.json names the offsets"),
         (lambda f: change(f, offsets="/etc/passwd"), "index.json names the offsets"),
         (lambda f: change(f, offsets_sha256="../x"), "index.json names the offsets"),
+        (lambda f: change(f, file="train-000001.tar"), r"lists train-000001\.tar twice"),
+        (lambda f: empty(f, "train"), "the index lists no shards for the split 'train'"),
         (lambda f: (f / "index.json").write_text("[1]"), "is not a shard index"),
     ],
 )
