@@ -1,6 +1,7 @@
 """Which metrics an evaluation takes: by name, or those that the run's own config measures with."""
 
 import difflib
+import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,7 +98,9 @@ def of_config(content: Mapping[str, Any], data: LightningDataModule, config: str
     """
     entries = content.get("callbacks")
     entries = entries if isinstance(entries, dict) else {}
-    reading = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and _reads_outputs(entry)}
+    reading = {
+        name: entry for name, entry in entries.items() if isinstance(entry, dict) and _reads_outputs(entry, name)
+    }
     chosen = _instantiate(reading, config)
     if hasattr(type(data), "y_names"):  # vectors, which were always measured so
         known = [type(callback) for callback in chosen]
@@ -105,12 +108,14 @@ def of_config(content: Mapping[str, Any], data: LightningDataModule, config: str
     return chosen
 
 
-def _reads_outputs(entry: Mapping[str, Any]) -> bool:
+def _reads_outputs(entry: Mapping[str, Any], name: str) -> bool:
     path = str(entry.get("class_path"))
     try:
         kind = resolve(path if "." in path else f"callbacks.{path}")
     except (ImportError, AttributeError):
-        return False  # such as a tracker that is not installed here; a run could not have measured with it
+        # Such as a tracker that is not installed here; a run could not have measured with it.
+        print(f"callbacks.{name}: {path} is not here, what it measures is left out", file=sys.stderr)
+        return False
     if not isinstance(kind, type) or not issubclass(kind, Callback) or issubclass(kind, ProgressBar | Checkpoint):
         return False
     return all(

@@ -309,6 +309,12 @@ def test_an_evaluation_imports_nothing_of_a_run(tmp_path, canary, part):
     assert not canary.exists()
 
 
+def test_a_callback_that_is_not_there_is_said_to_measure_nothing(capsys):
+    content = {"callbacks": {"mine": {"class_path": "callbacks.Nope"}, "ema": {"class_path": "callbacks.EMA"}}}
+    assert evaluation_metrics.of_config(content, LightningDataModule(), "config.yaml") == []
+    assert capsys.readouterr().err == "callbacks.mine: callbacks.Nope is not here, what it measures is left out\n"
+
+
 def test_an_option_of_a_metric_obeys_too(canary):
     with pytest.raises(ValueError, match="--trust stranger"):
         evaluation_metrics.by_name(["fid"], {"fid": {"network": {"class_path": "stranger.X"}}})
