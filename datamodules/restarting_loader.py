@@ -65,7 +65,7 @@ class RestartingLoader:
         self.reader: Any = None  # the DataLoader's iterator, which owns the worker processes
         self.watch = select.poll()  # their sentinels: file descriptors that become readable when a process ends
         self.inside = False  # whether the reader has begun this pass
-        self.silence = SilenceWatch(self._awaited, timeout)
+        self.silence = SilenceWatch(self._awaited, lambda: self.reader._workers, timeout)
 
     def __iter__(self) -> Iterator[Any]:
         done, self.inside = 0, False

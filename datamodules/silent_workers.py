@@ -1,7 +1,8 @@
 """A watch on the worker whose batch the trainer waits for: one that shows no sign of life is ended.
 
 A worker can live and send nothing: stopped, locked, or with a batch that was lost on its way. Its end wakes the
-trainer, wherever in torch it waits (perhaps for a file descriptor that only this worker can give), and is then a death.
+trainer, wherever in torch it waits, and is then a death. If it does not, the trainer waits for a file descriptor that
+another worker has promised with a later batch and cannot give: all of them are ended then.
 """
 
 import math
@@ -15,6 +16,7 @@ from datamodules.worker_trace import RESTING
 
 LOOK = 5.0  # seconds between two looks
 LOST = 60.0  # seconds in which a batch must come that has been read
+WAKE = 15.0  # seconds in which the end of a worker wakes the trainer; torch looks every five
 STARTING = 300.0  # seconds that a worker may take to start, or for the next part of a shard that it fetches
 
 
@@ -23,11 +25,14 @@ class SilenceWatch:
 
     Args:
         awaited: gives the process whose batch is waited for and its sign of life, see WorkerTrace.life; or None.
+        workers: gives all processes.
         timeout: seconds that a worker may take for one sample; 0 means for ever.
     """
 
-    def __init__(self, awaited: Callable[[], tuple[Any, tuple[int, int]] | None], timeout: float):
-        self.awaited, self.timeout = awaited, timeout
+    def __init__(
+        self, awaited: Callable[[], tuple[Any, tuple[int, int]] | None], workers: Callable[[], list], timeout: float
+    ):
+        self.awaited, self.workers, self.timeout = awaited, workers, timeout
         self.ended: dict[int | None, float] = {}  # seconds for which a worker had been silent, by its pid
         self.count, self.wait = 0, 0  # of all waits; number of the present one, 0 between them
 
@@ -57,11 +62,15 @@ class SilenceWatch:
             found = self.awaited() if (wait := self.wait) else None
             if found is None:
                 sign = None
-            elif (wait, found) != sign:
+                continue
+            worker, life = found
+            if (wait, found) != sign:
                 sign, since = (wait, found), time.monotonic()
-            elif (silence := time.monotonic() - since) >= self._patience(found[1][0]):
-                self.ended[found[0].pid] = silence
-                found[0].kill()
+            silence, gone = time.monotonic() - since, worker.pid in self.ended
+            if silence >= self._patience(life[0]) + WAKE * gone:
+                for each in self.workers() if gone else [worker]:
+                    self.ended[each.pid] = silence
+                    each.kill()
 
     def _patience(self, doing: int) -> float:
         """Seconds without a sign of life that are no fault."""

@@ -56,6 +56,6 @@ def test_only_an_empty_folder_is_free(tmp_path):
     refuse_occupied(tmp_path)
     refuse_occupied(tmp_path / "absent")
     (tmp_path / "file").touch()
-    for taken in (tmp_path, tmp_path / "file"):
-        with pytest.raises(ValueError, match="not empty"):
+    for taken, said in ((tmp_path, "not empty"), (tmp_path / "file", "is a file")):
+        with pytest.raises(ValueError, match=said):
             refuse_occupied(taken)

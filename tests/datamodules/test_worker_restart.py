@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 
@@ -19,9 +20,10 @@ from datamodules.resampled_stream import ResampledImages
 from datamodules.sample_order import ORDER, EndlessOrder
 from datamodules.shard_sources import shards_of
 from datamodules.skipped import Skipped
-from datamodules.worker_trace import BUSY, WorkerTrace
+from datamodules.worker_trace import BUSY, RESTING, WorkerTrace
 from tests.datamodules.fatal_decoder import FatalDecoder
 from tests.datamodules.picture_shards import write_folder
+from tests.patience import PATIENCE
 
 SIZES = [40, 3, 61]
 HERE, TWO = Workers(0), Workers(2, start_method="fork")
@@ -332,6 +334,29 @@ def test_a_worker_that_is_stopped_is_ended_and_replaced(shards, caplog, impatien
     (line,) = restarts(caplog)
     assert "was ended, as no batch or sign of life had come from it for" in line
     assert "the loader is restarted (1 of 3)" in line
+
+
+def test_if_the_end_of_one_worker_wakes_nobody_all_are_ended(impatient, monkeypatch):
+    """The trainer has taken a later batch, whose file descriptor only another worker that is stopped can give."""
+    for name in ("LOST", "WAKE"):
+        monkeypatch.setattr(silent_workers, name, 0.1)
+    over, ended = threading.Event(), []
+
+    class Worker:
+        def __init__(self, pid):
+            self.pid = pid
+
+        def kill(self):
+            ended.append(self.pid)
+            if self.pid == 2:
+                over.set()
+
+    workers = [Worker(1), Worker(2)]
+    watch = silent_workers.SilenceWatch(lambda: (workers[0], (RESTING, 7)), lambda: workers, timeout=0.1)
+    with watch.on(), watch.waiting():
+        assert over.wait(PATIENCE)
+    assert ended[:3] == [1, 1, 2]
+    assert set(watch.ended) == {1, 2}
 
 
 @pytest.mark.parametrize("how", ["unpicklable", "lost"])
