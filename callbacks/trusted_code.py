@@ -118,7 +118,7 @@ def check(config: Any) -> None:
 
 def refusal(path: str) -> str:
     """Why a path is refused, and the flag that allows it where it is the user's to allow."""
-    if path.endswith(".WandbLogger"):
+    if path.endswith((".loggers.WandbLogger", ".loggers.wandb.WandbLogger")):
         return f"{path!r} takes options that start programs; --wandb offline or online records a run"
     if _starts(path, WITHHELD):
         return f"{path!r} could run the code of a file; no config may name it"
