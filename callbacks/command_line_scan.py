@@ -51,7 +51,7 @@ def with_saved_config(argv: list[str]) -> list[str]:
     folder = given.run_dir or (None if given.resume == "auto" else run_directory_of(Path(given.resume)))
     saved = Path(folder or "") / "config.yaml"
     if folder and saved.is_file():
-        refuse_writes_outside(*read_configs([saved]).values(), saved)
+        refuse_writes_outside(saved)
         return [argv[0], "-c", str(saved), *argv[1:]]
     if argv[0] == "fit" and not _names_model(argv) and not {"-h", "--help"} & set(argv):
         raise ValueError(_nothing_to_resume(given, folder))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
+from callbacks.adopted_config import refuse_caches_outside
 from callbacks.atomic_checkpoint import read_checkpoint
 from callbacks.command_line_errors import explain, read_configs
 from callbacks.ema import EMA
@@ -48,20 +49,25 @@ class Built(NamedTuple):
 
 
 def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
-    """Checkpoint file and config file for a checkpoint or a run directory. Errors: FileNotFoundError in one line."""
+    """Checkpoint file and config file for a checkpoint or a run directory.
+
+    Errors in one line: FileNotFoundError; ValueError for a run whose own config would write elsewhere.
+    """
     if is_pipeline(path):
         return path, path / "model_index.json"
     if path.is_dir():
         best = sorted(path.glob("checkpoints/best*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
         path = best[-1] if best else path / "checkpoints" / "last.ckpt"
-    config = config or run_directory_of(path) / "config.yaml"
+    own = run_directory_of(path) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(
             f"checkpoint {path} does not exist; give a .ckpt file, a run directory or a diffusers folder"
         )
-    if not config.is_file():
-        raise FileNotFoundError(f"config {config} does not exist; name the run's config with --config")
-    return path, config
+    if not (config or own).is_file():
+        raise FileNotFoundError(f"config {config or own} does not exist; name the run's config with --config")
+    if config is None:
+        refuse_caches_outside(own)
+    return path, config or own
 
 
 def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -> Built:

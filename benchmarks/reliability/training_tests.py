@@ -4,15 +4,18 @@
 
 Runs what is marked `learns`, one process for each number of threads and set of kernels, and prints how often each test
 passed and the largest share of a bound that an outcome took (`below` in tests/conftest.py). Exit code 1 if a test
-failed or a share exceeds 0.8: such a test can fail on another processor.
+failed or a share exceeds 0.8: such a test can fail on another processor. An hour and more for everything: `--rows FILE`
+keeps each outcome as it comes and counts what the file holds already.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -55,12 +58,21 @@ def marked(folders: list[Path]) -> list[str]:
     return sorted(str(file) for file in files if "pytest.mark.learns" in file.read_text())
 
 
-def outcomes(files: list[str], seeds: int, threads: int, kernels: str) -> list[dict]:
+def outcomes(files: list[str], seeds: int, threads: int, kernels: str) -> Iterator[dict]:
+    """A row for each test and seed, as they come. CalledProcessError if pytest could not run them."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **KERNELS[kernels]}
     command = [sys.executable, __file__, "--here", "--seeds", str(seeds), "--only", *files]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return [row | {"threads": threads, "kernels": kernels} for row in rows]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        for line in running.stdout:
+            if line.startswith("{"):
+                yield json.loads(line) | {"threads": threads, "kernels": kernels}
+    if running.returncode:
+        raise subprocess.CalledProcessError(running.returncode, command[:3])
+
+
+def kept(file: Path) -> list[dict]:
+    """The rows that a file of earlier outcomes holds."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def report(rows: list[dict]) -> int:
@@ -81,6 +93,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
+    parser.add_argument("--rows", type=Path, default=Path(os.devnull), help="keep every outcome here")
     parser.add_argument("--only", type=Path, nargs="+", default=[ROOT / "tests"], help="files or folders of tests")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -88,8 +102,13 @@ def main() -> int:
     if options.here:
         run_seeds(files, options.seeds)
         return 0
-    settings = [(threads, kernels) for threads in options.threads for kernels in KERNELS]
-    return report([row for setting in settings for row in outcomes(files, options.seeds, *setting)])
+    rows = kept(options.rows)
+    with options.rows.open("a") as file:
+        for setting in itertools.product(options.threads, options.kernels):
+            for row in outcomes(files, options.seeds, *setting):
+                rows.append(row)
+                print(json.dumps(row), file=file, flush=True)
+    return report(rows)
 
 
 if __name__ == "__main__":

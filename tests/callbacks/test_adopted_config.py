@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from callbacks.adopted_config import refuse_writes_outside
 from callbacks.command_line_scan import with_saved_config
+from callbacks.evaluation import locate
 
 SAVER = "lightning.pytorch.callbacks.ModelCheckpoint"
 PLAIN = {
@@ -44,6 +44,7 @@ def adopt(run: Path, content: dict) -> list[str]:
         {},
         saver(dirpath="run/checkpoints", filename="{epoch}/best"),
         saver(filename="{epoch}"),
+        saver(monitor="victim/loss", an_option_of_tomorrow="val/loss"),
         {"trainer": {"default_root_dir": "run"}},
         logger(save_dir="run/logs", name="a", version="v..2"),
     ],
@@ -59,6 +60,9 @@ def test_what_stays_inside_is_adopted(run, changed):
         saver(dirpath="run/../victim"),
         saver(dirpath="run/checkpoints/link"),
         saver(dirpath="s3://bucket/run"),
+        saver(an_option_of_tomorrow="victim/x"),
+        saver(an_option_of_tomorrow="~/x"),
+        {"data": {"class_path": "D", "init_args": {"path": "/data", "cache_dir": "victim"}}},
         saver(dirpath="file:///victim"),
         saver(filename="../../victim/x"),
         saver(filename="/victim/x"),
@@ -69,6 +73,7 @@ def test_what_stays_inside_is_adopted(run, changed):
         {"callbacks": {"checkpoint": {"class_path": SAVER, "init_args": "{dirpath: victim}"}}},
         {"trainer": {"profiler": "class_path: SimpleProfiler\ninit_args: {dirpath: victim}"}},
         {"trainer": "default_root_dir: victim"},
+        {"data": {"class_path": "D", "init_args": "{cache_dir: victim}"}},
         {
             "callbacks": {
                 "spikes": {"class_path": "SpikeDetection", "init_args": {"exclude_batches_path": "victim/x.json"}}
@@ -98,9 +103,35 @@ def test_links_that_lead_outside_are_refused(run, name):
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).symlink_to(Path("victim").absolute())
     with pytest.raises(ValueError, match="is a link that leads outside the run"):
-        refuse_writes_outside(PLAIN, run / "config.yaml")
+        adopt(run, PLAIN)
 
 
 def test_links_inside_the_run_are_its_own(run):
     (run / "latest").symlink_to("checkpoints")
-    refuse_writes_outside(PLAIN, run / "config.yaml")
+    adopt(run, PLAIN)
+
+
+def metric(**options: str) -> dict:
+    return {"callbacks": {"kid": {"class_path": "callbacks.KIDCallback", "init_args": options}}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        (metric(cache_dir="victim"), "callbacks.kid.init_args.cache_dir"),
+        (metric(of_another_package="victim/x"), "of_another_package"),
+        ({"data": {"class_path": "D", "init_args": {"cache_dir": "victim"}}}, "data.init_args.cache_dir"),
+        (metric(cache_dir="run/cache", reference="/data/real.npz"), None),
+        ({"trainer": {"default_root_dir": "/moved/from"}}, None),  # an evaluation has no trainer of the config's
+    ],
+)
+def test_an_evaluation_keeps_nothing_where_a_folder_says(run, changed, fault):
+    (run / "checkpoints" / "last.ckpt").touch()
+    (run / "config.yaml").write_text(yaml.safe_dump({**PLAIN, **changed}))
+    named = (run / "checkpoints" / "last.ckpt", run / "config.yaml")
+    assert locate(run, run / "config.yaml") == named
+    if fault is None:
+        assert locate(run, None) == named
+    else:
+        with pytest.raises(ValueError, match=rf"{fault} write to .*--config run/config\.yaml"):
+            locate(run, None)
