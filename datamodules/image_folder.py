@@ -48,11 +48,9 @@ def open_images(source: str | list[str], split: str, verify: bool = False, cache
 
 def open_indexed(location: str, entry: dict, verify: bool, cache_dir: str | None) -> SampleIndex:
     """One shard that index.json describes; ValueError unless it is the very file."""
-    offsets = beside(location.rpartition("/")[0], entry["offsets"]) if "offsets" in entry else None
+    offsets = stored_offsets(location, entry, cache_dir)
     if is_remote(location):
         path = str(local_copy(location, entry["sha256"], cache_dir, entry["bytes"]))
-        most = 4 * entry["bytes"] + (1 << 16)  # as read_offsets
-        offsets = offsets and str(local_copy(offsets, entry["offsets_sha256"], cache_dir, most))
     else:
         path = location
         if not Path(path).is_file():
@@ -62,16 +60,27 @@ def open_indexed(location: str, entry: dict, verify: bool, cache_dir: str | None
         raise ValueError(f"{path}: {size} bytes, index.json says {entry['bytes']}; {what}")
     if verify and file_sha256(Path(path)) != entry["sha256"]:
         raise ValueError(f"{path}: content differs from index.json (sha256); copy it again or rebuild it")
-    if offsets and Path(offsets).is_file():
-        if file_sha256(Path(offsets)) != entry["offsets_sha256"]:
+    if offsets is not None:
+        if file_sha256(offsets) != entry["offsets_sha256"]:
             raise ValueError(f"{offsets}: content differs from index.json (sha256); delete it or copy it again")
-        index = read_offsets(offsets, path)
+        index = read_offsets(str(offsets), path)
     else:
         index = open_scanned(path, cache_dir)
     if index.faults or len(index) != entry.get("samples", len(index)):
         fault = index.faults[0] if index.faults else f"{path}: {len(index)} samples, index.json says {entry['samples']}"
         raise ValueError(f"{fault}; copy it again or rebuild it")
     return index
+
+
+def stored_offsets(location: str, entry: dict, cache_dir: str | None = None) -> Path | None:
+    """The offsets file of a shard of an index.json, here; None where there is none, and the shard is scanned."""
+    if "offsets" not in entry:
+        return None
+    file = beside(location.rpartition("/")[0], entry["offsets"])
+    if is_remote(location):
+        most = 4 * entry["bytes"] + (1 << 16)  # as read_offsets
+        file = str(local_copy(file, entry["offsets_sha256"], cache_dir, most))
+    return Path(file) if Path(file).is_file() else None
 
 
 def open_scanned(path: str, cache_dir: str | None = None) -> SampleIndex:

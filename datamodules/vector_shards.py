@@ -5,6 +5,7 @@ describes. Sizes and counts must agree with the index; a folder without one is s
 train_paired, val and test hold pairs, train_x only x, train_y only y; each sample of probe is a group of rows.
 """
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -140,12 +141,21 @@ def parse_index(content: bytes, folder: str) -> dict:
         schema = index["schema"]
         counts = [entry.get(key, 1) for entry in (*shards, index) for key in COUNTS]
         counts += [shard["bytes"] for shard in shards]
+        counts += [split[key] for split in index["splits"].values() for key in COUNTS if key in split]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{name} is not a shard index ({type(error).__name__}: {error}); rebuild it") from error
     if wrong := [count for count in counts if type(count) is not int or not 0 <= count < 1 << 63]:
         raise ValueError(f"{name} gives a size or a count as {str(wrong[0])[:40]}, not as a whole number; rebuild it")
     if schema != 1:
         raise ValueError(f"{name} has schema {schema!r}, this version reads 1; rebuild the folder")
+    if (kind := index.get("kind")) not in (None, "images", "vectors"):
+        raise ValueError(f"{name} has the kind {str(kind)[:40]!r}, this version reads images and vectors; rebuild it")
+    for split, entry in index["splits"].items():
+        for what in ("samples", "rows"):
+            total = sum(shard.get(what, math.nan) for shard in entry["shards"])
+            if what in entry and not math.isnan(total) and total != entry[what]:
+                stated = f"{entry[what]} {what} in split {split!r}"
+                raise ValueError(f"{name} gives {stated}, its shards have {total}; rebuild it")
     for file, sha256 in named:  # both become paths, so neither may climb out of its folder
         if not is_plain_name(file, ".tar") or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
             raise ValueError(f"{name} names the shard {file!r} ({sha256!r}); expected a .tar beside it and its sha256")

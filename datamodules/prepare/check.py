@@ -31,13 +31,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def holds_vectors(source: str) -> bool:
-    """True for an index.json of vector shards or, without one, if the first shard has KEY.x.npy or KEY.y.npy."""
+    """True for an index.json of vectors or, where it does not say, if the first shard has KEY.x.npy or KEY.y.npy."""
     from datamodules.remote import is_remote
     from datamodules.sample_index import scan_shard
     from datamodules.shard_sources import shard_urls, source_index, splits
 
-    if (index := source_index(source)) is not None:
-        return index.get("kind", "vectors") != "images"
+    if (kind := (source_index(source) or {}).get("kind")) is not None:
+        return kind == "vectors"
     found = splits(source)
     first = shard_urls(source, found[0])[0] if found else None
     if first is None or is_remote(first) or not Path(first).is_file():

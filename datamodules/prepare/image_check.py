@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.bad_sample import BadSample
 from datamodules.build_progress import BuildProgress
+from datamodules.image_folder import stored_offsets
 from datamodules.prepare.check_account import Report, SplitReport
 from datamodules.remote import file_sha256, is_remote, local_copy
 from datamodules.sample_grouping import MOST_FIELDS, TOO_MANY_FIELDS
@@ -137,36 +138,37 @@ def check_shard(location: str, entry: dict | None) -> tuple[SampleIndex | None, 
         remote = entry and is_remote(location)
         path = str(local_copy(location, entry["sha256"], size=entry["bytes"])) if remote else location
         index, faults = scan_shard(path)
+        offsets = entry and stored_offsets(location, entry)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         return None, [f"{location}: {reason}"]
     if entry:
-        faults = [*faults, *(f"{location}: {fault}" for fault in differences(Path(path), index, entry))]
+        faults = [*faults, *(f"{location}: {fault}" for fault in differences(Path(path), offsets, index, entry))]
     return index, faults
 
 
-def differences(path: Path, index: SampleIndex, entry: dict) -> Iterator[str]:
-    """What of a local shard is not as index.json says."""
+def differences(path: Path, offsets: Path | None, index: SampleIndex, entry: dict) -> Iterator[str]:
+    """What of a shard and of its stored offsets is not as index.json says."""
     if (size := path.stat().st_size) != entry["bytes"]:
         yield f"{size} bytes, index.json says {entry['bytes']}"
     elif file_sha256(path) != entry["sha256"]:
         yield "content differs from index.json (sha256)"
     if (stated := entry.get("samples", len(index))) != len(index):
         yield f"{len(index)} samples, index.json says {stated}"
-    offsets = path.parent / entry["offsets"] if "offsets" in entry else None
-    if offsets is None or size != entry["bytes"] or not offsets.is_file():
+    if offsets is None or size != entry["bytes"]:
         return  # without them readers scan the shard
+    name = entry["offsets"]
     if file_sha256(offsets) != entry["offsets_sha256"]:
-        yield f"{offsets.name} differs from index.json (sha256)"
+        yield f"{name} differs from index.json (sha256)"
         return
     try:
         kept = read_offsets(str(offsets), str(path))
     except ValueError:
-        yield f"{offsets.name} is not the offsets of this shard"
+        yield f"{name} is not the offsets of this shard"
         return
     same = kept.keys.tolist() == index.keys.tolist() and kept.fields.keys() == index.fields.keys()
     if not same or any(not np.array_equal(kept.fields[name], index.fields[name]) for name in kept.fields):
-        yield f"{offsets.name} differs from the headers of the tar"
+        yield f"{name} differs from the headers of the tar"
 
 
 def count(report: SplitReport, index: SampleIndex) -> None:

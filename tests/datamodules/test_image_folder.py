@@ -8,11 +8,13 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules import image_folder
 from datamodules.image_folder import open_images
 from datamodules.image_shard_writing import Samples, write_image_folder
+from datamodules.prepare.__main__ import main
 from datamodules.sample_index import SampleIndex, scan_shard
 from datamodules.shard_sources import shard_urls, splits
 
@@ -128,9 +130,21 @@ def change(folder, **values):
     (folder / "index.json").write_text(json.dumps(index))
 
 
+def about(folder, split, **values):
+    index = json.loads((folder / "index.json").read_text())
+    index["splits"][split] |= values
+    index["splits"][split] = {key: value for key, value in index["splits"][split].items() if value is not None}
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def kind(folder, value):
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(index | {"kind": value}))
+
+
 def empty(folder, split):
     index = json.loads((folder / "index.json").read_text())
-    index["splits"][split]["shards"] = []
+    index["splits"][split] |= {"shards": [], "samples": 0}
     (folder / "index.json").write_text(json.dumps(index))
 
 
@@ -147,7 +161,12 @@ def flip(file, position):
         (lambda f: (f / "train-000001.tar").write_bytes(b"x" * 512), r"000001\.tar: 512 bytes, index.json says"),
         (lambda f: flip(f / "train-000001.tar", 600), r"train-000001\.tar: content differs .*sha256"),
         (lambda f: flip(f / "train-000001.offsets.npz", 99), r"train-000001\.offsets\.npz: content differs .*sha256"),
-        (lambda f: change(f, samples=4), "3 samples, index.json says 4"),
+        (lambda f: (change(f, samples=4), about(f, "train", samples=None)), "3 samples, index.json says 4"),
+        (lambda f: change(f, samples=4), "samples in split 'train', its shards have"),
+        (lambda f: about(f, "val", samples=7), "gives 7 samples in split 'val', its shards have"),
+        (lambda f: about(f, "val", samples="7"), "a size or a count as 7"),
+        (lambda f: kind(f, "image"), "has the kind 'image', this version reads images and vectors"),
+        (lambda f: kind(f, ["images"]), "has the kind"),
         (lambda f: change(f, file="../train-000000.tar"), "index.json names the shard"),
         (lambda f: change(f, offsets="../../x.offsets.npz"), "index.json names the offsets"),
         (lambda f: change(f, offsets="/etc/passwd"), "index.json names the offsets"),
@@ -162,6 +181,16 @@ def test_what_does_not_agree_with_the_index_is_one_line(folder, damage, message)
     with pytest.raises(ValueError, match=message) as caught:
         open_images(str(folder), "train", verify=True)
     assert "\n" not in str(caught.value)
+    assert main(["check", str(folder)]) in (1, 2)  # what training refuses is not called sound
+
+
+def test_an_index_that_does_not_say_its_kind_is_read_and_checked(folder, capsys):
+    index = json.loads((folder / "index.json").read_text())
+    del index["kind"]
+    (folder / "index.json").write_text(json.dumps(index))
+    assert keys(open_images(str(folder), "train")) == TRAIN
+    assert main(["check", str(folder), "--quick"]) == 0
+    assert "sound" in capsys.readouterr().out
 
 
 def test_lost_offsets_are_found_again(folder):
@@ -203,6 +232,21 @@ def served(folder):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/toy"
         server.shutdown()
+
+
+def test_offsets_on_a_server_are_checked(served, folder, capsys):
+    file = folder / "train-000001.offsets.npz"
+    with np.load(file) as kept:
+        arrays = dict(kept)
+    arrays["keys"] = arrays["keys"][::-1]
+    np.savez_compressed(file, **arrays)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    index = json.loads((folder / "index.json").read_text())
+    entry = next(e for e in index["splits"]["train"]["shards"] if e["file"] == "train-000001.tar")
+    entry["offsets_sha256"] = digest
+    (folder / "index.json").write_text(json.dumps(index))
+    assert main(["check", served, "--quick"]) == 1
+    assert "train-000001.offsets.npz differs from the headers of the tar" in capsys.readouterr().err
 
 
 def test_a_remote_folder_is_copied_where_asked(served, folder, tmp_path):
