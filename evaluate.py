@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewstep.local_paths import local_path
+
 # What the samples depend on, and therefore what a broken-off evaluation must be continued with.
 OF_THE_SAMPLES = ("checkpoint", "config", "data", "prompts", "num_samples", "steps", "guidance_scale", "seed")
 
@@ -40,26 +42,52 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "checkpoint",
         nargs="+",
+        type=path,
         metavar="CKPT",
         help="checkpoint; run directory: its best checkpoint, else the last; or folder of a diffusers pipeline",
     )
     add(
-        "--out", type=Path, required=True, metavar="DIR", help="receives metrics.json, report.md, report.html, pictures"
+        "--out", type=path, required=True, metavar="DIR", help="receives metrics.json, report.md, report.html, pictures"
     )
-    add("--config", type=Path, metavar="C", help="config with the model and the data; RUN/config.yaml if not given")
+    add("--config", type=path, metavar="C", help="config with the model and the data; RUN/config.yaml if not given")
     add("--metrics", nargs="+", metavar="NAME", help="such as fid clip_score; if not given, those of the run's config")
-    add("--data", metavar="FOLDER", help="other test data than the config's; for a pipeline, captioned images")
-    add("--prompts", type=Path, metavar="FILE", help="prompts, one per line, in the place of test data")
+    add(
+        "--data",
+        type=place,
+        metavar="FOLDER",
+        help="other test data than the config's; for a pipeline, captioned images",
+    )
+    add("--prompts", type=path, metavar="FILE", help="prompts, one per line, in the place of test data")
     add("--num-samples", type=positive, metavar="N", help="use so many test samples; all if not given")
     add("--batch-size", type=positive, metavar="N", help="samples per step and process")
     add("--steps", type=positive, nargs="+", metavar="N", help="inference steps; several are compared")
     add("--guidance-scale", type=float, metavar="W", help="1 is unguided; the model's own if not given")
-    add("--seed", type=int, default=0, help="of intervals, noise and the global random generators (0)")
+    add("--seed", type=seed, default=0, help="of intervals, noise and the global random generators (0)")
     add("--devices", type=positive, default=1, help="processes that share the test data (1)")
     add("--bootstrap", type=positive, default=1000, help="resamples behind the 95%% interval of a mean (1000)")
     add("--trust", action="append", metavar="PACKAGE", help="let the config name classes of this package; repeatable")
     add("--overwrite", action="store_true", help="replace a report about other checkpoints, drop another's OUT/partial")
     return parser.parse_known_args(argv)
+
+
+def place(text: str) -> str:
+    """A path or an address; ~ and file:// as the path that is meant."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text names no file or folder")
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path(text: str) -> Path:
+    return Path(place(text))
+
+
+def seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+    return int(text)
 
 
 def positive(text: str) -> int:
@@ -73,9 +101,9 @@ def list_jobs(args: argparse.Namespace) -> list[Job]:
     from callbacks.evaluation import locate
     from callbacks.evaluation_pipeline import is_pipeline
 
-    found = [locate(Path(given), args.config) for given in args.checkpoint]
+    found = [locate(given, args.config) for given in args.checkpoint]
     return [
-        (path, config, steps) for path, config in found for steps in args.steps or [50 if is_pipeline(path) else None]
+        (file, config, steps) for file, config in found for steps in args.steps or [50 if is_pipeline(file) else None]
     ]
 
 
@@ -93,10 +121,10 @@ def build_all(args: argparse.Namespace, words: list[str], jobs: list[Job]) -> "l
     options = Options(**own | {"metrics": args.metrics or ()}, metric_options=given)
     load = functools.cache(load_pipeline)  # once for all its steps
     return [
-        build_pipeline(path, load(path), steps or 50, options, ImageTextDataModule)
-        if is_pipeline(path)
-        else build(path, config, steps, options)
-        for path, config, steps in jobs
+        build_pipeline(file, load(file), steps or 50, options, ImageTextDataModule)
+        if is_pipeline(file)
+        else build(file, config, steps, options)
+        for file, config, steps in jobs
     ]
 
 
@@ -108,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import datamodules  # noqa: F401
     import lightning_modules  # noqa: F401
     from callbacks import report
-    from callbacks.evaluation_measure import measure
+    from callbacks.evaluation_measure import check_devices, measure
     from callbacks.evaluation_partial import Partial
     from callbacks.evaluation_pipeline import PipelineModule
     from callbacks.evaluation_replay import keep_outputs
@@ -120,10 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "evaluate.py", *argv])
     try:
         take_trust(argv)
+        check_devices(args.devices)
         jobs = list_jobs(args)
-        report.check_out(args.out, [str(path) for path, _, _ in jobs], args.overwrite)
+        report.check_out(args.out, [str(file) for file, _, _ in jobs], args.overwrite)
         settings = {name: getattr(args, name) for name in OF_THE_SAMPLES}
-        read = [path for job in jobs for path in job[:2]] + ([args.prompts] if args.prompts else [])
+        read = [file for job in jobs for file in job[:2]] + ([args.prompts] if args.prompts else [])
         partial = Partial(args.out, command, settings, read, [args.metrics, options, args.bootstrap])
         partial.check(args.overwrite)
         built = build_all(args, options, jobs)  # every one, before the first is measured
@@ -147,7 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"report  {args.out / 'report.html'}")
         leave_process_group()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {' '.join(str(error).split())[:800]}", file=sys.stderr)
+        from callbacks.evaluation import in_flags
+
+        print(f"error: {' '.join(in_flags(str(error), vars(args)).split())[:800]}", file=sys.stderr)
         return 2
     return 0
 

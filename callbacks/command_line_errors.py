@@ -54,7 +54,7 @@ def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequen
     class_paths = re.findall(r"Problem with given class_path '([^']+)'", message)
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         why = _denied(denied[1], class_paths[-1] if class_paths else "")
-        return f"{key}: {why}{_place(key, configs, argv)}" if key else why
+        return f"{key}: {why}{_place(key, configs, argv, class_paths[-1] if class_paths else '')}" if key else why
     if options := re.findall(r"Option '([^']+)' is not accepted", message):
         return _wrong_option(key, options[-1], class_paths[-1], configs, argv)
     if (found := re.search(r"does not correspond to a subclass of (\w+)", message)) and not class_paths:
@@ -69,7 +69,13 @@ def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequen
         missing = found[1].split(".", 1)[-1]
         return f"no {missing} is given; choose a run with -c configs/METHOD/RUN.yaml or add --{missing} CLASS"
     reason = _reason(message)
-    return f"{key}: {reason}{_place(key, configs, argv)}" if key else reason
+    if found := re.fullmatch(r"Key must be a string, got: (.+)\.", reason):
+        files = [
+            f" (in {name})" for name, c in configs.items() if found[1] in re.split(r"[.\n]", "\n".join(flatten(c)))
+        ]
+        return f"the key {found[1]} is not a name; write KEY: VALUE with a key that --help lists{(files or [''])[-1]}"
+    given = re.search(r"; got '(.+)'$|, got '(.+?)'", reason)
+    return f"{key}: {reason}{_place(key, configs, argv, (given[1] or given[2]) if given else '')}" if key else reason
 
 
 def _reason(message: str) -> str:
@@ -172,16 +178,17 @@ def _sections(configs: Configs) -> list[str]:
     return [k.removesuffix(suffix) for content in configs.values() for k in flatten(content) if k.endswith(suffix)]
 
 
-def _place(key: str, configs: Configs, argv: Sequence[str]) -> str:
-    """Where a key stands: the command line wins over files, later files over earlier ones."""
-    plain = key.replace(".init_args", "")
+def _place(key: str, configs: Configs, argv: Sequence[str], value: str = "") -> str:
+    """Where a key stands, with this value if it is known: the command line is last, after it the later files."""
+    plain, places = key.replace(".init_args", ""), []
     given = [a.lstrip("-").split("=")[0].replace(".init_args", "") for a in argv if a.startswith("--")]
     if any(name == plain or name.startswith(f"{plain}.") for name in given):
-        return " (on the command line)"
+        places.append((" (on the command line)", " ".join(argv)))
     for name, content in reversed(configs.items()):
         if plain in {k.replace(".init_args", "") for k in flatten(content)}:
-            return f" (in {name})"
-    return ""
+            places.append((f" (in {name})", str(content)))
+    with_value = [place for place, text in places if value in text]
+    return next(iter([*with_value, *(place for place, _ in places)]), "")
 
 
 def one_line(error: Exception) -> str:

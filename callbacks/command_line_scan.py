@@ -101,6 +101,11 @@ def callback_keys(configs: Mapping[str, Mapping[str, Any]], argv: Sequence[str])
     """
     named = [(key, value, file) for file, content in configs.items() for key, value in _callbacks(content, file)]
     named += [(key, value, None) for key, value in _callback_arguments(argv)]
+    for key in {key for key, value, file in named if file is None and value is None}:
+        if others := [word for word in argv if word.startswith(f"--callbacks.{key}.")]:
+            raise ValueError(
+                f"callbacks.{key} is null and has options ({others[0].split('=')[0]}); drop one of the two"
+            )
     known = [f"callbacks.{key}" for key, value, _ in named if _has_class(value)]
     for name, value, file in [(f"callbacks.{key}", value, file) for key, value, file in named]:
         if name not in known and not (value is None and file and _is_saved(configs[file])):

@@ -84,6 +84,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
     configs = read_configs([config])
     content = configs[str(config)]
     parser = ArgumentParser(exit_on_error=False)
+    changes: dict[str, Any] = {}
     parts = {"model": LightningModule} | ({"data": LightningDataModule} if options.prompts is None else {})
     for key, base in parts.items():
         if not isinstance(content.get(key), dict) or "class_path" not in content[key]:
@@ -98,6 +99,10 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
     try:
         parsed = parser.parse_object({key: content[key] for key in parts})
     except ArgumentError as error:
+        for key in changes:
+            if f"Option '{key}' is not accepted" in str(error):
+                data = content["data"]["class_path"]
+                raise ValueError(f"{_flag(key)} is nothing that {data} takes; leave it out") from error
         raise ValueError(explain(str(error), parser, configs, [])) from error
     check(parsed)
     with warnings.catch_warnings():
@@ -114,6 +119,18 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
     metrics = chosen or of_config(content, data, str(config))
     step = stored.get("global_step")
     return Built(checkpoint, config, content, ready.model, data, metrics, averaged, step)
+
+
+def in_flags(message: str, given: Mapping[str, Any]) -> str:
+    """A message about an argument of the data, in the words of the command line that set it."""
+    for key, option in DATA_KEYS.items():
+        if given.get(option) is not None:
+            message = message.replace(f"{key}=", f"{_flag(key)} ")
+    return message
+
+
+def _flag(key: str) -> str:
+    return f"--{DATA_KEYS[key].replace('_', '-')}"
 
 
 def _load_weights(model: LightningModule, stored: Mapping[str, Any], checkpoint: Path, config: Path) -> None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import inspect
 import math
+import os
 import platform
 import tempfile
 import time
@@ -21,6 +22,15 @@ from callbacks.evaluation_pipeline import PipelineModule
 
 VERSIONS_OF = ("fewstep", "torch", "lightning", "pot")
 VERSIONS_OF_IMAGES = ("torchvision", "torchmetrics", "diffusers", "transformers", "open-clip-torch", "torch-fidelity")
+
+
+def check_devices(number: int) -> None:
+    """ValueError in one line for more processes than there are accelerators or, without one, processors."""
+    accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if number > (limit := accelerators or os.cpu_count() or 1):
+        raise ValueError(
+            f"--devices {number}: this machine has {limit} {'accelerators' if accelerators else 'processors'}"
+        )
 
 
 def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[dict[str, Any], bytes | None] | None:

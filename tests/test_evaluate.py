@@ -240,6 +240,50 @@ def test_bad_input_is_one_line_and_leaves_nothing(evaluate, run_dir, tmp_path, c
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--num-samples", "9"],
+            "--num-samples is nothing that datamodules.PairedVectorsDataModule takes; leave it out",
+        ),
+        (["--devices", "99999"], "--devices 99999: this machine has"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--config", "~/nowhere.yaml"], str(Path.home() / "nowhere.yaml")),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(evaluate, run_dir, tmp_path, capsys, arguments, message):
+    assert evaluate([str(run_dir), *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fault"),
+    [
+        ("--seed", "-1", "'-1' is not a whole number from 0 to 4294967295"),
+        ("--seed", "4294967296", "is not a whole number from 0"),
+        ("--data", "", "an empty text names no file or folder"),
+        ("--out", "file://elsewhere/out", "names the host 'elsewhere'"),
+        ("--devices", "0", "is not a whole number of at least 1"),
+    ],
+)
+def test_a_value_that_no_option_has_is_one_line(evaluate, run_dir, tmp_path, capsys, option, value, fault):
+    with pytest.raises(SystemExit) as ended:
+        evaluate([str(run_dir), "--out", str(tmp_path / "out"), f"{option}={value}"])
+    assert ended.value.code == 2
+    assert f"argument {option}: " in (last := capsys.readouterr().err.splitlines()[-1])
+    assert fault in last
+
+
+def test_addresses_of_files_are_read(evaluate, run_dir, tmp_path):
+    assert evaluate([run_dir.as_uri(), "--out", (tmp_path / "a b").as_uri(), "--bootstrap", "10"]) == 0
+    assert (tmp_path / "a b" / "report.html").is_file()
+
+
 def test_help_needs_no_torch():
     script = "import sys, evaluate\ntry: evaluate.main(['--help'])\nexcept SystemExit: pass\n"
     script += "assert not {'torch', 'lightning', 'numpy'} & sys.modules.keys()"

@@ -43,6 +43,8 @@ NET = {"class_path": f"{TINY}.TinyNet", "init_args": {"wdth": 3}}
         ),
         ({"model": {"class_path": f"{TINY}.TinyData"}}, "model: the class is not a LightningModule"),
         ({"wandb": "onlin"}, "wandb: expected 'offline', 'online', 'disabled', got 'onlin'"),
+        ({None: 3}, "the key None is not a name; write KEY: VALUE"),
+        ({"trainer": {3: 4}}, "the key 3 is not a name; write KEY: VALUE"),
     ],
 )
 def test_a_mistake_in_a_file(fit, capsys, content, expected):
@@ -58,8 +60,25 @@ def test_a_mistake_in_a_file(fit, capsys, content, expected):
 
 
 @pytest.mark.parametrize(
+    ("content", "arguments", "expected"),
+    [
+        ({"trainer": {"max_steps": "abc"}}, ["--trainer.max_steps", "5"], "max_steps: expected int, got 'abc'"),
+        ({"callbacks": {"k": {"class_path": "killer.K"}}}, ["--callbacks.k", "null"], "add --trust killer"),
+    ],
+)
+def test_a_mistake_in_a_file_is_not_laid_to_the_command_line(fit, capsys, content, arguments, expected):
+    Path("bad.yaml").write_text(yaml.safe_dump(content))
+    assert fit("-c", "bad.yaml", *arguments) == 2
+    assert capsys.readouterr().err.endswith(f"{expected} (in bad.yaml)\n")
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (
+            ["--callbacks.ema=null", "--callbacks.ema.decay", "0.9"],
+            "callbacks.ema is null and has options (--callbacks",
+        ),
         (["--model.lrr", "3"], f"unknown key '{MODEL}.lrr'; nearest valid key: '{MODEL}.lr' (on the command line)"),
         (["--trainer.max_stepz=3"], "nearest valid key: 'trainer.max_steps' (on the command line)"),
         (["--trainer.max_step", "3"], "unknown key 'trainer.max_step'; nearest valid key: 'trainer.max_steps'"),
