@@ -18,6 +18,7 @@ from callbacks.evaluation_pipeline import PipelineModule, is_pipeline
 from callbacks.evaluation_prompts import PromptData, answer_prompts
 from callbacks.resume import run_directory_of
 from callbacks.trusted_code import check, enforce
+from callbacks.weight_mismatch import require_same_numbers
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
 ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
@@ -138,6 +139,7 @@ def _load_weights(model: LightningModule, stored: Mapping[str, Any], checkpoint:
     if trained and trained != type(model).__name__:
         raise ValueError(f"checkpoint {checkpoint} holds a {trained}, {config} asks for a {type(model).__name__}")
     try:
+        require_same_numbers(stored["state_dict"], model)
         model.load_state_dict(stored["state_dict"])
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:40])

@@ -13,6 +13,7 @@ from callbacks.remote_checkpoint import is_remote
 from callbacks.run_summary import print_metrics, print_next_step
 from callbacks.stop_signals import Stopped
 from callbacks.wandb_logger import OfflineFirstWandbLogger
+from callbacks.weight_mismatch import require_same_numbers
 
 
 def fit(
@@ -26,6 +27,8 @@ def fit(
     """Train, from `checkpoint` if given; test the best checkpoint, or the last if none is monitored; say what next."""
     exit_code = 1
     try:
+        if checkpoint is not None:
+            require_same_numbers(read_checkpoint(checkpoint, lazily=True)["state_dict"], model)
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         last = folder / "checkpoints" / "last.ckpt"
         chosen = best_checkpoint(trainer) or (str(last) if last.is_file() else None)

@@ -1,6 +1,10 @@
 """Weights that do not fit a model, said in one line."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
 
 SHOWN = 3  # names of each kind
 
@@ -24,6 +28,18 @@ def describe_misfit(text: str) -> str:
         parts.append(f"{len(wrong)} of another shape ({_some(wrong)})")
     remedy = "build the model with the checkpoint's own config"
     return f"the checkpoint does not fit the model: {'; '.join(parts) or ' '.join(text.split())[:160]}; {remedy}"
+
+
+def require_same_numbers(stored: Mapping[str, Any], model: nn.Module) -> None:
+    """ValueError where whole numbers would stand for real ones or the reverse, which loading rounds without a word."""
+    for name, weight in model.state_dict().items():
+        found = stored.get(name)
+        if isinstance(found, Tensor) and isinstance(weight, Tensor) and _kind(found) != _kind(weight):
+            raise ValueError(f"the checkpoint's {name} is of {found.dtype}, the model's of {weight.dtype}")
+
+
+def _kind(weight: Tensor) -> tuple[bool, bool]:
+    return weight.is_floating_point(), weight.is_complex()
 
 
 def _some(names: list[str]) -> str:

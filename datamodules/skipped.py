@@ -60,4 +60,4 @@ class Skipped:
             LOG.warning(line)
         elif time.monotonic() >= self.quiet_until:
             self.quiet_until = time.monotonic() + SECONDS
-            LOG.warning("%s; so far %d of %d samples: %s", line, self.total, self.seen, self)
+            LOG.warning("%s; so far %d faults in %d samples: %s", line, self.total, self.seen, self)

@@ -184,6 +184,12 @@ def other_class(run):
     torch.save(stored, run / "checkpoints" / "best.ckpt")
 
 
+def whole_numbers(run):
+    stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    stored["state_dict"] = {key: weight.to(torch.int8) for key, weight in stored["state_dict"].items()}
+    torch.save(stored, run / "checkpoints" / "best.ckpt")
+
+
 def other_width(run):
     edit(run, lambda c: c["model"]["init_args"]["model"]["init_args"].update(num_potential=5))
 
@@ -223,6 +229,7 @@ def code(run):
         (code, "cannot be read (truncated or not a checkpoint)"),
         (other_class, "holds a SomethingElse"),
         (other_width, "does not fit the model of"),
+        (whole_numbers, "is of torch.int8, the model's of torch.float32"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(evaluate, run_dir, tmp_path, capsys, damage, message):

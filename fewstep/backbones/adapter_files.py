@@ -77,9 +77,11 @@ def read_adapter(source: str | Path, layers: Sequence[str]) -> AdapterFile:
         raise ValueError(f"{source} scales its layers differently; only adapters with one rank and one alpha are read")
     ranks = {weight.shape[0] for key, weight in state.items() if key.endswith("lora_A.weight") and weight.ndim}
     alphas = stated | ({float(settings["lora_alpha"])} if "lora_alpha" in settings else set())
+    told = {_layer(key.removesuffix(".alpha")) for key in weights if key.endswith(".alpha")}
+    named = {_layer(entry[1]) for key in weights if (entry := ENTRY.fullmatch(key))}
+    if stray := sorted(told - named):
+        raise ValueError(f"{source} has an alpha for {stray[0]:.80}, and no weights ({len(stray)} such)")
     if "lora_alpha" not in settings and not any(OF_PEFT in key for key in weights):
-        told = {key.removesuffix(".alpha") for key in weights if key.endswith(".alpha")}
-        named = {entry[1] for key in weights if (entry := ENTRY.fullmatch(key))}
         alphas |= {float(rank) for rank in ranks} if named - told else set()
     if odd := [alpha for alpha in alphas if not 0 < alpha < math.inf]:
         raise ValueError(f"{source} states alpha {odd[0]:g}, which scales its layers to nothing that was trained")
@@ -169,6 +171,9 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
         text = header.get(SETTINGS) or (config.read_text() if path.name == PEFT_FILE and config.is_file() else "{}")
         stated = {key: value for key, value in parse_json(text).items() if not TEXT_ENCODER.fullmatch(key)}
         settings = {key.rpartition(".")[2]: value for key, value in stated.items()}
+        for key, value in stated.items():
+            if value != (other := settings[key.rpartition(".")[2]]):
+                raise ValueError(f"{key} is {value} and {other}")
         float(settings.get("lora_alpha", 0))
         return header, settings
     except (ValueError, TypeError, AttributeError) as error:

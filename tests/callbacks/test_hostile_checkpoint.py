@@ -136,3 +136,15 @@ def test_resume_refuses_it_in_one_line(fit, capsys, canary, kind):
     assert err.count("\n") == 1
     assert not canary.exists()
     assert sorted(Path().rglob("*")) == sorted([*before, Path("evil.ckpt"), Path("copy.ckpt")])
+
+
+def test_weights_of_whole_numbers_are_refused_before_a_step(fit, capsys):
+    assert fit("--run_dir", "run", "--trainer.max_steps", "2") == 0
+    stored = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    stored["state_dict"] = {name: weight.to(torch.int8) for name, weight in stored["state_dict"].items()}
+    torch.save(stored, "whole.ckpt")
+    capsys.readouterr()
+    assert fit("--run_dir", "new", "--resume", "whole.ckpt") == 2
+    err = capsys.readouterr().err
+    assert "is of torch.int8, the model's of torch.float32" in err
+    assert err.count("\n") == 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.weight_mismatch import describe_misfit
+from callbacks.weight_mismatch import describe_misfit, require_same_numbers
 
 
 def misfit(stored: nn.Module, built: nn.Module) -> str:
@@ -33,3 +33,24 @@ def test_a_single_number_and_an_unknown_message():
         "the checkpoint does not fit the model: loading state_dict failed oddly; "
         "build the model with the checkpoint's own config"
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.uint8, torch.int64, torch.complex64])
+def test_weights_that_loading_would_round_are_refused(dtype):
+    """Without a word: a network of whole numbers trains on from there."""
+    net = nn.Linear(2, 2)
+    stored = {name: weight.to(dtype) for name, weight in net.state_dict().items()}
+    if not dtype.is_complex:
+        net.load_state_dict(stored)  # torch does not mind
+    with pytest.raises(ValueError, match=rf"weight is of {dtype}, the model's of torch.float32"):
+        require_same_numbers(stored, net)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_read(dtype):
+    net = nn.BatchNorm1d(2)  # counts batches in whole numbers
+    stored = {n: w.to(dtype) if w.is_floating_point() else w for n, w in net.state_dict().items()}
+    require_same_numbers(stored, net)
+    require_same_numbers({}, net)
+    with pytest.raises(ValueError, match="num_batches_tracked is of torch"):
+        require_same_numbers({"num_batches_tracked": torch.tensor(1.0)}, net)

@@ -230,7 +230,7 @@ def test_warnings_are_limited(broken_shards, caplog):
     skipped = Skipped(1.0)
     skipped.update(1000, [("not_an_image", f"a.tar:{n}", "") for n in range(500)])
     assert len(caplog.records) == 6  # five in full, then one that sums up for a minute
-    assert "so far 6 of 1000 samples" in caplog.records[-1].message
+    assert "so far 6 faults in 1000 samples" in caplog.records[-1].message
 
 
 def test_a_shard_that_shrinks_while_it_is_read_gives_bad_samples(shards):

@@ -173,6 +173,13 @@ def test_layers_without_an_alpha_beside_others_are_refused_unless_it_is_the_rank
     assert read_adapter(tmp_path / "equal.safetensors", list(trained._layers)).alpha == 4
 
 
+def test_an_alpha_of_no_layer_is_refused(tmp_path, trained):
+    entries = of_kohya(trained.state("reverse"), 10**6)
+    save_file(entries | {"lora_unet_another_layer.alpha": torch.tensor(3.0)}, tmp_path / "stray.safetensors")
+    with pytest.raises(ValueError, match="has an alpha for lora_unet_another_layer, and no weights"):
+        read_adapter(tmp_path / "stray.safetensors", list(trained._layers))
+
+
 OF_TEXT_ENCODERS = [
     "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_{}.weight",
     "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_{}.weight",
@@ -200,6 +207,14 @@ def test_settings_of_a_text_encoder_are_not_the_network_s(tmp_path, trained):
     state = {f"unet.{key}": weight.contiguous() for key, weight in trained.state("reverse").items()}
     save_file(state, tmp_path / DIFFUSERS_FILE, metadata={"lora_adapter_metadata": json.dumps(settings)})
     assert read_adapter(tmp_path, list(trained._layers)).alpha == 3
+
+
+def test_settings_that_contradict_each_other_are_refused(tmp_path, trained):
+    settings = {"unet.lora_alpha": 3, "transformer.lora_alpha": 16}
+    state = {f"unet.{key}": weight.contiguous() for key, weight in trained.state("reverse").items()}
+    save_file(state, tmp_path / DIFFUSERS_FILE, metadata={"lora_adapter_metadata": json.dumps(settings)})
+    with pytest.raises(ValueError, match=r"unreadable settings \(unet.lora_alpha is 3 and 16\)"):
+        read_adapter(tmp_path, list(trained._layers))
 
 
 def test_half_precision_is_read(tmp_path, trained, fresh):
@@ -244,6 +259,7 @@ def test_an_adapter_for_another_base_is_refused_in_one_line(tmp_path, trained):
 
 FIRST = "unet.conv_in"
 LAST = "unet.up_blocks.1.resnets.1.conv2.lora_B.weight"
+OF_LAST = LAST.removesuffix(".lora_B.weight") + ".alpha"
 
 
 @pytest.mark.parametrize(
@@ -263,12 +279,12 @@ LAST = "unet.up_blocks.1.resnets.1.conv2.lora_B.weight"
             lambda s: s | {LAST.replace("B.weight", "magnitude_vector"): torch.ones(2)},
             "lora_magnitude_vector; only LoRA",
         ),
-        (lambda s: s | {"unet.mid_block.alpha": torch.tensor(8.0)}, r"one alpha, it has \[4\] and \[3.0, 8.0\]"),
+        (lambda s: s | {OF_LAST: torch.tensor(8.0)}, r"one alpha, it has \[4\] and \[3.0, 8.0\]"),
         (lambda s: {k: v[:2] if "_A" in k else v[:, :2] for k, v in s.items()}, "has rank 2, .* 4; give rank=2"),
         (lambda s: s | {f"{FIRST}.lora_A.weight": torch.ones(9, 2)}, r"one rank and one alpha, it has \[4, 9\]"),
         (lambda s: {}, r"one rank and one alpha, it has \[\]"),
-        (lambda s: s | {"unet.mid_block.alpha": torch.tensor(-3.0)}, "states alpha -3"),
-        (lambda s: s | {"unet.mid_block.alpha": torch.tensor(math.inf)}, "states alpha inf"),
+        (lambda s: s | {OF_LAST: torch.tensor(-3.0)}, "states alpha -3"),
+        (lambda s: s | {OF_LAST: torch.tensor(math.inf)}, "states alpha inf"),
         (lambda s: s | {LAST: torch.full_like(s[LAST], math.nan)}, "holds NaN or infinity in"),
         (lambda s: s | {LAST.replace("lora_B", "lora.up"): s[LAST].clone()}, "twice, under"),
     ],
