@@ -19,6 +19,7 @@ CLIPPED = ["--trainer.gradient_clip_val", "0.1"]
 ACROSS = ["--trainer.check_val_every_n_epoch", "null"]
 AT_EPOCH_END = ["--callbacks.checkpoint.save_on_train_epoch_end", "true"]
 PLATEAU = ["--model", "tests.callbacks.test_exact_resume.Plateau", "--model.lr", "0.3"]
+BY_STEPS = ["--callbacks.checkpoint.every_n_train_steps", "3"]
 EPOCHS = ["--trainer.max_steps", "-1", "--trainer.max_epochs", "3"]
 
 
@@ -67,8 +68,20 @@ def kills(monkeypatch) -> list[Path]:
         ([*STOPPER, *EPOCHS, "--callbacks.checkpoint", "null"], 30),
         ([*STOPPER, *AT_EPOCH_END, "--trainer.max_steps", "23"], 23),
         ([*PLATEAU, *AT_EPOCH_END, "--trainer.max_steps", "23"], 23),
+        ([*BY_STEPS, *validate_every(4), "--trainer.max_steps", "17"], 17),
     ],
-    ids=["2", "3", "5_across_epochs", "stop", "stop_mid_epoch", "stop_accumulated", "epochs", "epoch_end", "plateau"],
+    ids=[
+        "2",
+        "3",
+        "5_across_epochs",
+        "stop",
+        "stop_mid_epoch",
+        "stop_accumulated",
+        "epochs",
+        "epoch_end",
+        "plateau",
+        "by_steps",
+    ],
 )
 def test_every_checkpoint_goes_on_bit_for_bit(fit, load, kills, arguments, steps):
     quick = ["--test_after_fit", "false"]
