@@ -56,7 +56,7 @@ def test_it_starts_as_its_teacher_and_learns_what_guidance_adds(fitted, below):
     _, first, last, _ = fitted
     assert first["val/relative_error_w1"] < 1e-10  # the embedding begins at zero
     assert first["val/relative_error_w8"] > 0.01
-    below("relative_error_w8", last["val/relative_error_w8"], 0.8 * first["val/relative_error_w8"])
+    below("relative_error_w8", last["val/relative_error_w8"], 0.9 * first["val/relative_error_w8"])
     assert last["val/relative_error"] == pytest.approx(sum(last[f"val/relative_error_w{w:g}"] for w in SCALES) / 3)
 
 
