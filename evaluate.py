@@ -10,7 +10,7 @@ examples
 
 options of a metric, as its class in callbacks/ has them
   --metrics.kid.subset_size 100
-  --metrics.fid.network fewstep.features.FIDInception --metrics.fid.network.weights FILE
+  --metrics.fid.network fewstep.metrics.features.FIDInception --metrics.fid.network.weights FILE
 
 The same command again goes on where a broken one stopped (OUT/partial); metrics and batch size may be changed.
 """
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewstep.local_paths import local_path
+from fewstep.files.local_paths import local_path
 
 # What the samples depend on, and therefore what a broken-off evaluation must be continued with.
 OF_THE_SAMPLES = ("checkpoint", "config", "data", "prompts", "num_samples", "steps", "guidance_scale", "seed")

@@ -25,7 +25,7 @@ from callbacks.checkpoint_folder import (
 )
 from callbacks.plain_values import first_object, with_plain_hparams
 from callbacks.remote_checkpoint import is_remote, remove_remote, save_remote
-from fewstep.durable_files import sync_folder
+from fewstep.files.durable import sync_folder
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -9,9 +9,9 @@ from callbacks.both_stages import in_both_stages
 from callbacks.measurements import Measured, publish
 from callbacks.shared_features import shared_features
 from callbacks.two_samples import TwoSamples
-from fewstep.features import CLIPImage
-from fewstep.intervals import influence_interval
-from fewstep.kernel_distance import cmmd, cmmd_influence
+from fewstep.metrics.features import CLIPImage
+from fewstep.metrics.intervals import influence_interval
+from fewstep.metrics.kernel_distance import cmmd, cmmd_influence
 
 
 @in_both_stages
@@ -19,7 +19,7 @@ class CMMDCallback(Callback):
     """Logs `val/cmmd`, after a test `test/cmmd`; with a network other than OpenAI's ViT-L/14 at 336 `val/cmmd_NAME`.
 
     Args:
-        network: feature network with unit-length embeddings; None for the published `fewstep.features.CLIPImage()`.
+        network: feature network with unit-length embeddings; None for the published `fewstep.metrics.features.CLIPImage()`.
         max_images, seed, real_field, cache_dir, interval: as in KIDCallback.
 
     The published estimate, which is biased on few images: compare equal numbers only.

@@ -13,7 +13,7 @@ from callbacks.nearest_runs import named, nearest_runs
 from callbacks.printed_commands import resume_flags
 from callbacks.remote_checkpoint import is_remote
 from callbacks.resume import run_directory_of
-from fewstep.local_paths import local_path
+from fewstep.files.local_paths import local_path
 
 PLACES = ("--run_dir", "--resume", "--ckpt_path")
 

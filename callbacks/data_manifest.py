@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.wandb_connection import USER_IN_URL
-from fewstep.plain_json import parse_json, small_file
-from fewstep.remote_reading import StatusError, read_bytes
+from fewstep.files.plain_json import parse_json, small_file
+from fewstep.files.remote_reading import StatusError, read_bytes
 
 
 def data_manifests(hparams: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from callbacks.both_stages import in_both_stages
 from callbacks.measurements import Measured, publish
 from callbacks.shared_features import shared_features
 from callbacks.two_samples import TwoSamples
-from fewstep.features import FIDInception
-from fewstep.precision_recall import precision_recall_density_coverage
+from fewstep.metrics.features import FIDInception
+from fewstep.metrics.precision_recall import precision_recall_density_coverage
 
 
 @in_both_stages

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewstep.durable_files import replace_file
-from fewstep.plain_json import read_json
+from fewstep.files.durable import replace_file
+from fewstep.files.plain_json import read_json
 
 
 class KeptImage(NamedTuple):

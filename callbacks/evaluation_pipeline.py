@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from callbacks.evaluation_partial import KeptImage, KeptImages
-from fewstep.reward_inputs import to_uint8
+from fewstep.pixels import to_uint8
 from fewstep.rng import PerSampleRng
 
 

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fewstep.files.text_files import numbered_lines, read_text
 from fewstep.rng import PerSampleRng
-from fewstep.text_files import numbered_lines, read_text
 
 
 def answer_prompts(module: LightningModule, seed: int, steps: int | None, guidance_scale: float | None) -> None:

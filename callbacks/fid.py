@@ -11,9 +11,9 @@ from callbacks.image_outputs import counted
 from callbacks.measurements import Measured, publish, sum_over_processes
 from callbacks.shared_features import shared_features
 from callbacks.two_samples import TwoSamples
-from fewstep.features import FIDInception
-from fewstep.frechet import FeatureMoments, Gaussian, frechet_distance, frechet_influence, read_gaussian
-from fewstep.intervals import influence_interval
+from fewstep.metrics.features import FIDInception
+from fewstep.metrics.frechet import FeatureMoments, Gaussian, frechet_distance, frechet_influence, read_gaussian
+from fewstep.metrics.intervals import influence_interval
 
 KEPT = 10_000  # samples whose influence says how far the value would be from that of other samples
 
@@ -23,7 +23,7 @@ class FIDCallback(Callback):
     """Logs `val/fid`, after a test `test/fid`; with a network other than the FID Inception `val/fd_NAME` instead.
 
     Args:
-        network: feature network (fewstep/features.py); None for the FID Inception from torch's download cache.
+        network: feature network (fewstep/metrics/features.py); None for the FID Inception from torch's download cache.
         reference: an .npz with `mu` and `sigma` of the same network to compare with, instead of the batch's images.
         real_field: field of the batch that holds the real images.
         cache_dir: where the real images' features are kept; None for the user's cache folder.

@@ -7,7 +7,7 @@ from torch import nn
 from torch.autograd.profiler import profile
 from torch.autograd.profiler_util import FunctionEvent
 
-from fewstep.operator_flops import operator_flops
+from callbacks.speed.operator_flops import operator_flops
 
 
 class FlopCount:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.reward_inputs import check_images_and_prompts, to_uint8
+from fewstep.pixels import check_images_and_prompts, to_uint8
 
 
 class Counted(NamedTuple):

@@ -9,9 +9,9 @@ from callbacks.both_stages import in_both_stages
 from callbacks.measurements import Measured, publish
 from callbacks.shared_features import shared_features
 from callbacks.two_samples import TwoSamples
-from fewstep.features import FIDInception
-from fewstep.intervals import influence_interval
-from fewstep.kernel_distance import kid, kid_influence
+from fewstep.metrics.features import FIDInception
+from fewstep.metrics.intervals import influence_interval
+from fewstep.metrics.kernel_distance import kid, kid_influence
 
 
 @in_both_stages
@@ -20,7 +20,7 @@ class KIDCallback(Callback):
 
     Args:
         network, real_field, cache_dir: as in FIDCallback; equal networks are shared and run once per batch.
-        subsets, subset_size, seed: the mean over so many random subsets; see `fewstep.kernel_distance.kid`.
+        subsets, subset_size, seed: the mean over so many random subsets; see `fewstep.metrics.kernel_distance.kid`.
         max_images: features kept of either side; of more images a random sample, the same for every batch size.
         interval: also measure a 95 % interval, see FIDCallback; at 10,000 images as long as 100 subsets of 1000.
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks import bad_batches
-from fewstep.robust_statistics import robust_deviations
+from callbacks.care.robust_statistics import robust_deviations
 
 
 class LossSpikes(Callback):

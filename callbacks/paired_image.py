@@ -11,8 +11,8 @@ from callbacks.both_stages import in_both_stages
 from callbacks.image_outputs import counted, generated_images, real_images
 from callbacks.measurements import Measured, publish
 from callbacks.sample_values import SampleValues, intervals
-from fewstep.features import DINOv2, full_float32
-from fewstep.perceptual import LPIPS
+from fewstep.metrics.features import DINOv2, full_float32
+from fewstep.metrics.perceptual import LPIPS
 
 METRICS = ("psnr", "ssim", "lpips", "dinov2")
 SSIM_BORDER = 5  # pixels around the picture where the window of 11 x 11 hangs over: not counted, as Wang et al. 2004

@@ -11,7 +11,7 @@ from PIL import Image
 
 from callbacks.image_outputs import counted, real_images, to_pictures
 from callbacks.sample_grid import draw_grid
-from fewstep.file_names import safe_name, write_new
+from fewstep.files.names import safe_name, write_new
 
 
 class PictureWriter(Callback):

@@ -13,8 +13,8 @@ from typing import Any
 from callbacks.report_page import PAGE
 from callbacks.report_plots import curves, trade_offs
 from callbacks.report_rows import COLOURS, metric_rows, run_labels, whiskers
-from fewstep.durable_files import replace_file
-from fewstep.plain_json import read_json
+from fewstep.files.durable import replace_file
+from fewstep.files.plain_json import read_json
 
 
 def check_out(out: Path, checkpoints: Sequence[str], overwrite: bool) -> None:

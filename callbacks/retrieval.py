@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.evaluation_rows import EvaluationRows
-from fewstep.contrastive import retrieval_ranks
-from fewstep.intervals import bootstrap_mean
+from fewstep.contrastive.loss import retrieval_ranks
+from fewstep.metrics.intervals import bootstrap_mean
 
 
 class RetrievalMetrics(Callback):

@@ -10,8 +10,8 @@ from callbacks.both_stages import in_both_stages
 from callbacks.image_outputs import counted, generated_images
 from callbacks.measurements import Measured, publish
 from callbacks.sample_values import SampleValues, intervals
-from fewstep.features import full_float32
-from fewstep.local_weights import weights_sha256
+from fewstep.files.weights import weights_sha256
+from fewstep.metrics.features import full_float32
 
 
 class Scores:
@@ -63,7 +63,7 @@ class CLIPScoreCallback(Callback):
     """Logs `val/clip_score`, after a test `test/clip_score`: 100 times the cosine of image and caption, not clamped.
 
     Args:
-        model, pretrained: as in `fewstep.clip_scores.load_clip`: name and tag or local weights file.
+        model, pretrained: as in `fewstep.rewards.clip_scores.load_clip`: name and tag or local weights file.
         scorer: any `(images, prompts) -> [B]` instead, such as a `CLIPSimilarity` of scale 100.
         name: of the value, where several are logged.
 
@@ -82,7 +82,7 @@ class CLIPScoreCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not hasattr(self, "_scores"):
-            from fewstep.clip_scores import load_clip
+            from fewstep.rewards.clip_scores import load_clip
 
             protocol = {"metric": "CLIP score", "scale": 100.0, "resize": "as the model's own, by PIL"}
             if self.scorer is None:
@@ -116,7 +116,7 @@ class ImageRewardCallback(Callback):
     """Logs `val/image_reward`, after a test `test/image_reward`: the mean ImageReward, about N(0, 1) on people's data.
 
     Args:
-        source, tokenizer: as in `fewstep.image_reward.load_image_reward`: hub id, file or folder.
+        source, tokenizer: as in `fewstep.rewards.image_reward.load_image_reward`: hub id, file or folder.
         scorer: an `ImageReward` instead. name: of the value, where several are logged.
 
     Reads and keeps what CLIPScoreCallback does.
@@ -134,7 +134,7 @@ class ImageRewardCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not hasattr(self, "_scores"):
-            from fewstep.image_reward import load_image_reward
+            from fewstep.rewards.image_reward import load_image_reward
 
             given = self.scorer is not None
             self.scorer = self.scorer if given else load_image_reward(self.source, self.tokenizer)

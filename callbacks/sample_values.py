@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from fewstep.intervals import bootstrap_mean
+from fewstep.metrics.intervals import bootstrap_mean
 
 
 class SampleValues:

@@ -77,7 +77,7 @@ def shared_features(network: nn.Module, cache_dir: str | None, trainer: Trainer)
     lacking = [name for name in ("name", "num_features", "protocol") if not hasattr(network, name)]
     if lacking:
         raise ValueError(
-            f"{type(network).__name__} has no {lacking[0]}; a feature network is described in fewstep/features.py"
+            f"{type(network).__name__} has no {lacking[0]}; a feature network is described in fewstep/metrics/features.py"
         )
     if not network.protocol:
         raise ValueError(f"the protocol of {type(network).__name__} is empty; say what its features depend on")

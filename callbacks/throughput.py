@@ -11,8 +11,8 @@ from torch import Tensor
 
 from callbacks.flop_count import FlopCount
 from callbacks.run_summary import print_speed
+from callbacks.speed.device_peaks import measured_cpu_flops, peak_flops
 from callbacks.step_clock import Spent, StepClock
-from fewstep.device_peaks import measured_cpu_flops, peak_flops
 
 NAMES = ("image", "latent", "caption", "key", "x")  # entries with one row per sample, in this order
 
@@ -27,7 +27,7 @@ class Throughput(Callback):
     checkpointing mfu is the utilisation of the hardware, because what is computed twice is counted twice.
     The first step is not timed; validation and checkpoints do not count.
 
-    peak_flops: FLOP/s of one device, for those that fewstep.device_peaks does not know. On a CPU the peak is measured.
+    peak_flops: FLOP/s of one device, for those that callbacks.speed.device_peaks does not know. On a CPU the peak is measured.
 
     Lightning's ThroughputMonitor waits for the GPU at every batch, needs the FLOPs from the module, and its table holds
     sparse rates for some devices and nothing for others. Source of mfu: Chowdhery et al. (2022), PaLM, appendix B.

@@ -8,8 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.evaluation_rows import EvaluationRows
-from fewstep import two_sample
-from fewstep.intervals import bootstrap_mean, jackknife_error
+from fewstep.metrics import two_sample
+from fewstep.metrics.intervals import bootstrap_mean, jackknife_error
 
 CONDITIONAL = {
     "conditional_w2": two_sample.wasserstein2,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from datamodules.bad_sample import BadSample
-from fewstep.plain_json import parse_json
+from fewstep.files.plain_json import parse_json
 
 MAX_BYTES = 1 << 20  # of a .txt or .json; longer ones are no captions
 

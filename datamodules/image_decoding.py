@@ -22,8 +22,8 @@ from torch import Tensor
 
 from datamodules.bad_sample import BadSample
 from datamodules.image_header import read_header
-from fewstep.orientation import without_words
-from fewstep.picture_work import check_work
+from fewstep.files.orientation import without_words
+from fewstep.files.picture_work import check_work
 
 READERS = {
     "jpeg": JpegImageFile,
@@ -56,7 +56,7 @@ def decode_image(data: bytes, background: tuple[int, int, int] = (255, 255, 255)
         data: a whole JPEG, PNG, WebP, GIF or BMP file. 16-bit values keep their upper byte.
         background: what shows through transparent pixels, (red, green, blue) in 0..255.
         max_pixels: more width x height than this is refused by the header, before anything is allocated; pictures that
-            are stored in an expensive way count several times, see fewstep.picture_work.
+            are stored in an expensive way count several times, see fewstep.files.picture_work.
 
     BadSample: empty_file, not_an_image, truncated_image, too_large. Damage inside the compressed data of a JPEG or WebP
     that still decodes cannot be seen: these formats carry no checksum (PNG does, and it is checked).

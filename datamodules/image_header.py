@@ -12,8 +12,8 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 
 from datamodules.bad_sample import BadSample
-from fewstep.orientation import orientation
-from fewstep.picture_work import MAX_EXTENSIONS, before_frame
+from fewstep.files.orientation import orientation
+from fewstep.files.picture_work import MAX_EXTENSIONS, before_frame
 
 MAX_SCANS = 256  # of a JPEG; progressive ones in use have about ten, and each costs a pass over all pixels
 MAX_PARTS = 1 << 16  # segments, chunks or stray bytes of a picture, each of which costs Python a microsecond

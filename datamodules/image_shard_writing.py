@@ -24,8 +24,8 @@ from datamodules.remote import file_sha256
 from datamodules.sample_grouping import LONGEST_KEY
 from datamodules.sample_index import read_offsets, scan_shard, write_offsets
 from datamodules.shard_writing import checked_key, refuse_to_lose, replace_folder
-from fewstep.durable_files import sync_folder, write_synced
-from fewstep.plain_json import read_json
+from fewstep.files.durable import sync_folder, write_synced
+from fewstep.files.plain_json import read_json
 
 SPLIT = re.compile(r"[A-Za-z0-9_]+")
 SUFFIX = re.compile(r"[a-z0-9][a-z0-9_]*(\.[a-z0-9_]+)*")

@@ -13,11 +13,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urljoin
 
-from fewstep.remote_reading import NotThereError, parts, read_bytes, with_retries
+from fewstep.files.remote_reading import NotThereError, parts, read_bytes, with_retries
 
 __all__ = ["NotThereError", "is_remote", "list_tars", "local_copy", "local_file", "read_bytes"]
 
-from fewstep.local_paths import local_path
+from fewstep.files.local_paths import local_path
 
 SCHEMES = ("file", "s3", "gs", "http", "https", "hf")
 MOST_BYTES = 1 << 38  # of a file whose size no index tells

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.text_tables import read_csv, read_json_lines
-from fewstep.file_names import distinct, safe_name
-from fewstep.local_paths import local_path
-from fewstep.text_files import numbered_lines, read_text
+from fewstep.files.local_paths import local_path
+from fewstep.files.names import distinct, safe_name
+from fewstep.files.text_files import numbered_lines, read_text
 
 FIELDS = ("image", "source", "target", "mask", "key")
 

@@ -21,8 +21,8 @@ from datamodules.shard_names import (
     splits_by_name,
 )
 from datamodules.vector_shards import parse_index
-from fewstep.local_paths import local_path
-from fewstep.plain_json import small_file
+from fewstep.files.local_paths import local_path
+from fewstep.files.plain_json import small_file
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.remote import file_sha256
-from fewstep.durable_files import sync_folder, write_synced
+from fewstep.files.durable import sync_folder, write_synced
 
 ROWS_PER_BLOCK = 1024
 SAMPLES_PER_SHARD = 256

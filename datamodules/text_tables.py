@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewstep.plain_json import whole_number
-from fewstep.text_files import numbered_lines, read_text
+from fewstep.files.plain_json import whole_number
+from fewstep.files.text_files import numbered_lines, read_text
 
 OPTION = "--encoding"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -16,8 +16,8 @@ import numpy as np
 from datamodules.remote import file_sha256, is_remote, local_copy, read_bytes
 from datamodules.shard_names import is_plain_name
 from datamodules.tar_shard import Block, Sample, read_shard
-from fewstep.local_paths import local_path
-from fewstep.plain_json import parse_json, small_file
+from fewstep.files.local_paths import local_path
+from fewstep.files.plain_json import parse_json, small_file
 
 SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-\d+\.tar")
 COUNTS = ("bytes", "samples", "rows", "x_dim", "y_dim")

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from fewstep.backbones import copied_to
 from fewstep.choices import DTYPES, require_choice
-from fewstep.latent_space import mean_code
-from fewstep.learning_rate import warmup_cosine_of
+from fewstep.diffusion.latent_space import mean_code
 from fewstep.losses import l1, l2
 from fewstep.optimizer_options import check_adamw
-from fewstep.reward_inputs import to_uint8
+from fewstep.optimizers import warmup_cosine_of
+from fewstep.pixels import to_uint8
 
 LOSSES = {"l1": l1, "l2": l2}
 MOST_PSNR = 100.0  # dB, of equal pictures, whose PSNR is infinite
@@ -26,7 +26,7 @@ class AutoencoderModule(LightningModule):
         loss: "l1" or "l2" between the pixels.
         kl_weight: of the KL divergence from the code's distribution to N(0, 1), per number of the code, which keeps
             codes small and smooth. Without effect on AutoencoderTiny, whose code is not random.
-        perceptual: a frozen distance (images, references) -> [B] such as fewstep.perceptual.LPIPS, or None.
+        perceptual: a frozen distance (images, references) -> [B] such as fewstep.metrics.perceptual.LPIPS, or None.
         perceptual_weight: of that distance.
         lr, betas, weight_decay: of AdamW.
         warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.

@@ -7,16 +7,16 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from fewstep.contrastive import contrastive_loss, labels_of
-from fewstep.learning_rate import warmup_cosine_of
+from fewstep.contrastive.loss import contrastive_loss, labels_of
 from fewstep.optimizer_options import check_adamw
+from fewstep.optimizers import warmup_cosine_of
 
 
 class ContrastiveModule(LightningModule):
     """Trains images and captions to find one another.
 
     Args:
-        model: `fewstep.clip_networks.CLIPNetwork`, or any network with encode_image(images [B, 3, H, W] in [-1, 1])
+        model: `fewstep.contrastive.network.CLIPNetwork`, or any network with encode_image(images [B, 3, H, W] in [-1, 1])
             and encode_text(captions) -> unit vectors [B, D], scale, clamp_scale(largest) and parameter_groups() ->
             {"decay": ..., "free": ...}.
         lr, betas, weight_decay: of AdamW; only the "decay" group decays.

@@ -11,16 +11,16 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.backbones import STABLE_DIFFUSION_SCHEDULER, save_stable_diffusion
+from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.choices import DTYPES, require_choice
-from fewstep.frozen_encoders import FrozenEncoders
-from fewstep.guidance import ClassifierFree, Condition, DynamicGuidance
-from fewstep.learning_rate import warmup_cosine_of
+from fewstep.diffusion.guidance import ClassifierFree, Condition, DynamicGuidance
+from fewstep.diffusion.predictions import Parametrization
+from fewstep.diffusion.schedules import schedule_of_config, training_times
+from fewstep.diffusion.solvers import ddim, even_times
 from fewstep.losses import l2
 from fewstep.optimizer_options import check_adamw
-from fewstep.predictions import Parametrization
+from fewstep.optimizers import warmup_cosine_of
 from fewstep.rng import PerSampleRng
-from fewstep.schedules import schedule_of_config, training_times
-from fewstep.solvers import ddim, even_times
 
 
 class DiffusionTeacherModule(LightningModule):

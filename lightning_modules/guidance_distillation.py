@@ -15,15 +15,15 @@ from lightning import LightningModule
 from torch import Tensor
 
 from fewstep.backbones import DiffusersDenoiser, add_guidance_embedding, load_latent_diffusion, save_guided_network
+from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.choices import DTYPES, require_choice
-from fewstep.frozen_encoders import FrozenEncoders
-from fewstep.guidance import draw_scales, guidance_distillation, guide
-from fewstep.learning_rate import warmup_cosine_of
-from fewstep.local_weights import weights_sha256
+from fewstep.diffusion.guidance import draw_scales, guidance_distillation, guide
+from fewstep.diffusion.schedules import training_times
+from fewstep.files.weights import weights_sha256
 from fewstep.losses import l2
 from fewstep.optimizer_options import check_adamw
+from fewstep.optimizers import warmup_cosine_of
 from fewstep.rng import PerSampleRng
-from fewstep.schedules import training_times
 
 
 class GuidanceDistillationModule(LightningModule):

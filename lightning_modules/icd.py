@@ -15,19 +15,19 @@ from lightning import LightningModule
 from torch import Tensor
 
 from fewstep.backbones import load_latent_diffusion
-from fewstep.boundaries import Boundaries
+from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.choices import DTYPES, require_choice
-from fewstep.consistency import ConsistencyDistillation, Draw, Weights
-from fewstep.frozen_encoders import FrozenEncoders
-from fewstep.guidance import Condition, draw_scales, require_trained
-from fewstep.inversion import decode, encode
-from fewstep.invertible_consistency import Editing, InvertibleConsistency
-from fewstep.learning_rate import warmup_cosine_of
-from fewstep.local_weights import weights_sha256
+from fewstep.diffusion.guidance import Condition, draw_scales, require_trained
+from fewstep.distillation.boundaries import Boundaries
+from fewstep.distillation.consistency import ConsistencyDistillation, Draw, Weights
+from fewstep.distillation.students import adapter_students, full_students
+from fewstep.files.weights import weights_sha256
+from fewstep.icd.inversion import decode, encode
+from fewstep.icd.pair import Editing, InvertibleConsistency
 from fewstep.losses import l2, pseudo_huber
 from fewstep.optimizer_options import check_adamw
+from fewstep.optimizers import warmup_cosine_of
 from fewstep.rng import PerSampleRng
-from fewstep.students import adapter_students, full_students
 
 CHOICES = {
     "students": ("lora", "full"),
@@ -48,12 +48,12 @@ class ICDModule(LightningModule):
         guidance_scales: scales w to train the decoder on, 1 (unguided) among them; None means all that the network
             knows. Sampling and editing may use these and no others.
         boundaries: ends of the segments, 0 < .. < 1, as times or, with boundaries_in="log_snr", as the falling log-SNRs
-            between the two ends: the same noise levels on another schedule. See fewstep.boundaries.
+            between the two ends: the same noise levels on another schedule. See fewstep.distillation.boundaries.
         start: where encoding starts, in the same unit; 0 (for log-SNRs, None) is the data itself.
         num_steps: teacher steps on a grid over [0, 1], on which the boundaries lie.
-        loss_weights: of the terms of Eq. 5, see fewstep.consistency.Weights; a term of weight 0 is not computed.
+        loss_weights: of the terms of Eq. 5, see fewstep.distillation.consistency.Weights; a term of weight 0 is not computed.
         huber_c: of the pseudo-Huber distance.
-        reverse_from: "noised", as in the paper, or "encoded": see fewstep.consistency.ConsistencyDistillation.
+        reverse_from: "noised", as in the paper, or "encoded": see fewstep.distillation.consistency.ConsistencyDistillation.
         students: "lora", two adapters of this rank and alpha on one frozen base, or "full", two more networks.
         targets: the layers with adapters; None for those of the paper. merged: see Adapters, for small networks.
         objective: "summed", an optimizer step for all terms, or "separate", one for each, as in the authors' code.

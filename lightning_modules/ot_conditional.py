@@ -17,7 +17,7 @@ class OTConditionalModule(LightningModule):
     """Trains a conditional density on few pairs and many unpaired x and y.
 
     Args:
-        model: `fewstep.light_transport.LightTransport` (closed form), `fewstep.energy.EnergyTransport` (neural), or
+        model: `fewstep.transport.light_transport.LightTransport` (closed form), `fewstep.transport.energy.EnergyTransport` (neural), or
             any network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng),
             initialise(x, y) and parameter_groups() -> {"cost": ..., "potential": ...}; with diagnostics(x) -> named
             scalars these are logged at every validation.

@@ -44,7 +44,7 @@ def test_the_maths_knows_no_plumbing():
 def test_one_folder_knows_diffusers_transformers_and_peft():
     users = {f.relative_to(ROOT) for package in OURS for f in files(package) if imported(f) & FOREIGN_BACKBONES}
     others = {str(f) for f in users if f.parent != Path("fewstep/backbones")}
-    assert others <= {"fewstep/image_reward.py"}
+    assert others <= {"fewstep/rewards/image_reward.py"}
 
 
 def test_only_the_two_scripts_know_all_three():

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.demo_answers import Answers, painted_mask
-from fewstep.editing import Editing
-from fewstep.invertible_consistency import InvertibleConsistency
-from fewstep.picture_files import read_picture, to_picture
+from fewstep.demo.answers import Answers, painted_mask
+from fewstep.files.pictures import read_picture, to_picture
+from fewstep.icd.editing import Editing
+from fewstep.icd.pair import InvertibleConsistency
 from fewstep.rng import PerSampleRng
 from tests.browser import CHROMIUM, Browser
 from tests.tiny_export import write_export
@@ -143,7 +143,7 @@ def page(pair, tmp_path_factory):
     pytest.importorskip("gradio", reason="no gradio here; the extra `demo` has it")
     if CHROMIUM is None:
         pytest.skip("no chromium here; install it to see the page in a real browser")
-    from fewstep.demo_page import launch
+    from fewstep.demo.page import launch
 
     blocks, address = launch(pair)
     browser = Browser(tmp_path_factory.mktemp("profile"))

@@ -49,7 +49,7 @@ def run_dir(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("runs") / "modes" / "first"
     write_shards(folder.parent.parent / "shards")
-    network = {"class_path": "fewstep.light_transport.LightTransport"}
+    network = {"class_path": "fewstep.transport.light_transport.LightTransport"}
     network["init_args"] = {"x_dim": 2, "y_dim": 2, "num_potential": 4, "num_cost": 2}
     data = {"path": str(folder.parent.parent / "shards"), "num_pairs": 32, "batch_size": 16, "steps_per_epoch": 4}
     config = {
@@ -102,7 +102,7 @@ def test_a_run_directory_becomes_a_report(evaluate, run_dir, tmp_path, capsys):
 def test_nll_is_that_of_the_averaged_weights_on_the_test_rows(evaluate, run_dir, tmp_path):
     """Computed here by hand: restored weights, rows read with plain numpy."""
     from datamodules import PairedVectorsDataModule
-    from fewstep.light_transport import LightTransport
+    from fewstep.transport.light_transport import LightTransport
 
     evaluate([str(run_dir), "--out", str(tmp_path / "a"), "--bootstrap", "50"])
     stored = torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
@@ -127,7 +127,7 @@ def test_the_numbers_are_those_of_a_plain_test_with_the_vector_metrics(evaluate,
     import datamodules
     import lightning_modules
     from callbacks import EMA, TransportMetrics
-    from fewstep.light_transport import LightTransport
+    from fewstep.transport.light_transport import LightTransport
 
     init = yaml.safe_load((run_dir / "config.yaml").read_text())
     arguments = init["model"]["init_args"]

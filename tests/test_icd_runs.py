@@ -13,7 +13,7 @@ import torch
 import train
 from callbacks.process_group import leave_process_group
 from fewstep.backbones import save_guided_network
-from fewstep.invertible_consistency import InvertibleConsistency
+from fewstep.icd.pair import InvertibleConsistency
 from tests.patience import PATIENCE
 from tests.tiny_diffusion import SDXL_UNET, unet, write_pipeline
 from tests.tiny_faults import dies_before

@@ -137,7 +137,7 @@ def test_two_processes_write_what_one_does(predict):
 @pytest.mark.slow
 def test_a_distilled_pair_edits_and_generates(tmp_path, monkeypatch, capsys):
     """ICDModule itself, with random students of a random pipeline."""
-    from fewstep.picture_files import read_picture, to_picture
+    from fewstep.files.pictures import read_picture, to_picture
     from lightning_modules.icd import ICDModule
     from tests.tiny_diffusion import batch
     from tests.tiny_export import SCALES, write_export

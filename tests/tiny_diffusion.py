@@ -9,8 +9,8 @@ from fewstep.backbones import (
     clip_tokenizer,
     diffusers_network,
 )
-from fewstep.bpe_vocabulary import write_vocabulary
-from fewstep.schedules import DiscreteSchedule, RectifiedFlow
+from fewstep.contrastive.vocabulary import write_vocabulary
+from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0), "white": (1.0, 1.0, 1.0)}
 CAPTIONS = [f"a {colour} square" for colour in COLOURS]

@@ -3,9 +3,9 @@
 import torch
 
 from fewstep.backbones import load_latent_diffusion, save_guided_network
-from fewstep.boundaries import Boundaries
-from fewstep.invertible_consistency import InvertibleConsistency
-from fewstep.students import adapter_students
+from fewstep.distillation.boundaries import Boundaries
+from fewstep.distillation.students import adapter_students
+from fewstep.icd.pair import InvertibleConsistency
 from tests.tiny_diffusion import unet, write_pipeline
 
 SCALES = (1.0, 4.0, 12.0)

@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from fewstep.boundaries import Boundaries
-from fewstep.consistency import Weights
-from fewstep.network_calls import SeparateNetworks
-from fewstep.predictions import Parametrization
-from fewstep.schedules import DiscreteSchedule, RectifiedFlow
+from fewstep.diffusion.predictions import Parametrization
+from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow
+from fewstep.distillation.boundaries import Boundaries
+from fewstep.distillation.consistency import Weights
+from fewstep.distillation.network_calls import SeparateNetworks
 
 SD = Parametrization(DiscreteSchedule(), "eps")
 FOUR = Boundaries((0, 0.26, 0.52, 0.78, 1), 0.02)

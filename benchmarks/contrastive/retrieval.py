@@ -18,8 +18,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from datamodules import ImageTextDataModule
-from fewstep.clip_scores import CLIPSimilarity, load_clip
-from fewstep.contrastive import labels_of, retrieval_ranks
+from fewstep.contrastive.loss import labels_of, retrieval_ranks
+from fewstep.rewards.clip_scores import CLIPSimilarity, load_clip
 
 TONES = ("-1F3FB", "-1F3FC", "-1F3FD", "-1F3FE", "-1F3FF")
 FIELDS = ["captions", "scoring_captions", "concept", "style"]

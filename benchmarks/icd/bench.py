@@ -12,7 +12,7 @@ from benchmarks.icd.evaluation_set import Pictures, read_pictures, style_pairs
 from benchmarks.icd.judge import Judge
 from benchmarks.icd.results import Results, Row
 from fewstep.backbones import DiffusersDenoiser, has_guidance_embedding, load_latent_diffusion
-from fewstep.guidance import (
+from fewstep.diffusion.guidance import (
     ClassifierFree,
     Condition,
     Denoiser,
@@ -21,9 +21,9 @@ from fewstep.guidance import (
     Network,
     require_trained,
 )
-from fewstep.invertible_consistency import InvertibleConsistency
+from fewstep.diffusion.solvers import even_times
+from fewstep.icd.pair import InvertibleConsistency
 from fewstep.rng import PerSampleRng
-from fewstep.solvers import even_times
 
 FINE = 50  # steps of the long chains
 

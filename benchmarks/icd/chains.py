@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.icd.results import timed
-from fewstep.guidance import Condition, Denoiser, GuidanceSchedule, unguided
-from fewstep.predictions import Parametrization
-from fewstep.solvers import ddim, time_like
+from fewstep.diffusion.guidance import Condition, Denoiser, GuidanceSchedule, unguided
+from fewstep.diffusion.predictions import Parametrization
+from fewstep.diffusion.solvers import ddim, time_like
 
 Chain = list[tuple[Tensor, float]]  # states [N, ...] and the seconds that each took, from its start on
 

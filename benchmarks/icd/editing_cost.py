@@ -3,7 +3,7 @@
     python benchmarks/icd/editing_cost.py [--device cuda] [--edits 1 8] [--side 32]
 
 Both decode B codes in four calls on the UNet of the embedded teacher with random weights. Ours: 2B rows and fused
-attention (fewstep.attention_control, fewstep.editing). Theirs (utils/generation.py and utils/p2p.py of
+attention (fewstep.icd.attention_control, fewstep.icd.editing). Theirs (utils/generation.py and utils/p2p.py of
 github.com/yandex-research/invertible-cd): 4B rows, [nothing, nothing, source, target], of which half are thrown away,
 and every attention map written out, edited and stored; here for B edits at once, where their code takes one.
 The edits alternate in one process; the table has medians. CPU seconds of this process on the CPU. Encoding costs the
@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.icd.emoji_unet import EMOJI, SCHEDULE, make_network
 from benchmarks.icd.results import timed
-from fewstep.attention_control import PromptToPrompt, attention_control
 from fewstep.backbones import DiffusersDenoiser, load_clip_text_encoder
-from fewstep.boundaries import Boundaries
-from fewstep.editing import edit
-from fewstep.guidance import DynamicGuidance, guidance_features
-from fewstep.predictions import Parametrization
-from fewstep.prompt_encoder import PromptEncoder
+from fewstep.diffusion.guidance import DynamicGuidance, guidance_features
+from fewstep.diffusion.predictions import Parametrization
+from fewstep.diffusion.prompt_encoder import PromptEncoder
+from fewstep.distillation.boundaries import Boundaries
+from fewstep.icd.attention_control import PromptToPrompt, attention_control
+from fewstep.icd.editing import edit
 
 W, BELOW = 8.0, 0.8
 BOUNDARIES = Boundaries((0, 0.26, 0.52, 0.78, 1))

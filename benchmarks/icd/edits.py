@@ -15,8 +15,8 @@ from benchmarks.icd.bench import Bench, fine_times, null_prompt, with_null
 from benchmarks.icd.chains import Chains
 from benchmarks.icd.inversions import chain_name
 from benchmarks.icd.results import Row, timed
-from fewstep.guidance import DynamicGuidance
-from fewstep.invertible_consistency import Editing, InvertibleConsistency
+from fewstep.diffusion.guidance import DynamicGuidance
+from fewstep.icd.pair import Editing, InvertibleConsistency
 from fewstep.rng import PerSampleRng
 
 GUIDED_BELOW = 0.8

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fewstep.backbones import diffusers_network
-from fewstep.schedules import DiscreteSchedule
+from fewstep.diffusion.schedules import DiscreteSchedule
 
 EMOJI = {  # configs/diffusion_teacher/emoji.yaml, and the embedding of w
     "sample_size": 16,

@@ -14,10 +14,10 @@ from benchmarks.icd.chains import Chains
 from benchmarks.icd.evaluation_set import Pictures, some_of
 from benchmarks.icd.inversions import chain_name
 from benchmarks.icd.results import Row, timed
-from fewstep.guidance import Denoiser, DynamicGuidance, GuidanceSchedule
-from fewstep.invertible_consistency import InvertibleConsistency
+from fewstep.diffusion.guidance import Denoiser, DynamicGuidance, GuidanceSchedule
+from fewstep.diffusion.solvers import consistency_sampling
+from fewstep.icd.pair import InvertibleConsistency
 from fewstep.rng import PerSampleRng
-from fewstep.solvers import consistency_sampling
 
 
 class Generations:

@@ -7,11 +7,11 @@ from torch import Tensor
 from benchmarks.icd.bench import Bench, fine_times
 from benchmarks.icd.chains import Chains
 from benchmarks.icd.results import Row
-from fewstep.boundaries import Boundaries
-from fewstep.guidance import DynamicGuidance, GuidanceSchedule, unguided
-from fewstep.invertible_consistency import InvertibleConsistency
+from fewstep.diffusion.guidance import DynamicGuidance, GuidanceSchedule, unguided
+from fewstep.diffusion.solvers import ddim, fixed_point
+from fewstep.distillation.boundaries import Boundaries
+from fewstep.icd.pair import InvertibleConsistency
 from fewstep.losses import l2
-from fewstep.solvers import ddim, fixed_point
 
 SWEEP = (0.4, 0.6)  # further times below which decoding is guided (Fig. 4a)
 ITERATIONS = 5  # of the fixed point

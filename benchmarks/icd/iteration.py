@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.icd.authors_schedule import LOWER, TARGETS, UPPER, AuthorsSchedule, Batch, trained
 from benchmarks.icd.emoji_unet import EMOJI, SCALES, SCHEDULE, TOKENS, make_network
 from fewstep.backbones import Adapters, DiffusersDenoiser
-from fewstep.boundaries import Boundaries
-from fewstep.consistency import ConsistencyDistillation, Draw
-from fewstep.predictions import Parametrization
-from fewstep.students import SharedBase
+from fewstep.diffusion.predictions import Parametrization
+from fewstep.distillation.boundaries import Boundaries
+from fewstep.distillation.consistency import ConsistencyDistillation, Draw
+from fewstep.distillation.students import SharedBase
 
 LR = 8e-6
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewstep.clip_scores import load_clip
-from fewstep.features import MobileNetV2
-from fewstep.frechet import FeatureMoments, Gaussian, frechet_distance
-from fewstep.perceptual import LPIPS
+from fewstep.metrics.features import MobileNetV2
+from fewstep.metrics.frechet import FeatureMoments, Gaussian, frechet_distance
+from fewstep.metrics.perceptual import LPIPS
+from fewstep.rewards.clip_scores import load_clip
 
 LEAST_MSE = 1e-6  # of pixels in [-1, 1]: equal pictures have 66 dB, not infinity
 

@@ -20,7 +20,7 @@ from benchmarks.icd.chains import Chains
 from benchmarks.icd.edits import BACKENDS, GUIDED_BELOW
 from benchmarks.icd.inversions import chain_name
 from benchmarks.icd.results import Row, read_rows
-from fewstep.guidance import DynamicGuidance, GuidanceSchedule
+from fewstep.diffusion.guidance import DynamicGuidance, GuidanceSchedule
 from fewstep.rng import PerSampleRng
 
 Columns = dict[str, Tensor]  # title -> pictures [N, 3, H, W] in [-1, 1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.icd.results import Row
-from fewstep.intervals import bootstrap_mean
+from fewstep.metrics.intervals import bootstrap_mean
 
 OURS = "G+"  # G with reverse preservation on the encoder's own states
 

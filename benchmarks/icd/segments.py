@@ -16,10 +16,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.icd.evaluation_set import read_pictures, some_of
-from fewstep.inversion import encode
-from fewstep.invertible_consistency import InvertibleConsistency
+from fewstep.diffusion.solvers import jumps, time_like
+from fewstep.icd.inversion import encode
+from fewstep.icd.pair import InvertibleConsistency
 from fewstep.rng import PerSampleRng
-from fewstep.solvers import jumps, time_like
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.icd.predicates import CLAIMS, Found, LackingError, Margin
 from benchmarks.icd.results import Row, read_rows
-from fewstep.intervals import bootstrap_mean
+from fewstep.metrics.intervals import bootstrap_mean
 
 COLUMNS = {
     "inversion": ["latent_mse", "psnr", "ssim", "lpips", "feature_cosine", "code_mean_square", "nfe", "seconds"],

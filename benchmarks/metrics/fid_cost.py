@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.metrics.fid_rivals import pytorch_fid, random_weights, torchmetrics_fid
 from callbacks import FIDCallback
-from fewstep.features import FIDInception, MobileNetV2, full_float32
+from fewstep.metrics.features import FIDInception, MobileNetV2, full_float32
 
 
 class Generator(LightningModule):

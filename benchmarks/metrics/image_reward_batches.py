@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from fewstep.image_reward import MAX_TOKENS, ImageReward
-from fewstep.reward_inputs import pixel_values
+from fewstep.pixels import pixel_values
+from fewstep.rewards.image_reward import MAX_TOKENS, ImageReward
 
 SIZES: dict[str, dict[str, int]] = {"published": {}, "small": {"vision_layers": 4, "text_layers": 2}}
 

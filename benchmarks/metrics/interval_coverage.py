@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewstep.frechet import FeatureMoments, Gaussian, frechet_distance, frechet_influence
-from fewstep.intervals import influence_interval, jackknife_error
-from fewstep.kernel_distance import cmmd, cmmd_influence, kid, kid_influence
+from fewstep.metrics.frechet import FeatureMoments, Gaussian, frechet_distance, frechet_influence
+from fewstep.metrics.intervals import influence_interval, jackknife_error
+from fewstep.metrics.kernel_distance import cmmd, cmmd_influence, kid, kid_influence
 
 LEVEL = torch.tensor([0.025, 0.975], dtype=torch.float64)
 BLOCKS, STUDENT = 20, 2.093  # of the jackknife, and Student's t for them

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import ImageTextDataModule
-from fewstep.features import MobileNetV2
-from fewstep.frechet import FeatureMoments, Gaussian, frechet_distance
-from fewstep.kernel_distance import kid
-from fewstep.perceptual import TrunkFeatures
-from fewstep.precision_recall import precision_recall_density_coverage
+from fewstep.metrics.features import MobileNetV2
+from fewstep.metrics.frechet import FeatureMoments, Gaussian, frechet_distance
+from fewstep.metrics.kernel_distance import kid
+from fewstep.metrics.perceptual import TrunkFeatures
+from fewstep.metrics.precision_recall import precision_recall_density_coverage
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet": lambda size: MobileNetV2(size=size),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from fewstep.networks import mlp
 from fewstep.rng import PerSampleRng, standard_normal
+from fewstep.transport.networks import mlp
 
 Batch = dict[str, Tensor]
 BANDWIDTHS = torch.logspace(-2, 0.5, 26)  # in units of the standardised y

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.ot_conditional.noise import blur_pairs
-from fewstep.networks import mlp
 from fewstep.rng import PerSampleRng, standard_normal
+from fewstep.transport.networks import mlp
 
 Batch = dict[str, Tensor]
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.ot_conditional.noise import blur_pairs
-from fewstep.mixtures import categorical
-from fewstep.networks import mlp
 from fewstep.rng import PerSampleRng, standard_normal, standard_uniform
+from fewstep.transport.mixtures import categorical
+from fewstep.transport.networks import mlp
 
 Batch = dict[str, Tensor]
 

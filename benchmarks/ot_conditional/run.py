@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.ot_conditional.methods import METHODS, Recipe
 from callbacks.transport_metrics import CONDITIONAL, MARGINAL
 from datamodules import PairedVectorsDataModule
-from fewstep import two_sample
+from fewstep.metrics import two_sample
 
 UNPAIRED = {"swiss_roll": 1024, "weather": 4096}
 EVALUATIONS = 25  # validations per run

@@ -1,4 +1,4 @@
-"""Time and memory of one training step: fewstep.inverse_ot against the plain broadcast form of the same mathematics.
+"""Time and memory of one training step: fewstep.transport.inverse_ot against the plain broadcast form of the same mathematics.
 
     python benchmarks/ot_conditional/step_cost.py [--device cuda] [--dims 2 94 512] [--batch 128] [--components 32]
 
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from fewstep import inverse_ot
-from fewstep.inverse_ot import Cost, Potential
-from fewstep.mixtures import DiagonalCovariance
+from fewstep.transport import inverse_ot
+from fewstep.transport.inverse_ot import Cost, Potential
+from fewstep.transport.mixtures import DiagonalCovariance
 
 Inputs = dict[str, Tensor]
 LEAVES = ("logits_w", "center", "raw_var", "logits_v", "slope", "logits_v_unpaired", "slope_unpaired")

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep import inverse_ot
-from fewstep.light_transport import LightTransport
+from fewstep.transport import inverse_ot
+from fewstep.transport.light_transport import LightTransport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ import shlex
 import sys
 from importlib import import_module
 
-from fewstep.local_paths import local_path
+from fewstep.files.local_paths import local_path
 
 COMMANDS = {
     "swiss_roll": "Gaussian -> Swiss roll, pairs from entropic optimal transport plans",

@@ -59,7 +59,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from datamodules.image_shard_writing import Samples, write_image_folder
     from datamodules.shard_writing import refuse_to_lose
-    from fewstep.durable_files import write_synced
+    from fewstep.files.durable import write_synced
 
     refuse_to_lose(Path(options.out), options.overwrite)
     if options.num < 10 or not 16 <= options.size <= 1024:

@@ -17,7 +17,7 @@ from datamodules.prepare import add_output_arguments
 from datamodules.prepare.caption_table import CaptionTable
 from datamodules.prepare.folder_captions import Captions
 from datamodules.prepare.hashed_share import share
-from fewstep.text_files import check_encoding
+from fewstep.files.text_files import check_encoding
 
 KEPT = {"jpeg": "jpg", "png": "png", "webp": "webp"}  # format: suffix in a shard
 MAX_PIXELS = 1 << 26  # as the datamodules have it

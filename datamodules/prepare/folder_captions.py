@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datamodules.bad_sample import BadSample
 from datamodules.captions import captions_of
-from fewstep.text_files import decode_text, numbered_lines
+from fewstep.files.text_files import decode_text, numbered_lines
 
 LONG = 1000  # characters, about three times what any text encoder here reads
 

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     from datamodules.image_folder import open_images
     from datamodules.image_shard_writing import Samples, write_image_folder
     from datamodules.shard_sources import source_index, splits
-    from fewstep.frozen_encoders import FrozenEncoders
+    from fewstep.backbones.frozen_encoders import FrozenEncoders
 
     about = source_index(options.data) or {}
     size = options.size or about.get("image_size")

@@ -21,7 +21,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fewstep.bpe_vocabulary import write_vocabulary
+    from fewstep.contrastive.vocabulary import write_vocabulary
 
     if not options.out.endswith(".txt.gz"):
         raise ValueError(f"--out {options.out}: give a name that ends in .txt.gz")

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep.hub_files import read_weights, weights_file
-from fewstep.plain_json import parse_json
+from fewstep.files.hub import read_weights, weights_file
+from fewstep.files.plain_json import parse_json
 
 DIFFUSERS_FILE, PEFT_FILE = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 # diffusers reads rank and alpha under this name of the safetensors header (LORA_ADAPTER_METADATA_KEY).

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.backbones.adapter_files import AdapterFile, check_fits, read_adapter, save_adapter
 from fewstep.backbones.adapter_rows import Block, RowBlocks
-from fewstep.local_weights import weights_sha256
+from fewstep.files.weights import weights_sha256
 
 # What iCD adapts in a UNet: all but the first and last layer and the embeddings of time and guidance.
 UNET_TARGETS: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.guidance import Condition, GuidanceEmbedding, guidance_features
-from fewstep.schedules import Schedule
+from fewstep.diffusion.guidance import Condition, GuidanceEmbedding, guidance_features
+from fewstep.diffusion.schedules import Schedule
 
 
 class DiffusersDenoiser:
@@ -14,7 +14,7 @@ class DiffusersDenoiser:
 
     condition: "prompt" [B, L, D]; for SDXL also "pooled" [B, P] and "time_ids" [B, 6], for SD3 "pooled". The network
     may be held in half precision: it is fed in its own dtype, and what it answers is float32, or more.
-    Not an nn.Module, and `network` is the `fewstep.guidance.Network` that ClassifierFree takes.
+    Not an nn.Module, and `network` is the `fewstep.diffusion.guidance.Network` that ClassifierFree takes.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule) -> None:

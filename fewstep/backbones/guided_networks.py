@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from fewstep.backbones.denoisers import add_guidance_embedding, guidance_embedding, has_guidance_embedding
 from fewstep.backbones.pretrained import copied_to, diffusers_network, frozen_network, network_config, own_or_part
-from fewstep.hub_files import FILE_SUFFIXES, check_keys, read_weights, weights_file
-from fewstep.plain_json import read_json
+from fewstep.files.hub import FILE_SUFFIXES, check_keys, read_weights, weights_file
+from fewstep.files.plain_json import read_json
 
 PARTS = {"UNet2DConditionModel": "unet", "SD3Transformer2DModel": "transformer"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"

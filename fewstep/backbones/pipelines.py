@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fewstep.backbones.pretrained import copied_to, told_once
-from fewstep.plain_json import read_json
-from fewstep.prompt_encoder import PromptEncoder
+from fewstep.diffusion.prompt_encoder import PromptEncoder
+from fewstep.files.plain_json import read_json
 
 # The noise schedule of Stable Diffusion. `trailing` steps of a pipeline are `even_times` of our solvers.
 STABLE_DIFFUSION_SCHEDULER = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fewstep.hub_files import missing
+from fewstep.files.hub import missing
 
 
 def diffusers_network(name: str, config: dict[str, Any]) -> nn.Module:

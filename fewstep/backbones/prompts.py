@@ -7,8 +7,8 @@ import torch
 
 from fewstep.backbones.clip import load_clip_text_encoder
 from fewstep.backbones.pretrained import from_pretrained, frozen_network, network_config, own_or_part
-from fewstep.hub_files import missing
-from fewstep.prompt_encoder import PromptEncoder, Prompts, SD3PromptEncoder, SDXLPromptEncoder
+from fewstep.diffusion.prompt_encoder import PromptEncoder, Prompts, SD3PromptEncoder, SDXLPromptEncoder
+from fewstep.files.hub import missing
 
 
 def pipeline_parts(source: str | Path) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from fewstep.backbones.denoisers import DiffusersDenoiser, has_guidance_embeddin
 from fewstep.backbones.guided_networks import PARTS, load_denoising_network
 from fewstep.backbones.pretrained import load_autoencoder, network_config
 from fewstep.backbones.prompts import load_prompt_encoder, pipeline_parts
-from fewstep.guidance import ClassifierFree, Denoiser, require_trained
-from fewstep.hub_files import missing
-from fewstep.latent_space import LatentSpace
-from fewstep.predictions import Parametrization, parametrization_of_config
-from fewstep.prompt_encoder import Prompts
+from fewstep.diffusion.guidance import ClassifierFree, Denoiser, require_trained
+from fewstep.diffusion.latent_space import LatentSpace
+from fewstep.diffusion.predictions import Parametrization, parametrization_of_config
+from fewstep.diffusion.prompt_encoder import Prompts
+from fewstep.files.hub import missing
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from benchmarks.icd.chains import Chains
 from benchmarks.icd.evaluation_set import Pictures, some_of, style_pairs
 from benchmarks.icd.predicates import CLAIMS, Found, LackingError
 from benchmarks.icd.results import Results, read_rows
-from fewstep.guidance import DynamicGuidance
-from fewstep.predictions import Parametrization
-from fewstep.schedules import RectifiedFlow
-from fewstep.solvers import ddim, even_times
+from fewstep.diffusion.guidance import DynamicGuidance
+from fewstep.diffusion.predictions import Parametrization
+from fewstep.diffusion.schedules import RectifiedFlow
+from fewstep.diffusion.solvers import ddim, even_times
 
 STYLES = ("noto", "twemoji", "fluent")
 

@@ -67,9 +67,9 @@ def write_drawings(folder):
 
 def write_export(folder, pipeline, network, seed):
     from fewstep.backbones import load_latent_diffusion
-    from fewstep.boundaries import Boundaries
-    from fewstep.invertible_consistency import InvertibleConsistency
-    from fewstep.students import adapter_students
+    from fewstep.distillation.boundaries import Boundaries
+    from fewstep.distillation.students import adapter_students
+    from fewstep.icd.pair import InvertibleConsistency
 
     model = load_latent_diffusion(pipeline, network)
     students = adapter_students(model, rank=2)

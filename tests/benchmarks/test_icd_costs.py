@@ -6,7 +6,7 @@ import torch
 from benchmarks.icd import authors_schedule, editing_cost, iteration
 from benchmarks.icd.emoji_unet import SCHEDULE, make_network
 from fewstep.backbones import clip_tokenizer
-from fewstep.bpe_vocabulary import write_vocabulary
+from fewstep.contrastive.vocabulary import write_vocabulary
 from tests.tiny_diffusion import UNET
 
 CONFIG = UNET | {"time_cond_proj_dim": 512, "cross_attention_dim": 16}

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.nn import functional as F
 
-from fewstep.features import check_pictures
+from fewstep.metrics.features import check_pictures
 
 N, SIZE = 45, 8
 FEW = {"subsets": 5, "subset_size": 20}  # options of KID for so few pictures

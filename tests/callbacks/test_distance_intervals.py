@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from callbacks import CMMDCallback, FIDCallback, KIDCallback
-from fewstep.frechet import FeatureMoments, frechet_influence
-from fewstep.intervals import influence_interval
+from fewstep.metrics.frechet import FeatureMoments, frechet_influence
+from fewstep.metrics.intervals import influence_interval
 from tests.callbacks.image_run import FEW, Loader, Projection, run, table, to_uint8
 
 torch.set_num_threads(1)

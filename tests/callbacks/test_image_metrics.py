@@ -13,8 +13,8 @@ from callbacks import FIDCallback, KIDCallback
 from callbacks.feature_cache import FeatureCache, content_ids
 from callbacks.feature_sample import FeatureSample
 from callbacks.image_outputs import counted
-from fewstep.frechet import FeatureMoments, frechet_distance
-from fewstep.kernel_distance import kid
+from fewstep.metrics.frechet import FeatureMoments, frechet_distance
+from fewstep.metrics.kernel_distance import kid
 from tests.callbacks.image_run import (
     FEW,
     QUIET,
@@ -221,7 +221,9 @@ def test_what_is_missing_is_named(tmp_path):
         run(tmp_path, metrics(), model=Generator({"score": "made"}))
     with pytest.raises(ValueError, match="batch has no `photo` to compare with; its fields are image, "):
         run(tmp_path, [FIDCallback(Projection(), real_field="photo")])
-    with pytest.raises(ValueError, match=r"Linear has no name; a feature network is described in fewstep/features\.py"):
+    with pytest.raises(
+        ValueError, match=r"Linear has no name; a feature network is described in fewstep/metrics/features\.py"
+    ):
         run(tmp_path, [FIDCallback(torch.nn.Linear(2, 2))])
     with pytest.raises(ValueError, match="need evaluation batches with `key`"):
         counted({"image": torch.zeros(2, 3, 4, 4), "weight": torch.ones(2)})

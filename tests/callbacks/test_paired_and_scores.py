@@ -19,10 +19,10 @@ from callbacks import (
 )
 from callbacks.sample_grid import draw_grid
 from callbacks.sample_values import SampleValues
-from fewstep.kernel_distance import cmmd
-from fewstep.perceptual import LPIPS
-from fewstep.precision_recall import precision_recall_density_coverage
-from fewstep.reward_inputs import CutPrompts
+from fewstep.metrics.kernel_distance import cmmd
+from fewstep.metrics.perceptual import LPIPS
+from fewstep.metrics.precision_recall import precision_recall_density_coverage
+from fewstep.pixels import CutPrompts
 from tests.callbacks.image_run import SIZE, Generator, Loader, N, Projection, pictures, run, table, to_uint8
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from torch import nn
 from callbacks import SamplePicture, TransportMetrics
 from callbacks.evaluation_rows import EvaluationRows
 from callbacks.sample_picture import SAMPLE, TRUTH, condition_title, draw
-from fewstep.two_sample import cross_halves, energy_distance, mmd, sliced_wasserstein2, wasserstein2
+from fewstep.metrics.two_sample import cross_halves, energy_distance, mmd, sliced_wasserstein2, wasserstein2
 
 torch.set_num_threads(1)
 N, G, K, D = 61, 5, 16, 2

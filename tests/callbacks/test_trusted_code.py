@@ -188,7 +188,7 @@ def test_for_an_argument_of_any_type_only_parts_of_a_run_are_built():
         "torch.Generator",
         "torch.utils.data.DataLoader",
         "lightning.pytorch.Trainer",
-        "fewstep.file_names.write_new",
+        "fewstep.files.names.write_new",
     ):
         for position in ("anything", "untyped"):
             with pytest.raises(Exception, match=r"is not a network|Invalid subclass spec"):

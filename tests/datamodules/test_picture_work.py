@@ -9,8 +9,8 @@ from datamodules.bad_sample import BadSample
 from datamodules.image_decoding import decode_image
 from datamodules.image_header import MAX_PARTS
 from datamodules.prepare.folder import stored_picture
-from fewstep.picture_files import read_picture
-from fewstep.picture_work import MAX_EXTENSIONS, passes
+from fewstep.files.picture_work import MAX_EXTENSIONS, passes
+from fewstep.files.pictures import read_picture
 from tests.datamodules.pictures import RGB, chunk, encoded, png
 
 

@@ -11,7 +11,7 @@ import torch
 from datamodules import ImageTextDataModule
 from datamodules.prepare import latents
 from datamodules.prepare.__main__ import main
-from fewstep.frozen_encoders import FrozenEncoders
+from fewstep.backbones.frozen_encoders import FrozenEncoders
 from tests.datamodules.picture_shards import picture, write_folder
 from tests.tiny_diffusion import CAPTIONS, write_autoencoder, write_pipeline, write_text_encoder
 

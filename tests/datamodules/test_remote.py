@@ -13,8 +13,8 @@ import pytest
 from datamodules.image_folder import open_images
 from datamodules.remote import list_tars, local_copy, local_file
 from datamodules.shard_sources import folder_index
-from fewstep import remote_reading
-from fewstep.remote_reading import NotThereError, read_bytes
+from fewstep.files import remote_reading
+from fewstep.files.remote_reading import NotThereError, read_bytes
 from tests.datamodules.picture_shards import write_folder
 
 

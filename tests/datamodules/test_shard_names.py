@@ -11,7 +11,7 @@ from datamodules.prepare.__main__ import main
 from datamodules.sample_index import scan_shard
 from datamodules.shard_names import WORDS, is_plain_name, matching, splits_by_name
 from datamodules.shard_sources import splits
-from fewstep.local_paths import local_path
+from fewstep.files.local_paths import local_path
 from tests.datamodules.picture_shards import sample, write_tar
 
 FORMS = ("{}-0.tar", "{}.tar", "x-{}-000.tar", "x_{}_000.tar", "set.{}.tar", "{}2017-0.tar", "my{}7.tar", "{}/0.tar")

@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.request_files import read_prompts as prompts_of_predict
 from datamodules.text_tables import read_csv, read_json_lines
-from fewstep.text_files import decode_text, numbered_lines, read_text
+from fewstep.files.text_files import decode_text, numbered_lines, read_text
 
 # What str.splitlines cuts at besides line ends.
 OTHERS = ["\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]

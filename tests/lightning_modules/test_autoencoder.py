@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.export import Export
 from fewstep.backbones import diffusers_network, load_autoencoder
-from fewstep.latent_space import LatentSpace
+from fewstep.diffusion.latent_space import LatentSpace
 from lightning_modules import AutoencoderModule
 from tests.tiny_diffusion import AUTOENCODER, batch
 

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 from callbacks.export import Export
 from callbacks.retrieval import RetrievalMetrics
 from datamodules import ImageTextDataModule
-from fewstep.bpe_vocabulary import write_vocabulary
-from fewstep.clip_networks import CLIPNetwork
-from fewstep.clip_scores import load_clip
-from fewstep.contrastive import contrastive_loss, labels_of, retrieval_ranks
+from fewstep.contrastive.loss import contrastive_loss, labels_of, retrieval_ranks
+from fewstep.contrastive.network import CLIPNetwork
+from fewstep.contrastive.vocabulary import write_vocabulary
+from fewstep.rewards.clip_scores import load_clip
 from lightning_modules import ContrastiveModule
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.ema import EMA
-from fewstep.frozen_encoders import FrozenEncoders
+from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.rng import PerSampleRng
 from lightning_modules import DiffusionTeacherModule
 from tests.tiny_diffusion import CAPTIONS, batch, unet, write_autoencoder, write_pipeline, write_text_encoder

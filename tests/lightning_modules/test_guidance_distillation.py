@@ -6,8 +6,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from fewstep.backbones import load_guided_network, load_latent_diffusion
-from fewstep.guidance import ClassifierFree, DynamicGuidance
-from fewstep.solvers import ddim, even_times
+from fewstep.diffusion.guidance import ClassifierFree, DynamicGuidance
+from fewstep.diffusion.solvers import ddim, even_times
 from lightning_modules.guidance_distillation import GuidanceDistillationModule
 from tests.tiny_diffusion import CAPTIONS, batch, unet, write_pipeline
 

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from fewstep.backbones import add_guidance_embedding, load_latent_diffusion, save_guided_network
-from fewstep.boundaries import Boundaries
-from fewstep.invertible_consistency import Editing, InvertibleConsistency
-from fewstep.network_calls import SeparateNetworks
+from fewstep.distillation.boundaries import Boundaries
+from fewstep.distillation.network_calls import SeparateNetworks
+from fewstep.icd.pair import Editing, InvertibleConsistency
 from fewstep.rng import PerSampleRng
 from lightning_modules.icd import ICDModule
 from tests.tiny_diffusion import CAPTIONS, batch, unet, write_pipeline

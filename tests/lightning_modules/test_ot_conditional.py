@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules import PairedVectorsDataModule
-from fewstep.light_transport import LightTransport
+from fewstep.transport.light_transport import LightTransport
 from lightning_modules import OTConditionalModule
 
 

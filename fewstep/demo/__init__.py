@@ -1,0 +1,1 @@
+"""The page on which an exported iCD model answers: generate, invert, edit."""

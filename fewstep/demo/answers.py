@@ -1,0 +1,98 @@
+"""What the demo page answers: pictures, and one line of what they cost or of what went wrong. Knows no gradio."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fewstep.files.pictures import read_mask, read_picture, to_picture
+from fewstep.icd.commands import image_size, psnr
+from fewstep.icd.editing import Editing
+from fewstep.icd.pair import InvertibleConsistency
+from fewstep.icd.watched_pair import Watch
+from fewstep.rng import PerSampleRng
+
+Answer = tuple[Image.Image | None, list[tuple[Image.Image, str]], str]  # picture, (step, its label), told
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A pair that answers the page. Every answer is (picture, pictures of the steps, told); on a mistake the pictures
+    are missing and what is told begins with "Error"."""
+
+    pair: InvertibleConsistency
+    device: str = "cpu"
+
+    def generate(self, prompt: str, guidance_scale: float, guided_below: float, seed: float) -> Answer:
+        def work(pair: InvertibleConsistency) -> tuple[Tensor, str]:
+            words = _given(prompt, "the prompt")
+            rng = PerSampleRng(int(seed), [words], self.device)
+            return pair.generate([words], rng, float(guidance_scale), guided_below), ""
+
+        return self._answer(work)
+
+    def invert(self, image: Image.Image | None, source: str, seed: float) -> Answer:
+        def work(pair: InvertibleConsistency) -> tuple[Tensor, str]:
+            pixels, words = self._read(image), [_given(source, "the description of the picture")]
+            code = pair.encode(pixels, words, self._rng(seed))[-1]
+            decoded = pair.decode(code, words)
+            spread = f"code: mean {code.mean():+.2f}, deviation {code.std():.2f} (noise has 0 and 1)"
+            return decoded, f"reconstruction {psnr(decoded, pixels):.1f} dB · {spread}"
+
+        return self._answer(work)
+
+    def edit(self, drawn: dict[str, Any] | None, source: str, target: str, seed: float, **options: Any) -> Answer:
+        """drawn: `background`, the picture, and `layers`, what was painted on it, as gradio's ImageEditor has them."""
+
+        def work(pair: InvertibleConsistency) -> tuple[Tensor, str]:
+            image = (drawn or {}).get("background")
+            pixels = self._read(image)
+            words = [_given(source, "the description of the picture")], [_given(target, "the target")]
+            painted = painted_mask((drawn or {}).get("layers") or [], image)
+            mask = read_mask(painted, image, self._size).to(self.device) if image and painted else None
+            edited = pair.edit(pixels, *words, self._rng(seed), Editing(**options), mask)
+            return edited, "only where you painted" if mask is not None else ""
+
+        return self._answer(work)
+
+    def _answer(self, work: Callable[[InvertibleConsistency], tuple[Tensor, str]]) -> Answer:
+        watch, began = Watch(), time.perf_counter()
+        try:
+            image, told = work(watch.pair(self.pair))
+        except ValueError as error:
+            return None, [], f"Error: {' '.join(str(error).split())}"
+        seconds = time.perf_counter() - began
+        views = [(to_picture(view), f"t = {t:.2f}") for t, view in watch.pictures(self.pair)]
+        cost = f"{watch.calls} network calls · {seconds:.2f} s"
+        return to_picture(image), views, f"{cost} · {told}" if told else cost
+
+    @property
+    def _size(self) -> int:
+        return image_size(self.pair)
+
+    def _read(self, image: Image.Image | None) -> Tensor:
+        if image is None:
+            raise ValueError("choose a picture first")
+        return read_picture(image, self._size).to(self.device)
+
+    def _rng(self, seed: float) -> PerSampleRng:
+        return PerSampleRng(int(seed), ["picture"], self.device)
+
+
+def painted_mask(layers: list[Image.Image], like: Image.Image | None) -> Image.Image | None:
+    """White where any layer is painted on, however thinly, or None where nothing is; of the size of the picture."""
+    painted = [np.asarray(layer.convert("RGBA"))[..., 3] > 63 for layer in layers]
+    if like is None or not any(layer.any() for layer in painted):
+        return None
+    mask = Image.fromarray(np.logical_or.reduce(painted).astype(np.uint8) * 255)
+    return mask if mask.size == like.size else ImageOps.fit(mask, like.size)
+
+
+def _given(text: str | None, what: str) -> str:
+    if not (text or "").strip():
+        raise ValueError(f"{what} is empty; write what it shall be, in words")
+    return (text or "").strip()

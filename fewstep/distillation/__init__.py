@@ -1,0 +1,1 @@
+"""What students of a diffusion teacher share: boundaries of segments, consistency losses, network calls."""

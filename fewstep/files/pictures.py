@@ -1,0 +1,152 @@
+"""One picture from a file of any size, as a model wants it, and back; without torchvision, slow to import."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL.Image import Transpose as Flip
+from torch import Tensor
+
+from fewstep.files.orientation import orientation, without_words
+from fewstep.files.picture_work import MAX_EXTENSIONS, before_frame, check_work
+from fewstep.pixels import to_uint8
+
+Picture = str | Path | Image.Image
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_PIXELS = 1 << 26
+MAX_BYTES = 1 << 28
+LEAST_SIDE, MARGIN, TEXT = 160, 10, 13  # of a sheet, in pixels
+TURNS = dict(enumerate((Flip.FLIP_LEFT_RIGHT, Flip.ROTATE_180, Flip.FLIP_TOP_BOTTOM, Flip.TRANSPOSE), 2))
+TURNS |= dict(enumerate((Flip.ROTATE_270, Flip.TRANSVERSE, Flip.ROTATE_90), 6))
+INK, PAPER = "#333333", "#ffffff"
+
+
+def read_picture(file: Picture, size: int, crop: str = "center") -> Tensor:
+    """[1, 3, size, size] in [-1, 1], upright by its EXIF orientation, on white where it is transparent.
+
+    crop: "center", the largest central square, or "none", the whole picture, padded to a square with white.
+    ValueError in one line for what is no PNG, JPEG, WebP, GIF or BMP picture, or has more than 2^26 pixels.
+    """
+    picture = _on(_opened(file), "white")
+    return torch.from_numpy(np.array(_squared(picture, size, crop, "white"))).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def read_mask(file: Picture, like: Picture, size: int, crop: str = "center") -> Tensor:
+    """[1, 1, size, size] in [0, 1], white is 1: where `like` may change. ValueError if they differ in size."""
+    mask, picture = _on(_opened(file), "black"), _opened(like)
+    if mask.size != picture.size:
+        sizes = " x ".join(map(str, mask.size)), " x ".join(map(str, picture.size))
+        raise ValueError(f"the mask has {sizes[0]} pixels, its picture {sizes[1]}; draw the mask on the picture")
+    return torch.from_numpy(np.array(_squared(mask, size, crop, "black")).max(2))[None, None] / 255
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """A picture of [3, H, W] or [1, 3, H, W] in [-1, 1]."""
+    return Image.fromarray(to_uint8(image.reshape(image.shape[-3:])).permute(1, 2, 0).cpu().numpy())
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """The PNG file of a picture."""
+    file = io.BytesIO()
+    picture.save(file, "png")
+    return file.getvalue()
+
+
+def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures of one size side by side, enlarged by a whole factor if they are small, each with its label below."""
+    factor = max(1, -(-LEAST_SIDE // pictures[0][1].width))
+    width, height = (side * factor for side in pictures[0][1].size)
+    page = Image.new("RGB", (len(pictures) * (width + MARGIN) + MARGIN, height + 2 * MARGIN + TEXT + 6), PAPER)
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(TEXT)
+    for number, (label, picture) in enumerate(pictures):
+        left = MARGIN + number * (width + MARGIN)
+        page.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, MARGIN))
+        pen.text((left, MARGIN + height + 4), label, INK, font)
+    return page
+
+
+def _opened(file: Picture) -> Image.Image:
+    """Upright; RGB or, if anything in it can be transparent, RGBA."""
+    name = "the picture" if isinstance(file, Image.Image) else str(file)
+    with _told(name):
+        if isinstance(file, Image.Image):
+            _refuse_large(file, b"", name)
+            picture = ImageOps.exif_transpose(file)
+        else:
+            picture = _turned(*_by_its_header(file, name))
+        if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What Pillow raises over a file, as a ValueError in one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"the picture {name} does not exist") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is not a picture of {', '.join(FORMATS)}") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the picture {name}: {' '.join(str(error).split())}") from None
+
+
+def check_picture(content: bytes | None) -> None:
+    """ValueError in one line unless these are the bytes of a picture that can be read; no pixel is decoded."""
+    if content is not None:
+        with _told("the upload"):
+            _by_its_header(content, "the upload")
+
+
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """Undo an EXIF orientation 1..8."""
+    picture.load()
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
+def _by_its_header(file: str | Path | bytes, name: str) -> tuple[Image.Image, int]:
+    """The picture, not yet decoded and no more work than the limit allows, and its EXIF orientation."""
+    size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{name} is larger than {MAX_BYTES} bytes, which no picture here need be")
+    content = file if isinstance(file, bytes) else Path(file).read_bytes()
+    if content.startswith(b"GIF8") and before_frame(content + bytes(14)) > MAX_EXTENSIONS:
+        raise ValueError(f"{name} has more than {MAX_EXTENSIONS} bytes before its first frame")
+    picture = Image.open(io.BytesIO(without_words(content)), formats=FORMATS)
+    _refuse_large(picture, content, name)
+    return picture, orientation(content)
+
+
+def _refuse_large(picture: Image.Image, content: bytes, name: str) -> None:
+    try:
+        check_work(content, picture.width, picture.height, MAX_PIXELS)
+    except ValueError as error:
+        raise ValueError(f"{name} has {error}") from None
+
+
+def _on(picture: Image.Image, background: str) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    canvas = Image.new("RGB", picture.size, background)
+    canvas.paste(picture, mask=picture)
+    return canvas
+
+
+def _squared(picture: Image.Image, size: int, crop: str, background: str) -> Image.Image:
+    if crop not in ("center", "none"):
+        raise ValueError(f"crop={crop!r}: use center or none")
+    if crop == "center":
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        return picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+    longest = max(picture.size)
+    width, height = (max(1, round(side * size / longest)) for side in picture.size)
+    canvas = Image.new("RGB", (size, size), background)
+    small = picture.resize((width, height), Image.Resampling.BILINEAR)
+    canvas.paste(small, ((size - width) // 2, (size - height) // 2))
+    return canvas

@@ -1,0 +1,133 @@
+"""What the commands of `python -m fewstep.icd` do: files in, files out, one line told."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewstep.files.names import write_new
+from fewstep.files.pictures import as_png, read_mask, read_picture, sheet, to_picture
+from fewstep.icd.editing import Editing
+from fewstep.icd.pair import InvertibleConsistency
+from fewstep.icd.watched_pair import Watch
+from fewstep.rng import PerSampleRng
+
+EDITING = ("backend", "prompt_below", "replay", "cross_share", "self_share", "mode", "amplify", "blend")
+Pictures = Sequence[tuple[str, Tensor]]
+
+
+def generate(options: argparse.Namespace) -> str:
+    code = None if options.code is None else read_code(options.code)
+    pair, watch = _loaded(options), Watch()
+    scale = default_scale(pair, options.guidance_scale)
+    watched = watch.pair(pair)
+    if code is None:
+        rng = PerSampleRng(options.seed, [options.prompt], options.device)
+        image = watched.generate([options.prompt], rng, scale, options.guided_below)
+    else:
+        check_code(code, pair)
+        image = watched.decode(code.to(options.device), [options.prompt], scale, options.guided_below)
+    return _write(options, pair, watch, image)
+
+
+def invert(options: argparse.Namespace) -> str:
+    read_picture(options.image, 1)  # what cannot be read is said before a network is loaded
+    pair, watch = _loaded(options), Watch()
+    image = read_picture(options.image, image_size(pair), options.crop).to(options.device)
+    watched, prompts = watch.pair(pair), [options.source]
+    code = watched.encode(image, prompts, _noise(options))[-1]
+    decoded = watched.decode(code, prompts)
+    if options.code is not None:
+        write_code(options.code, code)
+    told = _write(options, pair, watch, decoded, [("source", image)])
+    return f"{told}  reconstruction {psnr(decoded, image):.1f} dB"
+
+
+def edit(options: argparse.Namespace) -> str:
+    read_picture(options.image, 1)
+    if options.mask is not None:
+        read_mask(options.mask, options.image, 1)
+    pair, watch = _loaded(options), Watch()
+    values = {name: getattr(options, name) for name in EDITING}
+    scale = default_scale(pair, options.guidance_scale)
+    editing = Editing(guidance_scale=scale, guided_below=options.guided_below, **values)
+    size, mask = image_size(pair), None
+    image = read_picture(options.image, size, options.crop).to(options.device)
+    if options.mask is not None:
+        mask = read_mask(options.mask, options.image, size, options.crop).to(options.device)
+    edited = watch.pair(pair).edit(image, [options.source], [options.target], _noise(options), editing, mask)
+    return _write(options, pair, watch, edited, [("source", image)])
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], str]] = {"generate": generate, "invert": invert, "edit": edit}
+
+
+def image_size(pair: InvertibleConsistency) -> int:
+    """Edge of the pair's pictures in pixels."""
+    return pair.model.sample_size * pair.model.latents.reduction
+
+
+def default_scale(pair: InvertibleConsistency, wanted: float | None, usual: float = 8.0) -> float:
+    """The scale that was asked for or, where none was, the trained one that is nearest to 8, the paper's."""
+    return min(pair.guidance_scales, key=lambda scale: abs(scale - usual)) if wanted is None else wanted
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of images in [-1, 1]; infinite for equal ones."""
+    error = (image - reference).square().mean().item()
+    return 10 * math.log10(4 / error) if error else math.inf
+
+
+def write_code(path: str | Path, code: Tensor) -> None:
+    """A code [1, C, h, w] as the tensor `code` of a safetensors file."""
+    from safetensors.torch import save_file
+
+    save_file({"code": code.detach().float().cpu().contiguous()}, str(path))
+
+
+def read_code(path: str | Path) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)["code"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} holds no code ({error}); give a file that `invert --code` wrote") from None
+
+
+def check_code(code: Tensor, pair: InvertibleConsistency) -> None:
+    shape = (1, pair.model.latents.channels, pair.model.sample_size, pair.model.sample_size)
+    if tuple(code.shape) != shape:
+        raise ValueError(f"the code has shape {list(code.shape)}, this pair's {list(shape)}: another model's")
+
+
+def _loaded(options: argparse.Namespace) -> InvertibleConsistency:
+    dtype = getattr(torch, options.dtype)
+    return InvertibleConsistency.load(options.export, options.pipeline, options.network, dtype, options.device)
+
+
+def _noise(options: argparse.Namespace) -> PerSampleRng:
+    """That of the name of the picture, as `train.py predict` draws it."""
+    return PerSampleRng(options.seed, [options.image.stem], options.device)
+
+
+def _write(
+    options: argparse.Namespace, pair: InvertibleConsistency, watch: Watch, image: Tensor, before: Pictures = ()
+) -> str:
+    out = _put(options.out, as_png(to_picture(image)), options.overwrite)
+    if options.steps_sheet is not None:
+        views = [(f"t = {t:.2f}", picture) for t, picture in watch.pictures(pair)]
+        shown = [*before, *views, ("result", image)]
+        _put(options.steps_sheet, as_png(sheet([(label, to_picture(picture)) for label, picture in shown])), True)
+    return f"{out}  {watch.calls} network calls"
+
+
+def _put(path: Path, content: bytes, overwrite: bool) -> Path:
+    if not overwrite:
+        return write_new(path, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path

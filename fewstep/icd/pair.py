@@ -1,0 +1,146 @@
+"""A distilled pair of students at work on pictures: generate, invert and edit in a few network calls."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fewstep.backbones import LatentDiffusion, load_latent_diffusion
+from fewstep.diffusion.guidance import Denoiser, DynamicGuidance, require_trained
+from fewstep.distillation.boundaries import Boundaries
+from fewstep.distillation.students import load_students
+from fewstep.files.plain_json import read_json
+from fewstep.icd.attention_control import attention_control
+from fewstep.icd.editing import Editing, edit
+from fewstep.icd.inversion import decode, encode
+from fewstep.rng import PerSampleRng
+
+__all__ = ["Editing", "InvertibleConsistency"]
+
+
+@dataclass(frozen=True)
+class InvertibleConsistency:
+    """Pictures [B, 3, H, W] in [-1, 1] <-> noise, by the students `forward` (encodes) and `reverse` (decodes).
+
+    model: the pipeline that they were distilled from; its network is the one that the denoisers call.
+    guidance_scales: those that the decoder knows. Noise comes from `rng`, one row per picture. ValueError in one line
+    for prompts that are too long, pictures of another size and scales that were not trained.
+    """
+
+    model: LatentDiffusion
+    forward: Denoiser
+    reverse: Denoiser
+    boundaries: Boundaries
+    guidance_scales: tuple[float, ...]
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        pipeline: str | None = None,
+        network: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "InvertibleConsistency":
+        """What ICDModule exports. pipeline, network: where the teacher is, if not where it was in training."""
+        told = _described(folder)
+        model = load_latent_diffusion(pipeline or told["pipeline"], network or told["network"], dtype).to(device)
+        students = load_students(model, told["students"], folder)
+        boundaries = Boundaries(**told["boundaries"])
+        return cls(model, students.forward, students.reverse, boundaries, tuple(told["guidance_scales"]))
+
+    def describe(self, folder: str | Path, pipeline: str, network: str | None, students: Mapping[str, Any]) -> None:
+        """Write icd.json, which `load` reads beside the students' weights. students: Students.settings."""
+        told = {"schema": 1, "pipeline": pipeline, "network": network, "students": dict(students)}
+        told |= {"guidance_scales": list(self.guidance_scales), "boundaries": asdict(self.boundaries)}
+        Path(folder, "icd.json").write_text(json.dumps(told, indent=2) + "\n")
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[str], rng: PerSampleRng, guidance_scale: float = 8.0, guided_below: float = 1.0
+    ) -> Tensor:
+        """Pictures of prompts, guided where t <= guided_below."""
+        require_trained(guidance_scale, self.guidance_scales)
+        noise = rng.normal(self.model.latents.channels, *[self.model.sample_size] * 2)
+        guidance = DynamicGuidance(guidance_scale, guided_below)
+        return self.model.latents.decode(self._decode(noise, self.model.prompts(list(prompts)), guidance))
+
+    def encode(self, images: Tensor, prompts: Sequence[str], rng: PerSampleRng) -> list[Tensor]:
+        """Latents [B, C, h, w] at boundaries.encode_times; the last is the code. rng: see fewstep.icd.inversion.encode."""
+        data, condition = self._latents(images), self.model.prompts(list(prompts))
+        noise = rng.normal(*data.shape[1:])
+        return encode(self.forward, self.model.parametrization, self.boundaries, data, noise, condition)
+
+    def decode(
+        self, code: Tensor, prompts: Sequence[str], guidance_scale: float = 1.0, guided_below: float = 1.0
+    ) -> Tensor:
+        """Pictures of a code [B, C, h, w]; unguided and under the prompts of its encoding, a reconstruction."""
+        require_trained(guidance_scale, self.guidance_scales)
+        guidance = DynamicGuidance(guidance_scale, guided_below)
+        return self.model.latents.decode(self._decode(code, self.model.prompts(list(prompts)), guidance))
+
+    def _decode(self, code: Tensor, condition: Any, guidance: DynamicGuidance) -> Tensor:
+        return decode(self.reverse, self.model.parametrization, self.boundaries, code, condition, guidance)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        images: Tensor,
+        source: Sequence[str],
+        target: Sequence[str],
+        rng: PerSampleRng,
+        editing: Editing | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Edited pictures [B, 3, H, W]. mask: [B, 1, H, W] in [0, 1], 1 where the picture may change."""
+        editing = editing or Editing()
+        require_trained(editing.guidance_scale, self.guidance_scales)
+        data, (old, new) = self._latents(images), (self.model.prompts(list(texts)) for texts in (source, target))
+        models = self.model.parametrization, self.boundaries
+        states = encode(self.forward, *models, data, rng.normal(*data.shape[1:]), old)
+        mask = None if mask is None else interpolate(mask, data.shape[-2:], mode="area")
+        control: Any = nullcontext()
+        if editing.backend == "prompt_to_prompt":
+            steps = len(self.boundaries.decode_times) - 1
+            plan = editing.prompt_to_prompt(self.model, source, target, steps)
+            control = attention_control(self.model.network, plan)
+        with control as held:
+            edited = edit(
+                self.reverse,
+                *models,
+                data,
+                states,
+                old,
+                new,
+                guidance=editing.guidance,
+                prompt_below=editing.prompt_below,
+                control=held,
+                replay=editing.replay,
+                mask=mask,
+            )
+        return self.model.latents.decode(edited)
+
+    def _latents(self, images: Tensor) -> Tensor:
+        side = self.model.sample_size * self.model.latents.reduction
+        if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != (side, side):
+            raise ValueError(f"images must be [B, 3, {side}, {side}], got {list(images.shape)}; resize them")
+        return self.model.latents.encode(images)
+
+
+def _described(folder: str | Path) -> dict[str, Any]:
+    try:
+        told = read_json(Path(folder, "icd.json"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {folder}/icd.json ({error}); give the export folder of an ICD run") from None
+    lacking = [
+        name for name in ("pipeline", "network", "students", "guidance_scales", "boundaries") if name not in told
+    ]
+    if told.get("schema") != 1 or lacking:
+        raise ValueError(f"{folder}/icd.json is of another version, or lacks {', '.join(lacking) or 'nothing'}")
+    return told

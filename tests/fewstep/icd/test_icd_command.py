@@ -1,0 +1,146 @@
+"""`python -m fewstep.icd`: from files to files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fewstep.files.pictures import read_picture
+from fewstep.icd import __main__ as icd
+from fewstep.icd.pair import InvertibleConsistency
+from fewstep.icd.watched_pair import Watch
+from fewstep.rng import PerSampleRng
+from tests.tiny_export import write_export
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    return str(write_export(tmp_path_factory.mktemp("icd")))
+
+
+@pytest.fixture
+def run(export, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    gradient = np.linspace(0, 255, 30 * 20 * 3).reshape(20, 30, 3).astype(np.uint8)
+    Image.fromarray(gradient).save("cat.png")
+
+    def run(command, *arguments, fails=False):
+        capsys.readouterr()
+        assert icd.main([command, export, *arguments]) == (2 if fails else 0)
+        out, err = capsys.readouterr()
+        return err if fails else out
+
+    return run
+
+
+CAT = ["--image", "cat.png", "--source", "a red square"]
+EDIT = [*CAT, "--target", "a blue square"]
+
+
+def pixels(name):
+    return np.asarray(Image.open(name).convert("RGB")).astype(int)
+
+
+def test_an_edit_is_what_the_library_gives(run, export):
+    assert re.fullmatch(r"edit\.png  8 network calls  \d+\.\d s in all\n", run("edit", *EDIT, "--guidance-scale", "4"))
+    pair = InvertibleConsistency.load(export)
+    image = read_picture("cat.png", 16)
+    edited = pair.decode(
+        pair.encode(image, ["a red square"], PerSampleRng(0, ["cat"]))[-1], ["a blue square"], 4.0, 0.8
+    )
+    assert np.abs(pixels("edit.png") - ((edited[0] + 1) * 127.5).permute(1, 2, 0).numpy()).max() <= 0.501
+
+
+def test_prompt_to_prompt_mask_and_replay(run):
+    Image.new("L", (30, 20), 0).save("none.png")
+    run("invert", *CAT, "--out", "same.png")
+    run("edit", *EDIT, "--backend", "prompt_to_prompt", "--guided-below", "0.8", "--out", "p2p.png")
+    run("edit", *EDIT, "--replay", "--mask", "none.png", "--out", "masked.png")
+    run("edit", *CAT, "--target", "a red square", "--replay", "--guidance-scale", "1", "--out", "replayed.png")
+    assert np.abs(pixels("p2p.png") - pixels("same.png")).max() > 0
+    assert np.abs(pixels("masked.png") - pixels("replayed.png")).max() <= 1  # both are the autoencoder's own answer
+
+
+def test_a_code_is_written_and_decoded_again(run):
+    told = run("invert", *CAT, "--code", "code.safetensors")
+    assert re.search(r"invert\.png  8 network calls  reconstruction -?\d+\.\d dB", told)
+    assert "4 network calls" in run(
+        "generate", "--prompt", "a red square", "--code", "code.safetensors", "--guidance-scale", "1"
+    )
+    assert (pixels("generate.png") == pixels("invert.png")).all()
+
+
+def test_the_seed_decides_what_is_generated_and_nothing_is_overwritten(run):
+    for seed in ("0", "0", "1"):
+        run("generate", "--prompt", "a red square", "--seed", seed, "--out", "new/g.png")
+    first, again, other = (pixels(f"new/g{number}.png") for number in ("", "-2", "-3"))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert "new/g.png" in run(
+        "generate", "--prompt", "a red square", "--seed", "1", "--out", "new/g.png", "--overwrite"
+    )
+    assert (pixels("new/g.png") == other).all()
+
+
+def test_a_sheet_of_the_steps(run):
+    run("edit", *EDIT, "--steps-sheet", "steps.png")
+    assert Image.open("steps.png").width == 6 * 170 + 10  # the source, four steps, the result
+    last = pixels("steps.png")[10:170, 860:1020]
+    assert (last[::10, ::10] == pixels("edit.png")).all()
+
+
+def test_the_last_view_of_the_decoder_is_its_answer(export):
+    """Its end is t = 0, where the data that it expects are what it returns."""
+    pair, watch = InvertibleConsistency.load(export), Watch()
+    code = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    decoded = watch.pair(pair).decode(code, ["a red square"])
+    views = watch.pictures(pair)
+    assert [round(t, 2) for t, _ in views] == [1.0, 0.78, 0.52, 0.26]
+    torch.testing.assert_close(views[-1][1], decoded, atol=5e-3, rtol=0)  # alpha is 0.9996 at 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["edit", *EDIT, "--image", "no.png"], "the picture no.png does not exist"),
+        (["edit", *EDIT, "--guidance-scale", "7"], "guidance_scale 7 was not trained; choose one of 1, 4, 12"),
+        (["edit", *EDIT, "--target", "a red square " * 9], "token"),
+        (["edit", *EDIT, "--mask", "small.png"], "the mask has 5 x 5 pixels, its picture 30 x 20"),
+        (["edit", *EDIT, "--prompt-below", "2"], "prompt_below must be from 0 to 1"),
+        (["generate", "--prompt", "red", "--code", "no.safetensors"], "no.safetensors holds no code"),
+        (["generate", "--prompt", "red", "--code", "other.safetensors"], "the code has shape [1, 4, 9, 9]"),
+    ],
+)
+def test_a_mistake_is_one_line(run, arguments, message):
+    Image.new("L", (5, 5)).save("small.png")
+    save_file({"code": torch.zeros(1, 4, 9, 9)}, "other.safetensors")
+    error = run(*arguments, fails=True).splitlines()[-1]  # before it the bars of libraries, if imported before us
+    assert error.startswith("error: ")
+    assert message in error
+    assert not list(Path().glob("edit*.png"))
+
+
+def test_a_folder_that_is_no_export(tmp_path, capsys):
+    assert icd.main(["generate", str(tmp_path), "--prompt", "red"]) == 2
+    assert "icd.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["edit", "--help"]])
+def test_help_does_not_import_torch(arguments):
+    code = f"""
+import sys
+from fewstep import icd
+try:
+    icd.main({arguments})
+except SystemExit as stop:
+    assert not stop.code
+assert "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: python -m fewstep.icd" in result.stdout
