@@ -29,7 +29,7 @@ from fewstep.files.local_paths import local_path
 OF_THE_SAMPLES = ("checkpoint", "config", "data", "prompts", "num_samples", "steps", "guidance_scale", "seed")
 
 if TYPE_CHECKING:
-    from callbacks.evaluation import Built
+    from commands.evaluate.build import Built
 
 Job = tuple[Path, Path, int | None]  # checkpoint and config, or pipeline and its index; inference steps
 
@@ -98,8 +98,8 @@ def positive(text: str) -> int:
 
 def list_jobs(args: argparse.Namespace) -> list[Job]:
     """The runs to measure. Errors: one line."""
-    from callbacks.evaluation import locate
-    from callbacks.evaluation_pipeline import is_pipeline
+    from commands.evaluate.build import locate
+    from commands.evaluate.pipeline import is_pipeline
 
     found = [locate(given, args.config) for given in args.checkpoint]
     return [
@@ -109,9 +109,9 @@ def list_jobs(args: argparse.Namespace) -> list[Job]:
 
 def build_all(args: argparse.Namespace, words: list[str], jobs: list[Job]) -> "list[Built]":
     """Models, data and metrics of all runs. Errors: one line."""
-    from callbacks.evaluation import Options, build, build_pipeline
-    from callbacks.evaluation_metrics import check_names, read_options
-    from callbacks.evaluation_pipeline import is_pipeline
+    from commands.evaluate.build import Options, build, build_pipeline
+    from commands.evaluate.metrics_by_name import check_names, read_options
+    from commands.evaluate.pipeline import is_pipeline
     from datamodules import ImageTextDataModule
     from fewstep.backbones import load_pipeline
 
@@ -135,14 +135,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Where a config gives a class's name without its package, it resolves among those that are imported.
     import datamodules  # noqa: F401
     import lightning_modules  # noqa: F401
-    from callbacks import report
-    from callbacks.evaluation_measure import check_devices, measure
-    from callbacks.evaluation_partial import Partial
-    from callbacks.evaluation_pipeline import PipelineModule
-    from callbacks.evaluation_replay import keep_outputs
-    from callbacks.process_group import leave_process_group
-    from callbacks.quiet import quiet
-    from callbacks.trusted_code import take_trust
+    from commands.evaluate.measure import check_devices, measure
+    from commands.evaluate.partial import Partial
+    from commands.evaluate.pipeline import PipelineModule
+    from commands.evaluate.replay import keep_outputs
+    from commands.process import quiet
+    from commands.process_group import leave_process_group
+    from commands.report import write as report
+    from commands.trusted_code import take_trust
 
     quiet()
     command = shlex.join(["python", "evaluate.py", *argv])
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"report  {args.out / 'report.html'}")
         leave_process_group()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        from callbacks.evaluation import in_flags
+        from commands.evaluate.build import in_flags
 
         print(f"error: {' '.join(in_flags(str(error), vars(args)).split())[:800]}", file=sys.stderr)
         return 2

@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import datamodules  # noqa: F401  # a class without its package is looked up among those that are imported
     import lightning_modules  # noqa: F401
-    from callbacks.command_line import run
+    from commands.train.command_line import run
 
     return run(argv, DEFAULT_CONFIG, leaving)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # until the imports are done; then callbacks/stop_signals.py
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # until the imports are done; then callbacks/care/stop_signals.py
         signal.signal(number, lambda *_: os._exit(143))
     sys.exit(main())

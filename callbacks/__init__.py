@@ -1,34 +1,34 @@
 """Callbacks: run care (weights, checkpoints, seeds, progress) and metrics that read what a module returns."""
 
-from callbacks.atomic_checkpoint import AtomicCheckpointIO
-from callbacks.cmmd import CMMDCallback
-from callbacks.data_identity import DataIdentity
-from callbacks.diversity import DiversityCallback
-from callbacks.ema import EMA
-from callbacks.export import Export
-from callbacks.fid import FIDCallback
-from callbacks.finished_epochs import FinishedEpochs
-from callbacks.fully_sharded import FullySharded
-from callbacks.kid import KIDCallback
-from callbacks.last_checkpoint import LastCheckpoint
-from callbacks.loss_spikes import LossSpikes
-from callbacks.monitored_metrics import MonitoredMetrics
-from callbacks.no_profiler import NoProfiler
-from callbacks.numeric_guard import NumericGuard
-from callbacks.paired_image import PairedImageCallback
-from callbacks.picture_writer import PictureWriter
-from callbacks.preemption import Preemption
-from callbacks.progress import Progress
-from callbacks.retrieval import RetrievalMetrics
-from callbacks.reward_scores import CLIPScoreCallback, ImageRewardCallback
-from callbacks.sample_grid import SampleGridCallback
-from callbacks.sample_picture import SamplePicture
-from callbacks.sample_table import SampleTableCallback
-from callbacks.skipped_samples import SkippedSamples
-from callbacks.step_seed import StepSeed
-from callbacks.throughput import Throughput
-from callbacks.transport_metrics import TransportMetrics
-from callbacks.wandb_artifacts import WandbArtifacts
+from callbacks.care.ema import EMA
+from callbacks.care.fully_sharded import FullySharded
+from callbacks.care.loss_spikes import LossSpikes
+from callbacks.care.numeric_guard import NumericGuard
+from callbacks.care.preemption import Preemption
+from callbacks.care.skipped_samples import SkippedSamples
+from callbacks.care.step_seed import StepSeed
+from callbacks.checkpoints.atomic_checkpoint import AtomicCheckpointIO
+from callbacks.checkpoints.data_identity import DataIdentity
+from callbacks.checkpoints.export import Export
+from callbacks.checkpoints.finished_epochs import FinishedEpochs
+from callbacks.checkpoints.last_checkpoint import LastCheckpoint
+from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
+from callbacks.metrics.cmmd import CMMDCallback
+from callbacks.metrics.diversity import DiversityCallback
+from callbacks.metrics.feature_distances import KIDCallback
+from callbacks.metrics.fid import FIDCallback
+from callbacks.metrics.paired_image import PairedImageCallback
+from callbacks.metrics.retrieval import RetrievalMetrics
+from callbacks.metrics.reward_scores import CLIPScoreCallback, ImageRewardCallback
+from callbacks.metrics.transport_metrics import TransportMetrics
+from callbacks.pictures.picture_writer import PictureWriter
+from callbacks.pictures.sample_grid import SampleGridCallback
+from callbacks.pictures.sample_picture import SamplePicture
+from callbacks.pictures.sample_table import SampleTableCallback
+from callbacks.speed.no_profiler import NoProfiler
+from callbacks.speed.progress import Progress
+from callbacks.speed.throughput import Throughput
+from callbacks.tracking.wandb_artifacts import WandbArtifacts
 
 __all__ = [
     "EMA",

@@ -16,7 +16,7 @@ class ContrastiveModule(LightningModule):
     """Trains images and captions to find one another.
 
     Args:
-        model: `fewstep.contrastive.network.CLIPNetwork`, or any network with encode_image(images [B, 3, H, W] in [-1, 1])
+        model: `fewstep.contrastive.network.CLIPNetwork`, or a network with encode_image(images [B, 3, H, W] in [-1, 1])
             and encode_text(captions) -> unit vectors [B, D], scale, clamp_scale(largest) and parameter_groups() ->
             {"decay": ..., "free": ...}.
         lr, betas, weight_decay: of AdamW; only the "decay" group decays.
@@ -30,7 +30,7 @@ class ContrastiveModule(LightningModule):
 
     Several processes compare all rows of their batches with one another: the same step as one process with them all.
     `val/loss` compares within a batch of each process, so it depends on `eval_batch_size`; retrieval does not
-    (callbacks/retrieval.py).
+    (callbacks/metrics/retrieval.py).
     """
 
     def __init__(

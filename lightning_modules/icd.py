@@ -51,9 +51,9 @@ class ICDModule(LightningModule):
             between the two ends: the same noise levels on another schedule. See fewstep.distillation.boundaries.
         start: where encoding starts, in the same unit; 0 (for log-SNRs, None) is the data itself.
         num_steps: teacher steps on a grid over [0, 1], on which the boundaries lie.
-        loss_weights: of the terms of Eq. 5, see fewstep.distillation.consistency.Weights; a term of weight 0 is not computed.
+        loss_weights: of the terms of Eq. 5, see consistency.Weights; a term of weight 0 is not computed.
         huber_c: of the pseudo-Huber distance.
-        reverse_from: "noised", as in the paper, or "encoded": see fewstep.distillation.consistency.ConsistencyDistillation.
+        reverse_from: "noised", as in the paper, or "encoded": see consistency.ConsistencyDistillation.
         students: "lora", two adapters of this rank and alpha on one frozen base, or "full", two more networks.
         targets: the layers with adapters; None for those of the paper. merged: see Adapters, for small networks.
         objective: "summed", an optimizer step for all terms, or "separate", one for each, as in the authors' code.

@@ -17,8 +17,8 @@ class OTConditionalModule(LightningModule):
     """Trains a conditional density on few pairs and many unpaired x and y.
 
     Args:
-        model: `fewstep.transport.light_transport.LightTransport` (closed form), `fewstep.transport.energy.EnergyTransport` (neural), or
-            any network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng),
+        model: of fewstep.transport `light_transport.LightTransport` (closed form), `energy.EnergyTransport` (neural),
+            or any network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng),
             initialise(x, y) and parameter_groups() -> {"cost": ..., "potential": ...}; with diagnostics(x) -> named
             scalars these are logged at every validation.
         cost_lr, potential_lr: the two learning rates of the paper.

@@ -93,8 +93,8 @@ def test_two_processes_measure_what_one_does(pipeline, pictures, whole, tmp_path
 def test_an_image_is_that_of_the_plain_pipeline_with_the_samples_own_generator(pipeline, tmp_path):
     from diffusers import StableDiffusionPipeline
 
-    from callbacks.evaluation_partial import Partial
-    from callbacks.evaluation_pipeline import PipelineModule
+    from commands.evaluate.partial import Partial
+    from commands.evaluate.pipeline import PipelineModule
     from fewstep.backbones import load_pipeline
 
     module = PipelineModule(load_pipeline(pipeline), steps=3, guidance_scale=4.0, seed=5)
@@ -115,7 +115,7 @@ def test_an_image_is_that_of_the_plain_pipeline_with_the_samples_own_generator(p
 
 
 def test_a_broken_evaluation_goes_on(evaluate, pipeline, pictures, whole, tmp_path, monkeypatch, capsys):
-    from callbacks.evaluation_pipeline import PipelineModule
+    from commands.evaluate.pipeline import PipelineModule
 
     generate, keys = PipelineModule._generate, []
 
@@ -166,7 +166,7 @@ def test_prompts_from_a_file(evaluate, pipeline, tmp_path):
 
 
 def test_prompts_are_lines_and_repeat_under_new_keys(tmp_path):
-    from callbacks.evaluation_prompts import PromptData, read_prompts
+    from commands.evaluate.prompts import PromptData, read_prompts
 
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\n two \n")

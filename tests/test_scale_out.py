@@ -14,8 +14,8 @@ import yaml
 from torch import nn
 
 import train
-from callbacks.dead_ranks import refuse_addresses_of_the_dead
-from callbacks.fully_sharded import refuse_shared_weights
+from callbacks.care.fully_sharded import refuse_shared_weights
+from commands.train.dead_ranks import refuse_addresses_of_the_dead
 from tests.callbacks.conftest import TINY
 from tests.patience import PATIENCE
 

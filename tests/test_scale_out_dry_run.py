@@ -10,10 +10,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 import train
-from callbacks.dry_run import DryRun
-from callbacks.dry_run_ranks import batches_per_rank, rehearsal, take_ranks
-from callbacks.fully_sharded import FullySharded
-from callbacks.run_directory import RUN_ID_VARIABLE
+from callbacks.care.fully_sharded import FullySharded
+from commands.train.dry_run import DryRun
+from commands.train.dry_run_ranks import batches_per_rank, rehearsal, take_ranks
+from commands.train.run_directory import RUN_ID_VARIABLE
 from tests.callbacks.tiny_run import FixedBatches, TinyData, TinyModule
 
 ROOT = Path(train.__file__).parent

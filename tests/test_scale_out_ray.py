@@ -13,8 +13,8 @@ import torch
 import yaml
 
 import train
-from callbacks import ray_train
-from callbacks.run_directory import RUN_ID_VARIABLE
+from commands import ray_train
+from commands.train.run_directory import RUN_ID_VARIABLE
 from tests.callbacks.conftest import TINY
 from tests.patience import PATIENCE
 
@@ -81,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(folder):
     death = {"class_path": "tests.tiny_faults.DiesOnce", "init_args": {"rank": 1, "step": 12, "marker": "died"}}
     options = ["--model.noise", "0", "--callbacks.last_checkpoint.every_n_steps", "5", "--num_threads", "1"]
     options += ["--test_after_fit", "false"]
-    launcher = [sys.executable, "-m", "callbacks.ray_train", "--workers", "2", "--max-failures", "1", str(SCRIPT)]
+    launcher = [sys.executable, "-m", "commands.ray_train", "--workers", "2", "--max-failures", "1", str(SCRIPT)]
     done = subprocess.run(
         [*launcher, "fit", "-c", "tiny.yaml", "--run_dir", "run", *options, "--callbacks.death", json.dumps(death)],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "HOME": str(folder)},

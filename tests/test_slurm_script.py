@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import train
-from callbacks.run_directory import shared_run_id
+from commands.train.run_directory import shared_run_id
 from tests.patience import PATIENCE
 
 ROOT = Path(train.__file__).parent

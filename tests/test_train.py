@@ -81,7 +81,7 @@ def test_two_processes_give_the_result_of_one(folder):
 
 
 def test_gloos_process_group_ends_before_the_interpreter(folder):
-    """Lightning leaves it, and its threads may abort a process that ends; see callbacks/process_group.py."""
+    """Lightning leaves it, and its threads may abort a process that ends; see commands/process_group.py."""
     alone = ["--run_dir", "alone", "--trainer.max_steps", "2", "--test_after_fit", "false", "--trainer.devices", "1"]
     argv = command(*alone, "-c", str(ROOT / "configs/trainer/ddp.yaml"))[1:]
     code = f"""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.ot_conditional.methods import METHODS, Recipe
-from callbacks.transport_metrics import CONDITIONAL, MARGINAL
+from callbacks.metrics.transport_metrics import CONDITIONAL, MARGINAL
 from datamodules import PairedVectorsDataModule
 from fewstep.metrics import two_sample
 

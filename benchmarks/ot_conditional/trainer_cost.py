@@ -32,8 +32,8 @@ from torch import Tensor
 
 import datamodules
 import lightning_modules  # noqa: F401, class names in the config resolve among imported packages
-from callbacks.command_line import CommandLine
-from callbacks.quiet import quiet
+from commands.process import quiet
+from commands.train.command_line import CommandLine
 
 ROOT = Path(__file__).parents[2]
 

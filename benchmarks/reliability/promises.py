@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from callbacks.monitored_metrics import KEY
+from callbacks.checkpoints.monitored_metrics import KEY
 
 WITHIN = 30.0  # seconds after a fault until every process has ended
 

@@ -1,1 +1,1 @@
-"""ROOM"""
+"""How fast a run is and what it waits for."""

@@ -24,7 +24,7 @@ class CLIPNetwork(nn.Module):
         vision_cfg: as in open_clip's model files: {image_size, layers, width, patch_size, head_width} for a ViT, a
             list of four `layers` for a ResNet, or {image_size, timm_model_name} for any network of timm.
         text_cfg: likewise {context_length, width, heads, layers}; `vocab_size` follows from the vocabulary.
-        vocabulary: .txt.gz of byte-pair merges (fewstep.contrastive.vocabulary); None is open_clip's own of 49,408 tokens.
+        vocabulary: .txt.gz of byte-pair merges (see vocabulary.py); None is open_clip's own of 49,408 tokens.
 
     ValueError in one line for sizes that open_clip refuses and for files that are not there.
     """

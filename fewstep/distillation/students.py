@@ -18,7 +18,7 @@ ADAPTERS = {"teacher": None, "forward": "forward", "reverse": "reverse"}  # None
 
 
 class SharedBase:
-    """`fewstep.distillation.consistency.Networks` that answer all calls in one pass; teacher, forward and reverse are its denoisers.
+    """`Networks` of consistency.py that answer all calls in one pass; teacher, forward and reverse are its denoisers.
 
     denoiser: of the network that `adapters` were put into. A third of the weights of three networks.
     """

@@ -97,7 +97,7 @@ def edit(
     [B, ...]. guidance: of the target. The ways of editing may be combined:
 
     prompt_below: prompt switch. The target's prompt where t <= prompt_below, the source's where there is more noise.
-    control: prompt-to-prompt, of `fewstep.icd.attention_control`. Each call has 2B rows, an unguided source branch first.
+    control: prompt-to-prompt, see attention_control.py. Each call has 2B rows, an unguided source branch first.
     replay: put that source branch back where encoding was, and let the target branch take the same correction, so
         target = source without guidance returns the data (Ju et al. 2023, Direct Inversion, one call per boundary).
     mask: [B, 1, ...] in [0, 1]; where it is 0 the data stay as they are.

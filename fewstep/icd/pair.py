@@ -72,7 +72,7 @@ class InvertibleConsistency:
         return self.model.latents.decode(self._decode(noise, self.model.prompts(list(prompts)), guidance))
 
     def encode(self, images: Tensor, prompts: Sequence[str], rng: PerSampleRng) -> list[Tensor]:
-        """Latents [B, C, h, w] at boundaries.encode_times; the last is the code. rng: see fewstep.icd.inversion.encode."""
+        """Latents [B, C, h, w] at boundaries.encode_times; the last is the code. rng: see inversion.encode."""
         data, condition = self._latents(images), self.model.prompts(list(prompts))
         noise = rng.normal(*data.shape[1:])
         return encode(self.forward, self.model.parametrization, self.boundaries, data, noise, condition)

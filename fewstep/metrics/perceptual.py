@@ -95,7 +95,7 @@ class LPIPS(nn.Module):
 
 
 class TrunkFeatures(nn.Module):
-    """A feature network (fewstep/metrics/features.py): the fifth activation, averaged over the picture; 256 or 512 features.
+    """A feature network (see features.py): the fifth activation, averaged over the picture; 256 or 512 features.
 
     network: "alex" or "vgg"; weights: as in LPIPS. Pictures are squashed to `size` pixels.
     """

@@ -1,4 +1,4 @@
-"""The light solver as a network: parameters, initialisation, objectives and diagnostics around `fewstep.transport.inverse_ot`."""
+"""The light solver as a network: parameters, initialisation, objectives and diagnostics around inverse_ot.py."""
 
 from collections.abc import Sequence
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lightning_modules
-from callbacks.optimizer_options import OptimizerOptions
+from commands.train.optimizer_options import OptimizerOptions
 from fewstep.optimizer_options import check_adamw, check_option
 
 BAD = {

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from callbacks.export import Export
+from callbacks.checkpoints.export import Export
 from fewstep.backbones import diffusers_network, load_autoencoder
 from fewstep.diffusion.latent_space import LatentSpace
 from lightning_modules import AutoencoderModule

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from callbacks.export import Export
-from callbacks.retrieval import RetrievalMetrics
+from callbacks.checkpoints.export import Export
+from callbacks.metrics.retrieval import RetrievalMetrics
 from datamodules import ImageTextDataModule
 from fewstep.contrastive.loss import contrastive_loss, labels_of, retrieval_ranks
 from fewstep.contrastive.network import CLIPNetwork

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from callbacks.ema import EMA
+from callbacks.care.ema import EMA
 from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.rng import PerSampleRng
 from lightning_modules import DiffusionTeacherModule

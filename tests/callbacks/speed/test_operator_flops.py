@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks.flop_count import FlopCount
+from callbacks.speed.flop_count import FlopCount
 
 
 def linear() -> None:

@@ -1,0 +1,53 @@
+"""Which data a run has seen, in a few lines: the digest and the counts of each data folder's index.json."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fewstep.files.plain_json import parse_json, small_file
+from fewstep.files.remote_reading import StatusError, read_bytes
+from fewstep.files.secrets import USER_IN_URL
+
+
+def data_manifests(hparams: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What identifies the data behind `path`, `val_path` and `test_path`: name, sha256 of index.json, license, counts.
+
+    Folders without an index.json (loose shards) are left out. Addresses are read through fsspec.
+    Errors: OSError in one line for an address that cannot be read, ValueError for an index that is none.
+    """
+    found = {}
+    for key in ("path", "val_path", "test_path"):
+        for source in _as_list(hparams.get(key)):
+            raw = _read_index(source)
+            index = parse_json(raw) if raw else None
+            if isinstance(index, dict):
+                found[source] = {
+                    "name": str(index.get("name") or Path(source).name),
+                    "sha256": hashlib.sha256(raw).hexdigest(),
+                    "license": index.get("license"),
+                    "splits": {name: _counts(split) for name, split in index.get("splits", {}).items()},
+                } | ({"source": USER_IN_URL.sub("***@", source)} if "://" in source else {})
+    return list(found.values())
+
+
+def _as_list(value: Any) -> list[str]:
+    return [str(v) for v in (value if isinstance(value, list | tuple) else [value]) if v]
+
+
+def _read_index(source: str) -> bytes | None:
+    if "://" in source:
+        try:
+            return read_bytes(f"{source.rstrip('/')}/index.json")
+        except ValueError as error:  # its message may repeat the address without what makes a password recognisable
+            address, cause = USER_IN_URL.sub("***@", source), error.__cause__
+            reason = cause if isinstance(cause, StatusError) else type(cause).__name__
+            raise OSError(f"index.json of {address} cannot be read: {reason}") from None
+    index = Path(source, "index.json")
+    return small_file(index) if index.is_file() else None
+
+
+def _counts(split: Mapping[str, Any]) -> dict[str, int]:
+    shards = split.get("shards", [])
+    numbers = {name: split[name] for name in ("samples", "rows") if name in split}
+    return numbers | {"shards": len(shards), "bytes": sum(shard.get("bytes", 0) for shard in shards)}

@@ -1,0 +1,14 @@
+"""Commands and flags that a run prints: each can be pasted into a shell, whatever its paths hold."""
+
+import shlex
+from pathlib import Path
+
+also: list[str] = []  # flags of this process that a command for the same run needs again; commands/ fills it
+
+
+def evaluate_command(checkpoint: str | Path, out: Path) -> str:
+    return shlex.join(["python", "evaluate.py", str(checkpoint), "--out", str(out), *also])
+
+
+def resume_flags(folder: str | Path) -> str:
+    return shlex.join(["--run_dir", str(folder), "--resume", "auto", *also])

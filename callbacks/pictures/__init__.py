@@ -1,0 +1,1 @@
+"""From the same outputs to pictures and tables to look at."""

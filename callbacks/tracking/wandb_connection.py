@@ -1,0 +1,87 @@
+"""Around a W&B run: is the server there, which id has the run, which command uploads what was recorded."""
+
+import os
+import re
+import secrets
+import shlex
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from fewstep.files.secrets import without_secrets
+
+ID_FILE = "run_id.txt"  # in RUN/wandb
+FULL_DISK = 1 << 20  # bytes
+
+
+def within(timeout: float, action: Callable[[], Any]) -> Any:
+    """The result of action() if it comes within `timeout` seconds, else None while it goes on in a thread."""
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(action()), daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return result[0] if result else None
+
+
+def unreachable(url: str, timeout: float) -> str | None:
+    """None if anything at `url` speaks HTTP within `timeout` seconds, name resolution included; else why not."""
+
+    def ask() -> str:
+        try:
+            urllib.request.urlopen(url, timeout=timeout).close()
+        except urllib.error.HTTPError:  # it answers, whatever it says
+            pass
+        except (OSError, ValueError, HTTPException) as error:
+            return f"{url}: {getattr(error, 'reason', error)}"
+        return ""
+
+    answer = within(timeout, ask)
+    return f"{url} did not answer within {timeout:g} s" if answer is None else answer or None
+
+
+def refuse_full_disk(folder: str | Path) -> None:
+    """OSError if next to nothing is free: the process that writes the record tells nobody that it cannot."""
+    if (free := shutil.disk_usage(folder).free) < FULL_DISK:
+        raise OSError(f"the disk is full, {free // 1000} kB free")
+
+
+def stored_run_id(save_dir: str | Path, name: str) -> str:
+    """The id in SAVE_DIR/wandb/run_id.txt; where there is none, or no valid one, a new one from `name` and chance.
+
+    A folder that is moved, renamed or deleted and used again therefore never writes into another run on the server.
+    """
+    file = Path(save_dir, "wandb", ID_FILE)
+    known = file.read_text(errors="replace").strip() if file.is_file() else ""
+    if re.fullmatch(r"[\w-]{1,100}", known, re.ASCII):
+        return known
+    return f"{re.sub(r'[^a-zA-Z0-9-]+', '_', name)[-60:]}-{secrets.token_hex(3)}"
+
+
+def store_run_id(save_dir: str | Path, run_id: str) -> None:
+    """Write the id that `stored_run_id` reads, so that a resumed run goes on under it."""
+    file = Path(save_dir, "wandb", ID_FILE)
+    partial = file.with_name(f".{ID_FILE}.tmp.{os.getpid()}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(run_id + "\n")
+    os.replace(partial, file)
+
+
+def sync_command(save_dir: str | Path, run_id: str, online: bool = False) -> str:
+    """The command that uploads every part of a run that is not uploaded yet; wandb takes them in the order of start.
+
+    online: include parts that were recorded while connected, for a run whose connection was lost.
+    """
+    parts = sorted(Path(save_dir, "wandb").glob(f"*run-*-{run_id}"), key=lambda part: part.name.split("run-", 1)[1])
+    parts = [p for p in parts if online or p.name.startswith("offline-")]
+    waiting = [p for p in parts if not list(p.glob("*.wandb.synced"))]
+    return " ".join(["wandb sync", *["--include-online"] * online, *(shlex.quote(str(p)) for p in waiting)])
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, short and without secrets."""
+    return without_secrets(str(error) or type(error).__name__).split("\n")[0].split(". ")[0][:120]

@@ -1,0 +1,1 @@
+"""`evaluate.py`: from checkpoints, pipelines or prompts to numbers."""

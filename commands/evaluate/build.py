@@ -1,0 +1,181 @@
+"""From a checkpoint or a diffusers pipeline to a model, data and metrics that can be measured."""
+
+import warnings
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+
+from callbacks.care.ema import EMA
+from callbacks.checkpoints.atomic_checkpoint import read_checkpoint
+from commands.config_errors import explain, read_configs
+from commands.evaluate.metrics_by_name import OF_REAL_IMAGES, by_name, of_config
+from commands.evaluate.pipeline import PipelineModule, is_pipeline
+from commands.evaluate.prompts import PromptData, answer_prompts
+from commands.train.adopted_config import refuse_caches_outside
+from commands.train.resume import run_directory_of
+from commands.trusted_code import check, enforce
+from commands.weight_mismatch import require_same_numbers
+
+# Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
+ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
+DATA_KEYS = {"path": "data", "num_test": "num_samples", "eval_batch_size": "batch_size"}  # argument -> option
+
+
+class Options(NamedTuple):
+    """Of the command line, see `evaluate.py --help`; None where nothing is given."""
+
+    metrics: Sequence[str] = ()
+    metric_options: Mapping[str, dict[str, Any]] = {}
+    data: str | None = None
+    prompts: Path | None = None
+    num_samples: int | None = None
+    batch_size: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 0
+
+
+class Built(NamedTuple):
+    checkpoint: Path  # or a pipeline's folder
+    config: Path
+    content: dict[str, Any]  # of the config
+    model: LightningModule
+    data: LightningDataModule
+    metrics: list[Callback]
+    averaged: bool = False  # the checkpoint carries an exponential moving average of the weights
+    step: int | None = None  # of training
+
+
+def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
+    """Checkpoint file and config file for a checkpoint or a run directory.
+
+    Errors in one line: FileNotFoundError; ValueError for a run whose own config would write elsewhere.
+    """
+    if is_pipeline(path):
+        return path, path / "model_index.json"
+    if path.is_dir():
+        best = sorted(path.glob("checkpoints/best*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
+        path = best[-1] if best else path / "checkpoints" / "last.ckpt"
+    own = run_directory_of(path) / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist; give a .ckpt file, a run directory or a diffusers folder"
+        )
+    if not (config or own).is_file():
+        raise FileNotFoundError(f"config {config or own} does not exist; name the run's config with --config")
+    if config is None:
+        refuse_caches_outside(own)
+    return path, config or own
+
+
+def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -> Built:
+    """Model and data of a config, the model with the weights of the checkpoint; nothing in either file is executed.
+
+    With `options.prompts` these are the data, and the model draws in so many `steps`.
+    Errors: ValueError in one line for files that cannot be read or do not belong together.
+    """
+    for name, value in (("steps", steps), ("guidance-scale", options.guidance_scale)):
+        if value is not None and options.prompts is None:
+            raise ValueError(f"--{name} is for diffusers folders and for --prompts; {checkpoint} is a checkpoint")
+    enforce()
+    stored = read_checkpoint(checkpoint, lazily=True)
+    configs = read_configs([config])
+    content = configs[str(config)]
+    parser = ArgumentParser(exit_on_error=False)
+    changes: dict[str, Any] = {}
+    parts = {"model": LightningModule} | ({"data": LightningDataModule} if options.prompts is None else {})
+    for key, base in parts.items():
+        if not isinstance(content.get(key), dict) or "class_path" not in content[key]:
+            raise ValueError(f"config {config} has no {key}.class_path; name the run's own config with --config")
+        parser.add_subclass_arguments(base, key, fail_untyped=False)
+    if options.prompts is None:
+        wanted = {key: getattr(options, option) for key, option in DATA_KEYS.items()}
+        changes = {key: value for key, value in wanted.items() if value is not None}
+        if not isinstance(content["data"].get("init_args") or {}, dict):
+            raise ValueError(f"config {config}: data.init_args holds no keys and values")
+        content["data"]["init_args"] = (content["data"].get("init_args") or {}) | changes
+    try:
+        parsed = parser.parse_object({key: content[key] for key in parts})
+    except ArgumentError as error:
+        for key in changes:
+            if f"Option '{key}' is not accepted" in str(error):
+                data = content["data"]["class_path"]
+                raise ValueError(f"{_flag(key)} is nothing that {data} takes; leave it out") from error
+        raise ValueError(explain(str(error), parser, configs, [])) from error
+    check(parsed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=ADVICE)
+        ready = parser.instantiate_classes(parsed)
+    _load_weights(ready.model, stored, checkpoint, config)
+    averaged = EMA().state_key in stored.get("callbacks", {})
+    if options.prompts is None:
+        data = ready.data
+    else:
+        data, content["data"] = read_prompts_instead(options)
+        answer_prompts(ready.model, options.seed, steps, options.guidance_scale)
+    chosen = options.metrics and by_name(options.metrics, options.metric_options)
+    metrics = chosen or of_config(content, data, str(config))
+    step = stored.get("global_step")
+    return Built(checkpoint, config, content, ready.model, data, metrics, averaged, step)
+
+
+def in_flags(message: str, given: Mapping[str, Any]) -> str:
+    """A message about an argument of the data, in the words of the command line that set it."""
+    for key, option in DATA_KEYS.items():
+        if given.get(option) is not None:
+            message = message.replace(f"{key}=", f"{_flag(key)} ")
+    return message
+
+
+def _flag(key: str) -> str:
+    return f"--{DATA_KEYS[key].replace('_', '-')}"
+
+
+def _load_weights(model: LightningModule, stored: Mapping[str, Any], checkpoint: Path, config: Path) -> None:
+    trained = stored.get("hyper_parameters", {}).get("_class_path", "").rpartition(".")[2]
+    if trained and trained != type(model).__name__:
+        raise ValueError(f"checkpoint {checkpoint} holds a {trained}, {config} asks for a {type(model).__name__}")
+    try:
+        require_same_numbers(stored["state_dict"], model)
+        model.load_state_dict(stored["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[:40])
+        raise ValueError(f"checkpoint {checkpoint} does not fit the model of {config}: {reason}") from error
+
+
+def build_pipeline(
+    folder: Path, pipeline: Any, steps: int, options: Options, images: type[LightningDataModule]
+) -> Built:
+    """A diffusers folder with prompts from a file or from the test split of `--data`, read by a datamodule `images`.
+
+    pipeline: of the folder. Errors: ValueError in one line.
+    """
+    if not options.metrics:
+        raise ValueError(f"{folder} is a diffusers folder without a config; choose --metrics, such as fid clip_score")
+    if (options.data is None) == (options.prompts is None):
+        raise ValueError(
+            f"{folder} is a diffusers folder; take its prompts from either --data FOLDER or --prompts FILE"
+        )
+    model = PipelineModule(pipeline, steps, options.guidance_scale, options.seed)
+    if options.prompts is not None:
+        data, described = read_prompts_instead(options)
+    else:
+        arguments = {"path": options.data, "image_size": model.image_size, "num_test": options.num_samples}
+        data = images(**arguments, eval_batch_size=options.batch_size or 8)
+        described = {"class_path": f"{images.__module__}.{images.__name__}", "init_args": arguments}
+    metrics = by_name(options.metrics, options.metric_options)
+    return Built(folder, folder / "model_index.json", {"data": described}, model, data, metrics)
+
+
+def read_prompts_instead(options: Options) -> tuple[LightningDataModule, dict[str, Any]]:
+    """The prompts of `options` as data, and how metrics.json describes them. ValueError where a metric needs images."""
+    if not options.metrics or options.data is not None:
+        raise ValueError("--prompts needs --metrics, such as clip_score, and no --data")
+    for name in set(options.metrics) & set(OF_REAL_IMAGES):
+        if name != "fid" or "reference" not in options.metric_options.get(name, {}):
+            raise ValueError(f"--metrics {name} compares with real images; give --data FOLDER instead of --prompts")
+    data = PromptData(options.prompts, options.num_samples, options.batch_size or 8)
+    return data, {"prompts": str(options.prompts), "num_samples": options.num_samples}

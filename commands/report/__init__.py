@@ -1,0 +1,1 @@
+"""From numbers to metrics.json, report.md and a page with plots."""

@@ -1,0 +1,1 @@
+"""`train.py`: command line, run folder, resume, stages, exit codes."""

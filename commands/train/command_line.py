@@ -1,0 +1,187 @@
+"""The command line of train.py: LightningCLI with keyed callbacks, one folder per run and one-line errors."""
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from callbacks.care import stop_signals
+from callbacks.care.preemption import silence_lightning
+from callbacks.checkpoints.accumulation_windows import AccumulationWindows
+from callbacks.checkpoints.atomic_checkpoint import read_checkpoint
+from callbacks.checkpoints.finished_epochs import FinishedEpochs
+from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
+from callbacks.tracking.csv_logger import AppendingCSVLogger
+from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
+from commands import config_text, trusted_code
+from commands.config_errors import explain, read_configs
+from commands.process import quiet
+from commands.process_group import leave_process_group
+from commands.train import exit_codes, resume, run_lock
+from commands.train import stages as run_stages
+from commands.train.config_ranges import check_ranges
+from commands.train.dead_ranks import RankWatch
+from commands.train.dry_run import DryRun
+from commands.train.dry_run_ranks import rehearsal, take_ranks
+from commands.train.optimizer_options import OptimizerOptions
+from commands.train.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
+from commands.train.scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
+
+OF_ONE_INVOCATION = ("config", "run_dir", "resume", "dry_run")  # not part of the config that a run saves
+
+
+def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) -> int:
+    """Run one command line; returns the exit code, one of those in train.py's docstring.
+
+    argv: without the program's name. default_config: YAML that is read before every `-c`. leaving: the process ends
+    with this command.
+    Errors: what is not for the user to mend keeps its traceback.
+    """
+    quiet()
+    command, code, together = None, exit_codes.FAILED, True
+    others = multiprocessing.active_children()
+    with stop_signals.handled(leaving):
+        try:
+            command = CommandLine(argv, default_config)
+            command.run()
+            code = 0
+        except (Exception, stop_signals.Stopped) as error:
+            together = getattr(error, "together", False)
+            code = exit_codes.report(error, command)
+        finally:
+            for process in set(multiprocessing.active_children()) - set(others):
+                process.kill()  # a loader worker that ignores signals would be waited for; it only reads
+            if command is not None and command.watch is not None:
+                lost = command.watch.finish(failed=code != 0)
+                code = code or lost
+            os.environ.pop(RUN_ID_VARIABLE, None)
+            run_lock.release_all()
+        if leaving and together:
+            leave_process_group()
+    return code
+
+
+class CommandLine(LightningCLI):
+    """Parse, then build data, model and trainer. `run()` does the work: whatever cannot be built fails before it."""
+
+    def __init__(self, argv: Sequence[str], default_config: str | Path) -> None:
+        self.watch: RankWatch | None = None
+        config_text.use_in_parsers()
+        self.argv = with_saved_model(with_saved_config(with_local_paths(trusted_code.take_trust(argv))))
+        files = [str(default_config), *scan(self.argv).config]
+        self.raw_configs = read_configs(files)
+        self.run_name = run_name(files[1:])
+        strict = {"exit_on_error": False, "allow_abbrev": False}  # --trainer.max_step is a slip
+        defaults = {**strict, "default_config_files": [str(default_config)]}
+        super().__init__(
+            save_config_callback=None,
+            parser_kwargs={**strict, **{name: dict(defaults) for name in self.subcommands()}},
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            args=self.argv,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        loaders = {"dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
+        shared = {*loaders, "model", "weights_only", "verbose"}
+        return {"fit": shared | {"ckpt_path"}, "validate": shared, "test": shared, "predict": shared}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add = parser.add_argument
+        add("--run_dir", type=str | None, default=None, help="folder of this run; runs/CONFIG/ID if not given")
+        add("--resume", type=str | None, default=None, help="auto (newest checkpoint in --run_dir) or a checkpoint")
+        add("--dry_run", action="store_true", help="try two steps and one validation, write nothing")
+        add("--num_threads", type=int | None, default=None, help="CPU threads per process; null is torch's choice")
+        add("--wandb", type=Literal["offline", "online", "disabled"], default="offline", help="Weights & Biases mode")
+        add("--wandb_project", type=str, default="fewstep", help="Weights & Biases project")
+        add("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
+        for key in callback_keys(self.raw_configs, self.argv):
+            parser.add_lightning_class_args(Callback, f"callbacks.{key}", subclass_mode=True, required=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        subparser = self._subcommand_parsers.get(self.argv[0])
+        if subparser is None:
+            raise ValueError(f"unknown command {self.argv[0]!r}; choose fit, validate, test or predict")
+        try:
+            self.config = parser.parse_args(self.argv)
+        except argparse.ArgumentError as error:
+            raise ValueError(explain(str(error), subparser, self.raw_configs, self.argv)) from error
+        trusted_code.check(self.config)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config alone: a checkpoint's hyper-parameters never override it."""
+
+    def before_instantiate_classes(self) -> None:
+        self.settings = self.config[self.subcommand]
+        self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
+        check_ranges(self.settings)
+        if self.settings.num_threads:
+            torch.set_num_threads(self.settings.num_threads)
+        self._dump_config()
+        self.saved_config = {k: v for k, v in self.config_dump.items() if k not in OF_ONE_INVOCATION}
+        self.folder, self.checkpoint = resume.locate(self.settings, self.run_name, fitting=self.subcommand == "fit")
+        if self.checkpoint is not None:
+            stored = read_checkpoint(self.checkpoint, lazily=True)
+            resume.compare(stored, self.config_dump["model"], self.config_dump.get("data"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        keys = self._parser(self.subcommand).callback_keys
+        callbacks = [c for key in keys if (c := self._get(self.config_init, key)) is not None]
+        trainer = {**self._get(self.config_init, "trainer"), **kwargs}
+        own_loggers = trainer["logger"] is None
+        trainer["logger"] = False if own_loggers else trainer["logger"]
+        trainer["default_root_dir"] = trainer["default_root_dir"] or str(self.folder)
+        text = yaml.safe_dump(self.saved_config, sort_keys=False)
+        origin = resume.run_directory_of(self.checkpoint).resolve() if self.checkpoint else None
+        continues = origin == self.folder.resolve()
+        self.run_directory = RunDirectory(self.folder, text, self._loggers if own_loggers else None, continues)
+        if self.settings.dry_run:
+            self._scratch = tempfile.TemporaryDirectory()
+            self.run_directory = DryRun(self.folder)
+            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+            trainer.update(fast_dev_run=2, logger=False, default_root_dir=self._scratch.name)
+            trainer.update(rehearsal(trainer, self.ranks))
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint) and (callback.dirpath is None or self.settings.dry_run):
+                callback.dirpath = str(Path(trainer["default_root_dir"], "checkpoints"))
+        for flag, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", Checkpoint)):
+            if not any(isinstance(c, kind) for c in callbacks):
+                trainer[flag] = False  # else Lightning adds one of its own
+        first = [OptimizerOptions(), self.run_directory, MonitoredMetrics(), FinishedEpochs()]
+        return self._instantiate_trainer(trainer, [*first, *callbacks, AccumulationWindows()])
+
+    def _loggers(self) -> list[Logger]:
+        loggers: list[Logger] = [AppendingCSVLogger(str(self.folder))]
+        if self.settings.wandb != "disabled":
+            name = f"{self.folder.absolute().parent.name}-{self.folder.name}"
+            project, mode = self.settings.wandb_project, self.settings.wandb
+            loggers.append(OfflineFirstWandbLogger(str(self.folder), name, project, mode, self.saved_config))
+        return loggers
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: `run` follows once everything has been built."""
+
+    def run(self) -> None:
+        """Do what the subcommand says."""
+        silence_lightning(self.trainer)
+        self.watch = RankWatch(self.trainer, self.folder)
+        self.watch.start()
+        parts = (self.trainer, self.model, self.datamodule)
+        if self.subcommand != "fit":
+            run_stages.evaluate(self.trainer, self.subcommand, self._prepare_subcommand_kwargs(self.subcommand))
+        elif self.settings.dry_run:
+            with self._scratch:
+                run_stages.rehearse(*parts, self.run_directory, self.settings.test_after_fit)
+        else:
+            run_stages.fit(*parts, self.folder, self.checkpoint, self.settings.test_after_fit)

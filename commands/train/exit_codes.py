@@ -1,0 +1,68 @@
+"""From what ended a command to an exit code and, where that is enough, one line on stderr instead of a traceback."""
+
+import os
+import sys
+import traceback
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from callbacks.care.stop_signals import Stopped
+from callbacks.checkpoints.reading import OLDER
+from commands.config_errors import one_line
+
+FAILED, USER_MISTAKE = 1, 2  # those of a process that was asked to stop: stop_signals.py
+RESTORING = {"_restore_modules_and_callbacks", "restore_training_state", "_load_combined_loader_states"}
+UNUSABLE = "the checkpoint holds values that this run cannot take over"
+
+
+def report(error: BaseException, command: Any) -> int:
+    """Say what happened in one line and return the exit code; raises again what needs its traceback.
+
+    command: the CommandLine, None if it could not be built. An error may bring a `line` that says all.
+    """
+    if isinstance(error, Stopped):
+        return _say(error.line if _rank() == 0 else "", int(error.code or FAILED))
+    if os.environ.get("FEWSTEP_TRACEBACK"):
+        raise error
+    if line := getattr(error, "line", None):
+        return _say(f"error{_on_rank()}: {line}", FAILED)
+    if command is not None and command.watch is not None and (lost := command.watch.explain(error)):
+        return _say(*lost)
+    if not _mendable(error, command):
+        if command is None or command.run_directory.started or not while_restoring(error):
+            raise error
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        return _say(f"error{_on_rank()}: {UNUSABLE} ({what}); {OLDER}", USER_MISTAKE)
+    return _say(f"error{_on_rank()}: {one_line(error)}", USER_MISTAKE)
+
+
+def _mendable(error: BaseException, command: Any) -> bool:
+    """Whether one line will do: everything in a dry run; else what the user's files can cause before step 1."""
+    if command is not None and command.settings.dry_run:
+        return True
+    if command is not None and command.run_directory.started:
+        return False
+    kinds = (ValueError, OSError, ImportError, MisconfigurationException)
+    return isinstance(error, kinds) or "loading state_dict" in str(error)
+
+
+def while_restoring(error: BaseException) -> bool:
+    """Whether Lightning raised this while it gave a checkpoint's values back to the parts of a run."""
+    names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return isinstance(error, Exception) and bool(names & RESTORING)
+
+
+def _say(line: str, code: int) -> int:
+    if line:
+        print(line, file=sys.stderr)
+    return code
+
+
+def _on_rank() -> str:
+    return f" on rank {_rank()}" if _rank() else ""
+
+
+def _rank() -> int:
+    return getattr(rank_zero_only, "rank", 0)

@@ -1,0 +1,82 @@
+"""What the commands of train.py do once data, model and trainer exist."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from callbacks.care.stop_signals import Stopped
+from callbacks.checkpoints.reading import read_checkpoint
+from callbacks.checkpoints.remote import is_remote
+from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
+from commands.train.dry_run import DryRun
+from commands.train.summary import print_metrics, print_next_step
+from commands.weight_mismatch import require_same_numbers
+
+
+def fit(
+    trainer: Trainer,
+    model: LightningModule,
+    data: LightningDataModule | None,
+    folder: Path,
+    checkpoint: Path | None,
+    test_after_fit: bool,
+) -> None:
+    """Train, from `checkpoint` if given; test the best checkpoint, or the last if none is monitored; say what next."""
+    exit_code = 1
+    try:
+        if checkpoint is not None:
+            require_same_numbers(read_checkpoint(checkpoint, lazily=True)["state_dict"], model)
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        last = folder / "checkpoints" / "last.ckpt"
+        chosen = best_checkpoint(trainer) or (str(last) if last.is_file() else None)
+        if chosen and test_after_fit and has_test(model, data):
+            results = trainer.test(model, datamodule=data, ckpt_path=chosen, weights_only=True, verbose=False)
+            print_metrics(results, f"test metrics of {chosen}")
+        exit_code = 0
+    except Stopped as stop:
+        exit_code = int(stop.code)
+        for logger in trainer.loggers:
+            if isinstance(logger, OfflineFirstWandbLogger):
+                logger.attempt("marking as preempted", logger.experiment.mark_preempting)
+        raise
+    finally:
+        closed = [logger.close(exit_code) for logger in trainer.loggers if hasattr(logger, "close")]
+    print_next_step(folder, chosen, next(iter(closed), None))
+
+
+def rehearse(
+    trainer: Trainer, model: LightningModule, data: LightningDataModule | None, report: DryRun, test_after_fit: bool
+) -> None:
+    """Run the few steps of a trainer in fast_dev_run, then show the report."""
+    trainer.fit(model, datamodule=data)
+    if test_after_fit and has_test(model, data):
+        trainer.test(model, datamodule=data, verbose=False)
+    if trainer.is_global_zero:
+        report.check_disk()
+        report.show()
+
+
+def evaluate(trainer: Trainer, command: str, arguments: dict[str, Any]) -> None:
+    """validate, test or predict; the metrics of the first two are printed in one table."""
+    if arguments["ckpt_path"]:
+        read_checkpoint(arguments["ckpt_path"], lazily=True)  # Lightning's sharded strategies would run a hostile one
+    if command == "predict":
+        trainer.predict(**arguments, weights_only=True)
+    else:
+        results = getattr(trainer, command)(**arguments, weights_only=True, verbose=False)
+        print_metrics(results, f"{command} metrics of {arguments['ckpt_path'] or 'the untrained model'}")
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """Path of the best checkpoint by a monitored metric, if there is one."""
+    savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+    paths = (saver.best_model_path for saver in savers)
+    return next((path for path in paths if is_remote(path) or Path(path).is_file()), None)
+
+
+def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:
+    """Whether there are test data and a test step."""
+    return is_overridden("test_dataloader", data or model) and is_overridden("test_step", model)

@@ -1,0 +1,107 @@
+"""W&B offline first, metrics as CSV, both inside the run directory."""
+
+import csv
+import socket
+from pathlib import Path
+
+import pytest
+import wandb
+
+from callbacks.tracking.csv_logger import AppendingCSVLogger
+from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
+from tests.callbacks.wandb_record import parts_of
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("a prompt was shown"))
+    yield
+    wandb.teardown()
+
+
+def test_offline_run_stays_in_the_run_directory_and_says_how_to_upload(fit_alone):
+    done = fit_alone("--run_dir", "run", "--wandb", "offline", "--trainer.log_every_n_steps", "5")
+    assert (done.returncode, done.stderr) == (0, "")
+    (record,) = parts_of("run")
+    assert f"wandb sync {record.parent}" in done.stdout
+    assert b"train/loss" in record.read_bytes()
+    assert b"test/nll" in record.read_bytes()
+    assert b"last_checkpoint" in record.read_bytes()  # the resolved config
+    assert sorted(p.name for p in Path().iterdir() if p.name != "home") == ["run", "tiny.yaml"]
+
+
+def test_the_record_is_started_before_there_is_anything_to_log(fit, capsys):
+    assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.max_steps", "1") == 0
+    assert "wandb sync run/wandb/offline-run-" in capsys.readouterr().out
+
+
+def test_a_resumed_run_keeps_its_id(fit):
+    assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.max_steps", "5") == 0
+    assert fit("--run_dir", "run", "--wandb", "offline", "--resume", "auto") == 0
+    first, second = parts_of("run")
+    assert first.name == second.name
+
+
+def test_a_failing_setup_leaves_no_record(fit):
+    assert fit("--wandb", "offline", "--data.path", "late") == 2
+    assert not Path("runs").exists()
+    assert not Path("wandb").exists()
+
+
+@pytest.mark.parametrize("credentials", [None, "0" * 40])
+def test_online_without_account_or_network_goes_on_offline(tmp_path, monkeypatch, capsys, credentials):
+    if credentials:
+        monkeypatch.setenv("WANDB_API_KEY", credentials)
+    with socket.socket() as closed:  # a port that nobody listens on
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+    logger = OfflineFirstWandbLogger(str(tmp_path), "some-id", mode="online", init_timeout=2.0)
+    logger.log_metrics({"val/nll": 1.0}, step=1)
+    assert logger.close() == f"wandb sync {next(tmp_path.glob('wandb/offline-run-*'))}"
+    assert capsys.readouterr().out.startswith("W&B cannot be reached")
+    assert not list(tmp_path.glob("wandb/run-*"))
+
+
+def test_a_disk_that_cannot_be_written_costs_no_row(tmp_path, monkeypatch, capsys):
+    """Lightning empties the file first to add a column, and its error ends the training."""
+    logger = AppendingCSVLogger(str(tmp_path))
+    logger.log_metrics({"loss": 1.0}, 0)
+    file = tmp_path / "logs" / "metrics.csv"
+    whole = file.read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", full)
+        for step in (1, 2):
+            logger.log_metrics({"loss": 0.5, "new": 2.0}, step)
+        assert file.read_text() == whole
+    assert capsys.readouterr().err == "metrics.csv: [Errno 28] No space left on device; the run goes on without it.\n"
+    logger.log_metrics({"loss": 0.25}, 3)
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [(row["step"], row["loss"], row["new"]) for row in rows] == [
+        ("0", "1.0", ""),
+        ("1", "0.5", "2.0"),
+        ("2", "0.5", "2.0"),
+        ("3", "0.25", ""),
+    ]
+    assert [path.name for path in file.parent.iterdir()] == ["metrics.csv"]
+
+
+def test_csv_appends_after_a_restart_and_takes_new_columns(tmp_path):
+    first = AppendingCSVLogger(str(tmp_path))
+    first.log_metrics({"a": 1.0, "c": 4.0}, step=1)
+    second = AppendingCSVLogger(str(tmp_path))
+    second.log_metrics({"a": 2.0, "b": 3.0}, step=2)
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"a": "1.0", "b": "", "c": "4.0", "step": "1"},
+        {"a": "2.0", "b": "3.0", "c": "", "step": "2"},
+    ]

@@ -1,0 +1,115 @@
+import pytest
+
+from commands.report import write as report
+from commands.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curves, pareto_front, trade_offs
+from commands.report.rows import describe, metric_rows, run_labels
+
+
+def run(name="a", steps=None, step=None, **metrics):
+    return {
+        "checkpoint": f"models/{name}",
+        "config": f"models/{name}/config.yaml",
+        "data": {},
+        "metrics": {f"test/{key}": value for key, value in metrics.items()},
+        "intervals": {},
+        "protocol": {},
+        "sampling": {} if steps is None else {"steps": steps, "nfe": 2.0 * steps, "seconds_per_sample": 1.0},
+        "step": step,
+        "seconds": 1.0,
+        "device": "cpu",
+        "versions": {},
+    }
+
+
+def inside(plot):
+    return all(
+        LEFT <= dot["x"] <= WIDTH - RIGHT and TOP <= dot["y"] <= HEIGHT - BOTTOM for dot in plot["dots"]
+    ) and all(TOP <= tick["at"] <= HEIGHT - BOTTOM for tick in plot["y_ticks"])
+
+
+def test_the_direction_of_a_metric_decides_which_is_best():
+    runs = [run("a", fid=2.0, clip_score=30.0, novelty=1.0), run("b", fid=1.0, clip_score=20.0, novelty=2.0)]
+    best = {row["name"]: [cell["best"] for cell in row["cells"]] for row in metric_rows(runs)}
+    assert best == {
+        "test/fid": [False, True],
+        "test/clip_score": [True, False],
+        "test/novelty": [False, False],  # who knows
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "better"),
+    [
+        ("test/fd_mobilenet", "Fréchet distance, mobilenet", "lower"),
+        ("test/edit_psnr", "PSNR edit", "higher"),
+        ("test/lpips_vgg", "LPIPS", "lower"),
+        ("val/image_to_text_r5", "Caption found by image, R@5", "higher"),
+        ("test/loss", "test/loss", ""),
+    ],
+)
+def test_families_of_metrics_are_known(name, title, better):
+    assert describe(name)[1][0] == title
+    assert describe(name)[1].better == better
+
+
+def test_a_spread_stands_beside_its_metric_and_metrics_of_one_run_are_shown():
+    rows = metric_rows([run("a", kid=0.01, kid_std=0.002), run("b", kid=0.02, fid=3.0)])
+    assert [row["name"] for row in rows] == ["test/fid", "test/kid"]
+    assert rows[0]["cells"][0]["text"] == "–"
+    assert rows[1]["cells"][0]["interval"] == "std of subsets 0.0020"
+
+
+def test_runs_of_one_pipeline_are_told_apart_by_their_steps():
+    assert run_labels([run("sd-v1.5", 1), run("sd-v1.5", 4)]) == ["models/sd-v1.5, 1 step", "models/sd-v1.5, 4 steps"]
+    assert run_labels([run("sd-v1.5", 4), run("sd-v2.1", 4)]) == ["sd-v1.5", "sd-v2.1"]
+
+
+def test_curves_follow_steps_within_one_family():
+    runs = [run("a", 4, fid=1.0), run("a", 1, fid=3.0), run("b", 1, fid=2.0), run("a", 2, fid=2.0)]
+    (plot,) = curves(metric_rows(runs), runs)  # b alone has no curve
+    assert plot["x_title"] == "inference steps"
+    (line,) = plot["lines"]
+    xs, ys = zip(*(map(float, point.split(",")) for point in line["points"].split()), strict=True)
+    assert list(xs) == sorted(xs)
+    assert list(ys) == sorted(ys)  # a falling FID falls on the page
+    assert xs[2] - xs[1] == pytest.approx(2 * (xs[1] - xs[0]), abs=0.3)
+    assert ys[2] - ys[1] == pytest.approx(ys[1] - ys[0], abs=0.3)
+    assert inside(plot)
+
+
+def test_checkpoints_of_one_training_make_a_curve():
+    runs = [run("a", step=100 * 10**i, nll=1.0 / (i + 1)) for i in range(3)]
+    for each in runs:
+        each["config"] = "runs/a/config.yaml"
+    (plot,) = curves(metric_rows(runs), runs)
+    assert plot["x_title"] == "training step (logarithmic)"
+    assert [tick["text"] for tick in plot["x_ticks"]] == ["100", "1000", "1e+04"]
+    first, second, third = (dot["x"] for dot in plot["dots"])
+    assert second - first == pytest.approx(third - second, abs=0.3)
+    assert curves(metric_rows(runs[:1]), runs[:1]) == []
+
+
+def test_the_front_holds_what_no_other_beats_in_both():
+    points = [{"x": x, "value": v} for x, v in ((1, 5.0), (2, 3.0), (2, 4.0), (4, 3.5), (8, 1.0))]
+    assert [(p["x"], p["value"]) for p in pareto_front(points, "lower")] == [(1, 5.0), (2, 3.0), (8, 1.0)]
+    assert [(p["x"], p["value"]) for p in pareto_front(points, "higher")] == [(1, 5.0)]
+
+
+def test_quality_is_drawn_against_a_cost_that_differs():
+    runs = [run("a", 1, fid=3.0, loss=1.0), run("b", 4, fid=1.0, loss=2.0)]
+    (plot,) = trade_offs(metric_rows(runs), runs, ["a", "b"])  # equal seconds, and a loss has no direction
+    assert (plot["title"], plot["x_title"]) == ("FID ↓", "passes through the network per sample")
+    assert [dot["label"] for dot in plot["dots"]] == ["a", "b"]
+    assert inside(plot)
+    same = [run("a", 4, fid=3.0), run("b", 4, fid=1.0)]
+    assert trade_offs(metric_rows(same), same, ["a", "b"]) == []
+
+
+def test_equal_protocols_are_said_once(tmp_path):
+    runs = [run("a", fid=1.0), run("b", fid=2.0), run("c", fid=3.0)]
+    for each, num in zip(runs, (10, 10, 20), strict=True):
+        each["protocol"] = {"test/fid": {"num_generated": num, "features": {"network": "<b>X"}, "seed": None}}
+    report.write(tmp_path, runs, [None] * 3, "")
+    page = (tmp_path / "report.html").read_text()
+    assert "<b>a; b</b>: num_generated 10, features (network &lt;b&gt;X)" in page
+    assert "<b>c</b>: num_generated 20" in page

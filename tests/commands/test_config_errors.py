@@ -1,0 +1,205 @@
+"""Mistakes are answered with one line that names the key, its neighbour and the place, and leave nothing behind."""
+
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train
+from commands.train.scan import callback_keys
+
+MODEL = "model.init_args"
+TINY = "tests.callbacks.tiny_run"
+NET = {"class_path": f"{TINY}.TinyNet", "init_args": {"wdth": 3}}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"trainr": {"max_steps": 3}}, "unknown key 'trainr.max_steps'; nearest valid key: 'trainer.max_steps'"),
+        ({"trainer": {"max_stepz": 3}}, "unknown key 'trainer.max_stepz'; nearest valid key: 'trainer.max_steps'"),
+        ({"model": {"init_args": {"lrr": 3}}}, f"unknown key '{MODEL}.lrr'; nearest valid key: '{MODEL}.lr'"),
+        ({"data": {"init_args": {"batchsize": 3}}}, "nearest valid key: 'data.init_args.batch_size'"),
+        ({"model": {"init_arg": {"lr": 3}}}, "unknown key 'model.init_arg'; nearest valid key: 'model.init_args'"),
+        (
+            {
+                "model": {
+                    "init_args": {"net": {"class_path": "tests.callbacks.tiny_run.TinyNet", "init_args": {"wdth": 3}}}
+                }
+            },
+            f"unknown key '{MODEL}.net.init_args.wdth'; nearest valid key: '{MODEL}.net.init_args.width'",
+        ),
+        ({"callbacks": {"ema": {"init_args": {"dekay": 0.5}}}}, "nearest valid key: 'callbacks.ema.init_args.decay'"),
+        (
+            {"callbacks": {"emaa": {"init_args": {"decay": 0.5}}}},
+            "callbacks.emaa has no class_path; nearest key with one",
+        ),
+        ({"model": {"init_args": {"lr": "fast"}}}, f"{MODEL}.lr: expected float, got 'fast'"),
+        ({"trainer": {"max_steps": "many"}}, "trainer.max_steps: expected int, got 'many'"),
+        (
+            {"model": {"class_path": "tests.callbacks.tiny_run.TinyModul"}},
+            "nearest class: 'tests.callbacks.tiny_run.TinyM",
+        ),
+        ({"model": {"class_path": f"{TINY}.TinyData"}}, "model: the class is not a LightningModule"),
+        ({"wandb": "onlin"}, "wandb: expected 'offline', 'online', 'disabled', got 'onlin'"),
+        ({None: 3}, "the key None is not a name; write KEY: VALUE"),
+        ({"trainer": {3: 4}}, "the key 3 is not a name; write KEY: VALUE"),
+    ],
+)
+def test_a_mistake_in_a_file(fit, capsys, content, expected):
+    Path("bad.yaml").write_text(yaml.safe_dump(content))
+    assert fit("-c", "bad.yaml") == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert "(in bad.yaml)" in err
+    assert out == ""
+    assert sorted(p.name for p in Path().iterdir()) == ["bad.yaml", "tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "expected"),
+    [
+        ({"trainer": {"max_steps": "abc"}}, ["--trainer.max_steps", "5"], "max_steps: expected int, got 'abc'"),
+        ({"callbacks": {"k": {"class_path": "killer.K"}}}, ["--callbacks.k", "null"], "add --trust killer"),
+    ],
+)
+def test_a_mistake_in_a_file_is_not_laid_to_the_command_line(fit, capsys, content, arguments, expected):
+    Path("bad.yaml").write_text(yaml.safe_dump(content))
+    assert fit("-c", "bad.yaml", *arguments) == 2
+    assert capsys.readouterr().err.endswith(f"{expected} (in bad.yaml)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--callbacks.ema=null", "--callbacks.ema.decay", "0.9"],
+            "callbacks.ema is null and has options (--callbacks",
+        ),
+        (["--model.lrr", "3"], f"unknown key '{MODEL}.lrr'; nearest valid key: '{MODEL}.lr' (on the command line)"),
+        (["--trainer.max_stepz=3"], "nearest valid key: 'trainer.max_steps' (on the command line)"),
+        (["--trainer.max_step", "3"], "unknown key 'trainer.max_step'; nearest valid key: 'trainer.max_steps'"),
+        (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches=0: must be at least 1"),
+        (["--trainer.val_check_interval", "0"], "val_check_interval=0: give a share of an epoch or a number of"),
+        (["--trainer.val_check_interval", "-0.5"], "val_check_interval=-0.5: give a share"),
+        (["--trainer.check_val_every_n_epoch", "0"], "check_val_every_n_epoch=0: must be at least 1"),
+        (["--num_threads", "-1"], "num_threads=-1: must be at least 1"),
+        (
+            [
+                "--callbacks.stop",
+                "EarlyStopping",
+                "--callbacks.stop.monitor",
+                "val/nll",
+                "--callbacks.stop.patience=-1",
+            ],
+            "callbacks.stop.patience=-1: must be at least 0",
+        ),
+        (["--run_dir", "tiny.yaml"], "run directory tiny.yaml is a file; choose another one"),
+        (["--resume", "atuo"], "--resume atuo: give auto, or a checkpoint such as RUN/checkpoints/last.ckpt"),
+        (["--run_dirr", "x"], "unknown key 'run_dirr'; nearest valid key: 'run_dir' (on the command line)"),
+        (["--callbacks.emaa.decay", "0.5"], "unknown key 'callbacks.emaa.decay'; nearest valid key: 'callbacks.ema'"),
+        (["--model.net.width", "3"], f"{MODEL}.net has no class_path"),
+        (["--callbacks.stop", "EarlyStopping"], "callbacks.stop.init_args.monitor is required"),
+        (["--trainer.precision", "13"], "trainer.precision: expected"),
+        (["--model.lr", "fast"], f"{MODEL}.lr: expected float, got 'fast' (on the command line)"),
+        (["--callbacks.ema.decay", "1.5"], "ema decay is 1.5; choose a value in [0, 1)"),
+        (["-c", "tinny.yaml"], "config tinny.yaml does not exist; nearest file: 'tiny.yaml'"),
+        (["-c"], "expected one argument"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--data.path", "missing"], "error: data folder missing does not exist; prepare it first\n"),
+        (["--data.path", "late"], "error: shard late-000000.tar is truncated; prepare it again\n"),
+        (["--trainer.num_nodes", "2"], "several processes start this run and share no id; add --run_dir DIR"),
+    ],
+)
+def test_a_mistake_on_the_command_line(fit, capsys, arguments, expected):
+    assert fit(*arguments) == 2
+    err = capsys.readouterr().err
+    assert expected in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert [p.name for p in Path().iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("model: [", "is not valid YAML"), ("- 3", "must hold keys and values, found list"), ("", "found NoneType")],
+)
+def test_a_file_that_is_no_config(fit, capsys, text, expected):
+    Path("bad.yaml").write_text(text)
+    assert fit("-c", "bad.yaml") == 2
+    err = capsys.readouterr().err
+    assert expected in err
+    assert "bad.yaml" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["fitt"], "unknown command 'fitt'; choose fit, validate, test or predict"),
+        (["fit"], "no model is given; choose a run with -c configs/METHOD/RUN.yaml"),
+        (["fit", "--resume"], "expected one argument"),
+        (["test", "-c", "tiny.yaml", "--resume", "x/last.ckpt"], "to use its weights: --ckpt_path x/last.ckpt\n"),
+        (["predict", "-c", "tiny.yaml", "--resume", "auto"], "--ckpt_path RUN/checkpoints/best.ckpt"),
+    ],
+)
+def test_a_command_that_cannot_start(config, capsys, argv, expected):
+    assert train.main(argv) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_the_traceback_is_there_on_request(fit, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="truncated"):
+        fit("--data.path", "late")
+
+
+DEFAULTS = yaml.safe_load((Path(train.__file__).parent / "configs" / "trainer" / "default.yaml").read_text())
+
+
+def misspelt(name: str, draw: random.Random) -> str:
+    """One letter lost, doubled, changed, or swapped with its neighbour."""
+    at = draw.randrange(len(name) - 1)
+    parts = (name[:at], name[at], name[at + 1], name[at + 2 :])
+    ways = (parts[0] + parts[2] + parts[3], parts[0] + parts[1] * 2 + parts[2] + parts[3])
+    ways += (parts[0] + "q" + parts[2] + parts[3], parts[0] + parts[2] + parts[1] + parts[3])
+    return draw.choice([way for way in ways if way not in DEFAULTS["callbacks"]])
+
+
+@pytest.mark.parametrize("name", DEFAULTS["callbacks"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_misspelt_callback_is_not_switched_off_in_silence(name, seed):
+    wrong = misspelt(name, random.Random(f"{name} {seed}"))
+    configs = {"default.yaml": DEFAULTS, "c.yaml": {}}
+    ways = [({"callbacks": {wrong: null}}, []) for null in (None, {}, {"init_args": {}}, {"decay": 1})]
+    ways += [({f"callbacks.{wrong}": None}, []), ({f"callbacks.{wrong}.decay": 1}, [])]
+    ways += [({}, [f"--callbacks.{wrong}", "null"]), ({}, [f"--callbacks.{wrong}=null"])]
+    for content, argv in ways:
+        with pytest.raises(ValueError, match=rf"callbacks\.{wrong}.*nearest .*'callbacks\.{name}' \((in c|on the)"):
+            callback_keys(configs | {"c.yaml": content}, argv)
+    for content, argv in (
+        ({"callbacks": {wrong: "EMA"}}, []),
+        ({"callbacks": {wrong: {"class_path": "callbacks.EMA"}}}, [f"--callbacks.{wrong}", "null"]),
+        ({f"callbacks.{wrong}.class_path": "callbacks.EMA"}, []),
+        ({"callbacks": {wrong: None}}, [f"--callbacks.{wrong}", "EMA"]),
+        ({"callbacks": {name: None}}, [f"--callbacks.{name}=null", f"--callbacks.{wrong}.class_path=EMA"]),
+        ({"callbacks": {wrong: None}, "num_threads": None, "test_after_fit": True, "wandb_project": "p"}, []),
+    ):
+        assert wrong in callback_keys(configs | {"c.yaml": content}, argv)
+
+
+@pytest.mark.parametrize("value", [None, [], ["EMA"], "EMA", 3])
+def test_callbacks_are_named(value):
+    with pytest.raises(ValueError, match=r"callbacks in c\.yaml must be"):
+        callback_keys({"c.yaml": {"callbacks": value}}, [])
+
+
+def test_a_resumed_run_may_have_switched_off_what_only_its_config_had(fit):
+    Path("more.yaml").write_text(yaml.safe_dump({"callbacks": {"extra": {"class_path": "callbacks.SkippedSamples"}}}))
+    off = ["--callbacks.extra", "null", "--callbacks.skipped_samples", "null"]
+    assert fit("-c", "more.yaml", *off, "--trainer.max_steps", "2", "--run_dir", "run") == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["callbacks"]["extra"] is None
+    assert train.main(["fit", "--resume", "auto", "--run_dir", "run", "--trainer.max_steps", "3"]) == 0

@@ -1,0 +1,101 @@
+"""Restored options, moments and schedules are of the kinds that this run's own have."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from commands.train.optimizer_state import add_missing_options, require_same_kinds, require_same_sizes
+
+SCHEDULES = [
+    lambda o: lr_scheduler.CosineAnnealingLR(o, 10),
+    lambda o: lr_scheduler.LambdaLR(o, lambda step: 1.0 / (1 + step)),
+    lambda o: lr_scheduler.ReduceLROnPlateau(o),
+    lambda o: lr_scheduler.MultiStepLR(o, [2, 4]),
+    lambda o: lr_scheduler.OneCycleLR(o, 0.1, 10, cycle_momentum=False),
+    lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o), lr_scheduler.CosineAnnealingLR(o, 9)], milestones=[2]
+    ),
+    lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+]
+OPTIMIZERS = [
+    lambda p: torch.optim.AdamW(p, 0.1),
+    lambda p: torch.optim.Adam(p, torch.tensor(0.1), amsgrad=True),
+    lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    lambda p: torch.optim.SGD(p, 0.1),
+    lambda p: torch.optim.RMSprop(p, 0.1, centered=True),
+    lambda p: torch.optim.Adafactor(p, 0.1),
+]
+
+
+def built(optimizer: Any, schedule: Any, steps: int) -> tuple[Any, Any]:
+    layer = torch.nn.Linear(3, 2)
+    made = optimizer(layer.parameters())
+    planned = schedule(made)
+    for _ in range(steps):
+        layer(torch.ones(1, 3)).sum().backward()
+        made.step()
+        planned.step(*[1.0] * isinstance(planned, lr_scheduler.ReduceLROnPlateau))
+    return made, planned
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_a_run_has_saved_is_taken_over(optimizer, schedule):
+    if optimizer is OPTIMIZERS[1] and schedule is SCHEDULES[4]:
+        schedule = SCHEDULES[0]  # torch: OneCycleLR writes into a learning rate that is a tensor
+    old, planned = built(optimizer, schedule, 5)
+    new, fresh = built(optimizer, schedule, 0)
+    states = [old.state_dict()], [planned.state_dict()]
+    require_same_sizes(*states, [new], [fresh])
+    require_same_kinds(*states, [new], [fresh])
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "expected"),
+    [
+        (("param_groups", 0, "lr"), "fast", "lr is 'fast', expected a number"),
+        (("param_groups", 0, "lr"), math.nan, "lr is nan"),
+        (("param_groups", 0, "lr"), -1.0, r"lr=-1\.0: must be finite, at least 0"),
+        (("param_groups", 0, "lr"), 10**400, "lr is a number of 1329 bits"),
+        (("param_groups", 0, "params"), [100, 101], "has moments for parameter 0, which is in none of its groups"),
+        (("param_groups", 0, "betas"), [0.9], r"betas is \[0.9\], expected a list of 2"),
+        (("param_groups", 0, "amsgrad"), [1], "amsgrad is"),
+        (("param_groups", 0, "eps"), None, "eps is None"),
+        (("state", 0, "exp_avg"), torch.zeros(7), r"exp_avg of parameter 0 is a tensor of shape \(7,\), expected"),
+        (("state", 0, "exp_avg_sq"), 3, "exp_avg_sq of parameter 0 is 3"),
+        (("state", 1, "step"), math.nan, "step of parameter 1 is nan"),
+        (("state", 1), {"step": 2}, "has no exp_avg for parameter 1"),
+        (("base_lrs",), [0.1, 0.1], "base_lrs is"),
+        (("last_epoch",), "3", "last_epoch is '3'"),
+        (("last_epoch",), -5, "last_epoch is -5"),
+        (("_step_count",), 10**400, "_step_count is a number of"),
+        (("get_lr",), 3, "unknown key 'get_lr'"),
+        (("optimizer",), "x", "unknown key 'optimizer'"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(where, value, expected):
+    old, planned = built(OPTIMIZERS[0], SCHEDULES[0], 2)
+    new, fresh = built(OPTIMIZERS[0], SCHEDULES[0], 0)
+    states = copy.deepcopy(old.state_dict()), copy.deepcopy(planned.state_dict())
+    *parents, key = where
+    node = states[0] if parents else states[1]
+    for parent in parents:
+        node = node[parent]
+    node[key] = value
+    with pytest.raises(ValueError, match=expected) as error:
+        require_same_kinds([states[0]], [states[1]], [new], [fresh])
+    assert "\n" not in str(error.value)
+
+
+def test_options_that_the_checkpoint_lacks_are_those_of_the_config():
+    old, _ = built(OPTIMIZERS[0], SCHEDULES[0], 2)
+    new, _ = built(OPTIMIZERS[0], SCHEDULES[0], 0)
+    state, configured = copy.deepcopy(old.state_dict()), [dict(group) for group in new.param_groups]
+    del state["param_groups"][0]["betas"]
+    new.load_state_dict(state)
+    add_missing_options(new.param_groups, configured)
+    assert new.param_groups[0]["betas"] == (0.9, 0.999)
