@@ -24,7 +24,7 @@ def evaluate():
 
 def write_shards(folder):
     """y = ±x plus noise: two modes at every x."""
-    from datamodules.shard_writing import Description, write_folder
+    from datamodules.prepare.shard_writing import Description, write_folder
 
     rng = np.random.default_rng(0)
 

@@ -53,7 +53,7 @@ def write_pictures(folder, **splits):
     """A folder of shards; splits: name -> number of pictures."""
     from PIL import Image
 
-    from datamodules.image_shard_writing import Samples, write_image_folder
+    from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 
     def render(key):
         rng = np.random.default_rng(int(key))

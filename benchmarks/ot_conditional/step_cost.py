@@ -1,4 +1,4 @@
-"""Time and memory of one training step: fewstep.transport.inverse_ot against the plain broadcast form of its mathematics.
+"""Time and memory of one training step: fewstep.transport.inverse_ot against the same mathematics in broadcast form.
 
     python benchmarks/ot_conditional/step_cost.py [--device cuda] [--dims 2 94 512] [--batch 128] [--components 32]
 

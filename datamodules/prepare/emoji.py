@@ -49,8 +49,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.image_shard_writing import Samples, write_image_folder
-    from datamodules.shard_writing import refuse_to_lose
+    from datamodules.prepare.image_shard_writing import Samples, write_image_folder
+    from datamodules.prepare.shard_writing import refuse_to_lose
     from fewstep.files.durable import write_synced
 
     refuse_to_lose(Path(options.out), options.overwrite)

@@ -37,7 +37,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.image_shard_writing import Samples, write_image_folder
+    from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 
     images, labels = {}, {}
     for name in FILES:

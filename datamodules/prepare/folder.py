@@ -57,8 +57,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.image_shard_writing import Samples, write_image_folder
     from datamodules.prepare.folder_listing import keys_of, pictures_below
+    from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 
     check_options(options)
     images = Path(options.images)

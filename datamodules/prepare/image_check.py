@@ -9,8 +9,8 @@ from typing import BinaryIO
 import numpy as np
 
 from datamodules.bad_sample import BadSample
-from datamodules.build_progress import BuildProgress
 from datamodules.image_folder import stored_offsets
+from datamodules.prepare.build_progress import BuildProgress
 from datamodules.prepare.check_account import Report, SplitReport
 from datamodules.remote import file_sha256, is_remote, local_copy
 from datamodules.sample_grouping import MOST_FIELDS, TOO_MANY_FIELDS

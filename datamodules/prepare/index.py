@@ -17,7 +17,7 @@ def run(options: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
-    from datamodules.image_shard_writing import write_whole
+    from datamodules.prepare.image_shard_writing import write_whole
     from datamodules.shard_names import beside_shards, examples
 
     folder = Path(options.folder)

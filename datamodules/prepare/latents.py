@@ -33,7 +33,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from datamodules.image_folder import open_images
-    from datamodules.image_shard_writing import Samples, write_image_folder
+    from datamodules.prepare.image_shard_writing import Samples, write_image_folder
     from datamodules.shard_sources import source_index, splits
     from fewstep.backbones.frozen_encoders import FrozenEncoders
 

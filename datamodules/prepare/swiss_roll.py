@@ -29,7 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.shard_writing import Description, write_folder
+    from datamodules.prepare.shard_writing import Description, write_folder
 
     splits, residuals = build(options.seed, SIZES)
     notes = {"cost": "min(|x - Jy|, |x + Jy|)", "regularisation": REGULARISATION, "minibatch": BATCH, **residuals}

@@ -39,7 +39,7 @@ def names(text: str) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.shard_writing import Description, write_folder
+    from datamodules.prepare.shard_writing import Description, write_folder
 
     reading = options.encoding, options.decimal_comma
     x, y, *titles = read_pairs(options.pairs, options.x_columns, options.y_columns, *reading)

@@ -38,7 +38,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.shard_writing import Description, write_folder
+    from datamodules.prepare.shard_writing import Description, write_folder
 
     rng = np.random.default_rng(options.seed)
     times, stations, readings, notes = read_csv(Path(options.csv) if options.csv else installed_csv())

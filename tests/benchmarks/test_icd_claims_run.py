@@ -47,7 +47,7 @@ def write_drawings(folder):
     """Squares of four colours in three styles; captions that the tiny tokenizer fits."""
     from PIL import Image
 
-    from datamodules.image_shard_writing import Samples, write_image_folder
+    from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 
     kinds = [(number, colour, style) for number, colour in enumerate(COLOURS) for style in STYLES]
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.image_shard_writing import Samples, write_image_folder
 from datamodules.prepare.__main__ import main
 from datamodules.prepare.image_check import check_images, check_shard
 from datamodules.prepare.image_report import printable
+from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 from datamodules.remote import file_sha256
 
 

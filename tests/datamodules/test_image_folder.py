@@ -13,8 +13,8 @@ import pytest
 
 from datamodules import image_folder
 from datamodules.image_folder import open_images
-from datamodules.image_shard_writing import Samples, write_image_folder
 from datamodules.prepare.__main__ import main
+from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 from datamodules.sample_index import SampleIndex, scan_shard
 from datamodules.shard_sources import shard_urls, splits
 

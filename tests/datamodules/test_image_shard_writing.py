@@ -14,7 +14,7 @@ import pytest
 
 from datamodules.bad_sample import BadSample
 from datamodules.image_folder import open_images
-from datamodules.image_shard_writing import Samples, write_image_folder
+from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 
 ABOUT = {"name": "toy", "license": "CC0-1.0", "command": "none", "notes": {"source": "made up"}}
 KEYS = [f"k{i:02d}" for i in range(10)]
@@ -89,7 +89,7 @@ def test_an_interrupted_build_goes_on_after_its_last_shard(tmp_path, stop):
 
 BUILD = """
 import sys, time
-from datamodules.image_shard_writing import Samples, write_image_folder
+from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 def render(key):
     print(key, flush=True)
     time.sleep(0.01)
@@ -231,7 +231,7 @@ def test_what_readers_would_misread_is_refused(tmp_path, options, message):
 
 
 def test_progress_is_a_plain_line_when_nobody_watches(tmp_path, capsys, monkeypatch):
-    from datamodules import build_progress
+    from datamodules.prepare import build_progress
 
     seconds = count()
     monkeypatch.setattr(build_progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))

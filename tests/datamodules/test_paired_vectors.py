@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules import PairedVectorsDataModule
-from datamodules.shard_writing import Description, write_folder
+from datamodules.prepare.shard_writing import Description, write_folder
 from datamodules.vector_batches import EvaluationBatches
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules import remote, shard_writing
+from datamodules import remote
+from datamodules.prepare import shard_writing
 from datamodules.prepare.__main__ import main
-from datamodules.shard_writing import Description, write_folder, write_shard
+from datamodules.prepare.shard_writing import Description, write_folder, write_shard
 from datamodules.tar_shard import read_shard
 from datamodules.vector_shards import ShardFolder
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.bad_sample import BadSample
-from datamodules.build_progress import BuildProgress
+from datamodules.prepare.build_progress import BuildProgress
+from datamodules.prepare.shard_writing import checked_key, refuse_to_lose, replace_folder
 from datamodules.remote import file_sha256
 from datamodules.sample_grouping import LONGEST_KEY
 from datamodules.sample_index import read_offsets, scan_shard, write_offsets
-from datamodules.shard_writing import checked_key, refuse_to_lose, replace_folder
 from fewstep.files.durable import sync_folder, write_synced
 from fewstep.files.plain_json import read_json
 
