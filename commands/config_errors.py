@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from commands import config_text
+from commands.moved_paths import new_path
 from commands.trusted_code import refusal
 from commands.weight_mismatch import describe_misfit
 
@@ -60,6 +61,9 @@ def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequen
     if (found := re.search(r"does not correspond to a subclass of (\w+)", message)) and not class_paths:
         return f"{key}: the class is not a {found[1]}{_place(key, configs, argv)}"
     if found := re.search(r"(No module named \S+|module '\S+' has no attribute '\S+')", message):
+        if class_paths and (moved := new_path(class_paths[-1])):
+            place = _place(f"{key}.class_path", configs, argv)
+            return f"{key}.class_path: {class_paths[-1]} is {moved} now; write that{place}"
         near = nearest(class_paths[-1], _classes(class_paths[-1])) if class_paths else None
         hint = f"; nearest class: {near!r}" if near else ""
         return f"{key}.class_path: {found[1]}{hint}{_place(f'{key}.class_path', configs, argv)}"

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import train
-from commands import ray_train
+from commands.train import ray
 from commands.train.run_directory import RUN_ID_VARIABLE
 from tests.callbacks.conftest import TINY
 from tests.patience import PATIENCE
@@ -32,24 +32,24 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("text", "expected"), [("4", (4, 4)), ("2:8", (2, 8)), ("1:1", (1, 1))])
 def test_a_number_of_workers_or_a_range(text, expected):
-    assert ray_train.worker_range(text) == expected
+    assert ray.worker_range(text) == expected
 
 
 @pytest.mark.parametrize("text", ["0", "8:2", "2:", "two", "1:2:3", "-1"])
 def test_no_number_of_workers(text):
     with pytest.raises(argparse.ArgumentTypeError, match=r"give 4, or 2:8"):
-        ray_train.worker_range(text)
+        ray.worker_range(text)
 
 
 def test_every_start_is_a_resume_with_rays_part_of_the_trainer(folder):
     given = ["fit", "-c", "tiny.yaml", "--trainer.max_steps", "3"]
     ray_config = ["-c", str(ROOT / "configs" / "trainer" / "ray.yaml")]
-    assert ray_train.worker_arguments(SCRIPT, given) == [*given, "--resume", "auto", *ray_config]
+    assert ray.worker_arguments(SCRIPT, given) == [*given, "--resume", "auto", *ray_config]
     again = ["fit", "--run_dir", "run", "--resume", "auto"]
     Path("run").mkdir()
     Path("run", "config.yaml").write_text("{}\n")  # it is read: it may not write elsewhere
     saved = ["fit", "-c", "run/config.yaml", "--run_dir", "run", "--resume", "auto", *ray_config]
-    assert ray_train.worker_arguments(SCRIPT, again) == saved
+    assert ray.worker_arguments(SCRIPT, again) == saved
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_every_start_is_a_resume_with_rays_part_of_the_trainer(folder):
     ],
 )
 def test_bad_input_is_one_line(folder, capsys, arguments, message):
-    assert ray_train.main(arguments) == 2
+    assert ray.main(arguments) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
     assert error.count("\n") == 1
@@ -70,7 +70,7 @@ def test_bad_input_is_one_line(folder, capsys, arguments, message):
 
 def test_without_ray_it_says_what_to_install(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert ray_train.main([str(SCRIPT), "fit", "-c", "tiny.yaml"]) == 2
+    assert ray.main([str(SCRIPT), "fit", "-c", "tiny.yaml"]) == 2
     assert "pip install 'fewstep[ray]'" in capsys.readouterr().err
 
 
@@ -81,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(folder):
     death = {"class_path": "tests.tiny_faults.DiesOnce", "init_args": {"rank": 1, "step": 12, "marker": "died"}}
     options = ["--model.noise", "0", "--callbacks.last_checkpoint.every_n_steps", "5", "--num_threads", "1"]
     options += ["--test_after_fit", "false"]
-    launcher = [sys.executable, "-m", "commands.ray_train", "--workers", "2", "--max-failures", "1", str(SCRIPT)]
+    launcher = [sys.executable, "-m", "commands.train.ray", "--workers", "2", "--max-failures", "1", str(SCRIPT)]
     done = subprocess.run(
         [*launcher, "fit", "-c", "tiny.yaml", "--run_dir", "run", *options, "--callbacks.death", json.dumps(death)],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "HOME": str(folder)},

@@ -17,6 +17,7 @@ from callbacks.pictures.sample_grid import SampleGridCallback
 from callbacks.pictures.sample_picture import SamplePicture
 from commands import config_text
 from commands.config_errors import explain
+from commands.moved_paths import new_path
 from commands.trusted_code import check, enforce, resolve
 
 PAIRED = "callbacks.PairedImageCallback"
@@ -113,6 +114,8 @@ def _reads_outputs(entry: Mapping[str, Any], name: str) -> bool:
     try:
         kind = resolve(path if "." in path else f"callbacks.{path}")
     except (ImportError, AttributeError):
+        if moved := new_path(path):
+            raise ValueError(f"callbacks.{name}: {path} is {moved} now; write that") from None
         # Such as a tracker that is not installed here; a run could not have measured with it.
         print(f"callbacks.{name}: {path} is not here, what it measures is left out", file=sys.stderr)
         return False

@@ -10,6 +10,7 @@ import train
 from commands.train.scan import callback_keys
 
 MODEL = "model.init_args"
+OT = "lightning_modules.OTConditionalModule"
 TINY = "tests.callbacks.tiny_run"
 NET = {"class_path": f"{TINY}.TinyNet", "init_args": {"wdth": 3}}
 
@@ -43,6 +44,19 @@ NET = {"class_path": f"{TINY}.TinyNet", "init_args": {"wdth": 3}}
         ),
         ({"model": {"class_path": f"{TINY}.TinyData"}}, "model: the class is not a LightningModule"),
         ({"wandb": "onlin"}, "wandb: expected 'offline', 'online', 'disabled', got 'onlin'"),
+        (
+            {
+                "model": {
+                    "class_path": OT,
+                    "init_args": {"model": {"class_path": "fewstep.light_transport.LightTransport"}},
+                }
+            },
+            "fewstep.light_transport.LightTransport is fewstep.transport.light_transport.LightTransport now; write that",
+        ),
+        (
+            {"callbacks": {"x": {"class_path": "callbacks.retrieval.RetrievalMetrics"}}},
+            "callbacks.RetrievalMetrics now;",
+        ),
         ({None: 3}, "the key None is not a name; write KEY: VALUE"),
         ({"trainer": {3: 4}}, "the key 3 is not a name; write KEY: VALUE"),
     ],

@@ -1,7 +1,7 @@
 """Train with Ray: workers anywhere on a cluster, restarted from the run's own checkpoint when one of them is lost.
 
-    python -m commands.ray_train --workers 4 --use-gpu train.py fit -c configs/METHOD/RUN.yaml
-    python -m commands.ray_train --workers 2:8 --use-gpu --max-failures 10 --address auto train.py fit -c ...
+    python -m commands.train.ray --workers 4 --use-gpu train.py fit -c configs/METHOD/RUN.yaml
+    python -m commands.train.ray --workers 2:8 --use-gpu --max-failures 10 --address auto train.py fit -c ...
 
 Everything after train.py is its own command line. Every start, the first too, is `--resume auto` in one run directory,
 which all machines must see. The workers share the global batch: another number of them gives the same training.
@@ -26,7 +26,7 @@ USERS_MISTAKE = 2  # an exit code of train.py: the same command would end in the
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The launcher's own options; `script` and the `arguments` of train.py behind them."""
     parser = argparse.ArgumentParser(
-        "python -m commands.ray_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m commands.train.ray", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--workers", type=worker_range, default=(1, 1), metavar="N|MIN:MAX", help="processes; as many as there is room")
@@ -54,7 +54,7 @@ def worker_arguments(script: Path, arguments: Sequence[str]) -> list[str]:
     Errors: ValueError for a command that is not a training, a run directory in use, a checkpoint of another run.
     """
     if not script.is_file() or list(arguments[:1]) != ["fit"]:
-        raise ValueError(f"ray_train runs `train.py fit ...`, not `{' '.join([str(script), *arguments[:1]])}`")
+        raise ValueError(f"commands.train.ray runs `train.py fit ...`, not `{' '.join([str(script), *arguments[:1]])}`")
     given = scan(arguments)
     if given.resume not in (None, "auto"):
         raise ValueError(f"--resume {given.resume}: a restarted worker goes on with --resume auto; give that one")
@@ -125,6 +125,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from commands.ray_train import main as importable  # workers find `work` by this name
+    from commands.train.ray import main as importable  # workers find `work` by this name
 
     sys.exit(importable())
