@@ -24,39 +24,10 @@ NET = {"class_path": f"{TINY}.TinyNet", "init_args": {"wdth": 3}}
         ({"data": {"init_args": {"batchsize": 3}}}, "nearest valid key: 'data.init_args.batch_size'"),
         ({"model": {"init_arg": {"lr": 3}}}, "unknown key 'model.init_arg'; nearest valid key: 'model.init_args'"),
         (
-            {
-                "model": {
-                    "init_args": {"net": {"class_path": "tests.callbacks.tiny_run.TinyNet", "init_args": {"wdth": 3}}}
-                }
-            },
-            f"unknown key '{MODEL}.net.init_args.wdth'; nearest valid key: '{MODEL}.net.init_args.width'",
+            {"model": {"class_path": OT, "init_args": {"model": {"class_path": "fewstep.energy.EnergyTransport"}}}},
+            "fewstep.energy.EnergyTransport is fewstep.transport.energy.EnergyTransport now; write that",
         ),
-        ({"callbacks": {"ema": {"init_args": {"dekay": 0.5}}}}, "nearest valid key: 'callbacks.ema.init_args.decay'"),
-        (
-            {"callbacks": {"emaa": {"init_args": {"decay": 0.5}}}},
-            "callbacks.emaa has no class_path; nearest key with one",
-        ),
-        ({"model": {"init_args": {"lr": "fast"}}}, f"{MODEL}.lr: expected float, got 'fast'"),
-        ({"trainer": {"max_steps": "many"}}, "trainer.max_steps: expected int, got 'many'"),
-        (
-            {"model": {"class_path": "tests.callbacks.tiny_run.TinyModul"}},
-            "nearest class: 'tests.callbacks.tiny_run.TinyM",
-        ),
-        ({"model": {"class_path": f"{TINY}.TinyData"}}, "model: the class is not a LightningModule"),
-        ({"wandb": "onlin"}, "wandb: expected 'offline', 'online', 'disabled', got 'onlin'"),
-        (
-            {
-                "model": {
-                    "class_path": OT,
-                    "init_args": {"model": {"class_path": "fewstep.light_transport.LightTransport"}},
-                }
-            },
-            "fewstep.light_transport.LightTransport is fewstep.transport.light_transport.LightTransport now; write that",
-        ),
-        (
-            {"callbacks": {"x": {"class_path": "callbacks.retrieval.RetrievalMetrics"}}},
-            "callbacks.RetrievalMetrics now;",
-        ),
+        ({"callbacks": {"x": {"class_path": "callbacks.kid.KIDCallback"}}}, "is callbacks.KIDCallback now; write that"),
         ({None: 3}, "the key None is not a name; write KEY: VALUE"),
         ({"trainer": {3: 4}}, "the key 3 is not a name; write KEY: VALUE"),
     ],
