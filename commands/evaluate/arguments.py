@@ -1,0 +1,73 @@
+"""The command line of evaluate.py; reading it needs neither torch nor Lightning."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from fewstep.files.local_paths import local_path
+
+# What the samples depend on, and therefore what a broken-off evaluation must be continued with.
+OF_THE_SAMPLES = ("checkpoint", "config", "data", "prompts", "num_samples", "steps", "guidance_scale", "seed")
+
+
+def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, list[str]]:
+    """(arguments, the words that are none: options of metrics)."""
+    parser = argparse.ArgumentParser(
+        "evaluate.py", description=description, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add(
+        "checkpoint",
+        nargs="+",
+        type=path,
+        metavar="CKPT",
+        help="checkpoint; run directory: its best checkpoint, else the last; or folder of a diffusers pipeline",
+    )
+    add(
+        "--out", type=path, required=True, metavar="DIR", help="receives metrics.json, report.md, report.html, pictures"
+    )
+    add("--config", type=path, metavar="C", help="config with the model and the data; RUN/config.yaml if not given")
+    add("--metrics", nargs="+", metavar="NAME", help="such as fid clip_score; if not given, those of the run's config")
+    add(
+        "--data",
+        type=place,
+        metavar="FOLDER",
+        help="other test data than the config's; for a pipeline, captioned images",
+    )
+    add("--prompts", type=path, metavar="FILE", help="prompts, one per line, in the place of test data")
+    add("--num-samples", type=positive, metavar="N", help="use so many test samples; all if not given")
+    add("--batch-size", type=positive, metavar="N", help="samples per step and process")
+    add("--steps", type=positive, nargs="+", metavar="N", help="inference steps; several are compared")
+    add("--guidance-scale", type=float, metavar="W", help="1 is unguided; the model's own if not given")
+    add("--seed", type=seed, default=0, help="of intervals, noise and the global random generators (0)")
+    add("--devices", type=positive, default=1, help="processes that share the test data (1)")
+    add("--bootstrap", type=positive, default=1000, help="resamples behind the 95%% interval of a mean (1000)")
+    add("--trust", action="append", metavar="PACKAGE", help="let the config name classes of this package; repeatable")
+    add("--overwrite", action="store_true", help="replace a report about other checkpoints, drop another's OUT/partial")
+    return parser.parse_known_args(argv)
+
+
+def place(text: str) -> str:
+    """A path or an address; ~ and file:// as the path that is meant."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text names no file or folder")
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path(text: str) -> Path:
+    return Path(place(text))
+
+
+def seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)

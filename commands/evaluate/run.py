@@ -1,0 +1,99 @@
+"""One command line of evaluate.py: build everything, measure run by run, write the report."""
+
+import argparse
+import functools
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Where a config gives a class's name without its package, it resolves among those that are imported.
+import datamodules
+import lightning_modules  # noqa: F401
+from commands.evaluate.arguments import OF_THE_SAMPLES
+from commands.evaluate.build import Built, Options, build, build_pipeline, in_flags, locate
+from commands.evaluate.measure import check_devices, measure
+from commands.evaluate.metrics_by_name import check_names, read_options
+from commands.evaluate.partial import Partial
+from commands.evaluate.pipeline import PipelineModule, is_pipeline
+from commands.evaluate.replay import keep_outputs
+from commands.process import quiet
+from commands.process_group import leave_process_group
+from commands.report import write as report
+from commands.trusted_code import take_trust
+from fewstep.backbones import load_pipeline
+
+Job = tuple[Path, Path, int | None]  # checkpoint and config, or pipeline and its index; inference steps
+
+
+def run(argv: Sequence[str], args: argparse.Namespace, options: Sequence[str]) -> int:
+    """Measure, write, print; returns 0, or 2 after one line on stderr and with no report written.
+
+    args, options: what arguments.parse made of argv.
+    """
+    quiet()
+    try:
+        take_trust(argv)
+        check_devices(args.devices)
+        evaluate(args, options, shlex.join(["python", "evaluate.py", *argv]))
+        leave_process_group()
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(f"error: {' '.join(in_flags(str(error), vars(args)).split())[:800]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> None:
+    """The first process writes the report. Errors: one line."""
+    jobs = list_jobs(args)
+    report.check_out(args.out, [str(file) for file, _, _ in jobs], args.overwrite)
+    settings = {name: getattr(args, name) for name in OF_THE_SAMPLES}
+    read = [file for job in jobs for file in job[:2]] + ([args.prompts] if args.prompts else [])
+    partial = Partial(args.out, command, settings, read, [args.metrics, options, args.bootstrap])
+    partial.check(args.overwrite)
+    built = build_all(args, options, jobs)  # every one, before the first is measured
+    finished = [partial.finished(number) for number in range(len(built))]  # asked before any process adds one
+    measured = [finished[n] or measure_and_keep(one, n, partial, args) for n, one in enumerate(built)]
+    if None not in measured:  # in the first process only
+        runs, pictures = zip(*measured, strict=True)
+        report.write(args.out, runs, pictures, command)
+        partial.remove()
+        report.print_table(runs)
+        print(f"report  {args.out / 'report.html'}")
+
+
+def list_jobs(args: argparse.Namespace) -> list[Job]:
+    """The runs to measure. Errors: one line."""
+    found = [locate(given, args.config) for given in args.checkpoint]
+    return [
+        (file, config, steps) for file, config in found for steps in args.steps or [50 if is_pipeline(file) else None]
+    ]
+
+
+def build_all(args: argparse.Namespace, words: Sequence[str], jobs: list[Job]) -> list[Built]:
+    """Models, data and metrics of all runs. Errors: one line."""
+    given = read_options(words)
+    check_names(args.metrics or (), given)
+    own = {name: getattr(args, name) for name in Options._fields if name != "metric_options"}
+    options = Options(**own | {"metrics": args.metrics or ()}, metric_options=given)
+    load = functools.cache(load_pipeline)  # once for all its steps
+    return [
+        build_pipeline(file, load(file), steps or 50, options, datamodules.ImageTextDataModule)
+        if is_pipeline(file)
+        else build(file, config, steps, options)
+        for file, config, steps in jobs
+    ]
+
+
+def measure_and_keep(
+    one: Built, number: int, partial: Partial, args: argparse.Namespace
+) -> tuple[dict[str, Any], bytes | None] | None:
+    """The run and its picture, kept in OUT/partial as they come; None in all processes but the first."""
+    if isinstance(one.model, PipelineModule):
+        one.model.kept = partial.images(number)
+    else:
+        keep_outputs(one.model, partial, number)
+    if result := measure(one, args.seed, args.devices, args.bootstrap):
+        partial.keep(number, *result)
+    return result
