@@ -3,11 +3,13 @@
 Matrices are small here, and threads that wait for one another would cost minutes.
 """
 
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 os.environ.setdefault("FEWSTEP_TRUST", "tests,benchmarks")  # whose tiny modules stand in configs
@@ -40,6 +42,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     seed = int(os.environ.get("TEST_SEED", "0"))
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Whatever our modules and callbacks log of a validation or test is in the catalogue of metrics."""
+    module = sys.modules.get("lightning.pytorch.core.module")
+    if module is not None and not hasattr(module.LightningModule.log, "watched"):
+        for name, names in (("log", lambda key: [key]), ("log_dict", list)):
+            setattr(module.LightningModule, name, _watched(getattr(module.LightningModule, name), names))
+
+
+def _watched(log: Callable[..., None], names: Callable[[Any], list[str]]) -> Callable[..., None]:
+    from callbacks.metrics.catalogue import BESIDE, find
+
+    @functools.wraps(log)
+    def watched(self: Any, *arguments: Any, **options: Any) -> None:
+        logged = arguments[0] if arguments else options.get("name") or options["dictionary"]
+        caller = sys._getframe(1).f_globals["__name__"].partition(".")[0]
+        for key in names(logged) if caller in ("callbacks", "lightning_modules") else ():
+            stage, _, name = key.partition("/")
+            bare = next((name.removesuffix(end) for end in BESIDE if name.endswith(end)), name)
+            assert stage not in ("val", "test") or find(bare), f"{key} is not in callbacks/metrics/catalogue.py"
+        log(self, *arguments, **options)
+
+    watched.watched = True
+    return watched
 
 
 @pytest.fixture

@@ -1,43 +1,96 @@
-"""What of each metric a run's summary keeps: its best value where there is a better and a worse, and the last."""
+"""What a metric is: its words, unit and direction, and the callback that measures it. All tables come from this one.
 
-from typing import Literal
+The report takes words and order from here, W&B the goals of a run's summary, evaluate.py the names of `--metrics`.
+"""
 
-# First match wins; a name matches if it is the last part of the key or begins or ends it after an underscore, so that
-# `val/edit_psnr`, `val/fd_mobilenet` and `test/image_to_text_r5` are found too.
-GOALS: dict[str, Literal["min", "max"]] = {
-    "fid": "min",
-    "fd": "min",
-    "kid": "min",
-    "kd": "min",
-    "cmmd": "min",
-    "nll": "min",
-    "loss": "min",
-    "lpips": "min",
-    "energy_distance": "min",
-    "mmd": "min",
-    "sliced_wasserstein": "min",
-    "image_reward": "max",
-    "clip_score": "max",
-    "psnr": "max",
-    "ssim": "max",
-    "dinov2": "max",
-    "precision": "max",
-    "recall": "max",
-    "density": "max",
-    "coverage": "max",
-    "r1": "max",
-    "r5": "max",
-    "r10": "max",
-    "accuracy": "max",
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    title: str  # {} stands for the part of the name that the pattern leaves open
+    note: str = ""
+    unit: str = ""
+    better: Literal["lower", "higher", ""] = ""  # "" where it is not known
+
+
+class Choice(NamedTuple):
+    callback: str
+    options: Mapping[str, Any] = MappingProxyType({})
+    of_real_images: bool = False
+    of_pictures: bool = True
+
+
+# By name without the stage; a name may be a pattern. In the order of the report.
+METRICS = {
+    "nll": Metric("Negative log-likelihood", "of the true y given x, mean over the test pairs", "nats", "lower"),
+    "conditional_w2": Metric("Conditional W₂", "exact 2-Wasserstein distance at fixed x, mean of probes", "", "lower"),
+    "conditional_sw2": Metric("Conditional sliced W₂", "the same over random one-dimensional projections", "", "lower"),
+    "conditional_energy": Metric("Conditional energy distance", "unbiased: 0 for equal distributions", "", "lower"),
+    "marginal_sw2": Metric(
+        "Marginal sliced W₂", "all samples against all true y; blind to the pairing with x", "", "lower"
+    ),
+    "mmd": Metric("Marginal MMD²", "five Gaussian kernels, unbiased: 0 for equal distributions", "", "lower"),
+    "fid": Metric("FID", "Fréchet distance of Inception features; biased upwards on few images", "", "lower"),
+    "fd_(.+)": Metric("Fréchet distance, {}", "as the FID, with another network; not an FID", "", "lower"),
+    "kid": Metric("KID", "kernel distance of Inception features, unbiased", "", "lower"),
+    "kd_(.+)": Metric("Kernel distance, {}", "as the KID, with another network; not a KID", "", "lower"),
+    "cmmd": Metric("CMMD", "kernel distance of CLIP embeddings", "", "lower"),
+    "cmmd_(.+)": Metric("CMMD, {}", "with another network than the published one", "", "lower"),
+    "(.*_)?image_reward": Metric("ImageReward {}", "about N(0, 1) on people's data", "", "higher"),
+    "(.*_)?clip_score": Metric("CLIP score {}", "100 cosine of image and caption, not clamped", "", "higher"),
+    "(.*_)?psnr": Metric("PSNR {}", "of 8-bit pictures", "dB", "higher"),
+    "(.*_)?ssim": Metric("SSIM {}", "of 8-bit pictures", "", "higher"),
+    "(.*_)?lpips(?:_.+)?": Metric("LPIPS {}", "perceptual distance", "", "lower"),
+    "(.*_)?dinov2": Metric("DINOv2 cosine {}", "", "", "higher"),
+    "precision": Metric("Precision", "share of generated images among the real ones", "", "higher"),
+    "recall": Metric("Recall", "share of real images among the generated ones", "", "higher"),
+    "density": Metric("Density", "", "", "higher"),
+    "coverage": Metric("Coverage", "", "", "higher"),
+    "image_to_text_r(.+)": Metric("Caption found by image, R@{}", "", "", "higher"),
+    "text_to_image_r(.+)": Metric("Image found by caption, R@{}", "", "", "higher"),
+    "mean_recall": Metric("Mean recall", "of all retrieval rows", "", "higher"),
+    "latent_mse": Metric("Latent error", "mean square of encoded and decoded latents against their own", "", "lower"),
+    "relative_error(_w.+)?": Metric("Relative error {}", "of the guided prediction, against two passes", "", "lower"),
+    "(.+_)?loss": Metric("Loss {}", "", "", "lower"),
 }
+BESIDE = ("_floor", "_se", "_std")  # endings of numbers that belong to another metric
+
+PAIRED = "callbacks.PairedImageCallback"
+CHOICES = {  # of evaluate.py --metrics
+    "fid": Choice("callbacks.FIDCallback", of_real_images=True),
+    "kid": Choice("callbacks.KIDCallback", of_real_images=True),
+    "cmmd": Choice("callbacks.CMMDCallback", of_real_images=True),
+    "diversity": Choice("callbacks.DiversityCallback", of_real_images=True),
+    "clip_score": Choice("callbacks.CLIPScoreCallback"),
+    "image_reward": Choice("callbacks.ImageRewardCallback"),
+    "psnr": Choice(PAIRED, {"metrics": ["psnr"]}, of_real_images=True),
+    "ssim": Choice(PAIRED, {"metrics": ["ssim"]}, of_real_images=True),
+    "lpips": Choice(PAIRED, {"metrics": ["lpips"]}, of_real_images=True),
+    "dinov2": Choice(PAIRED, {"metrics": ["dinov2"]}, of_real_images=True),
+    "retrieval": Choice("callbacks.RetrievalMetrics", of_pictures=False),
+    "transport": Choice("callbacks.TransportMetrics", of_pictures=False),
+}
+
+
+def find(name: str) -> tuple[int, Metric] | None:
+    """Place in the catalogue and what the metric is, by its name without the stage; None for one that is not in it."""
+    for place, (pattern, metric) in enumerate(METRICS.items()):
+        if found := re.fullmatch(pattern, name):
+            word = (found[1] or "").strip("_") if found.groups() else ""
+            return place, metric._replace(title=metric.title.format(word).strip())
+    return None
+
+
+def describe(key: str) -> tuple[int, Metric]:
+    """The same by log key; others come last, under their own keys."""
+    return find(key.partition("/")[2] or key) or (len(METRICS), Metric(key))
 
 
 def goal(key: str) -> Literal["min", "max"] | None:
     """Which way a measured value is better; None where that is not known, and for what is not `val/` or `test/`."""
     stage, _, name = key.partition("/")
-    if stage not in ("val", "test"):
-        return None
-    padded = f"_{name}_"
-    hits = [better for metric, better in GOALS.items() if padded.startswith(f"_{metric}_")]
-    hits += [better for metric, better in GOALS.items() if padded.endswith(f"_{metric}_")]
-    return hits[0] if hits else None
+    found = find(name) if stage in ("val", "test") else None
+    return {"lower": "min", "higher": "max"}.get(found[1].better) if found else None  # type: ignore[return-value]

@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from callbacks.care.ema import EMA
 from callbacks.checkpoints.atomic_checkpoint import read_checkpoint
+from callbacks.metrics.catalogue import CHOICES
 from commands.config_errors import explain, read_configs
-from commands.evaluate.metrics_by_name import OF_REAL_IMAGES, by_name, of_config
+from commands.evaluate.metrics_by_name import by_name, of_config
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.prompts import PromptData, answer_prompts
 from commands.train.adopted_config import refuse_caches_outside
@@ -174,7 +175,7 @@ def read_prompts_instead(options: Options) -> tuple[LightningDataModule, dict[st
     """The prompts of `options` as data, and how metrics.json describes them. ValueError where a metric needs images."""
     if not options.metrics or options.data is not None:
         raise ValueError("--prompts needs --metrics, such as clip_score, and no --data")
-    for name in set(options.metrics) & set(OF_REAL_IMAGES):
+    for name in [name for name in options.metrics if CHOICES[name].of_real_images]:
         if name != "fid" or "reference" not in options.metric_options.get(name, {}):
             raise ValueError(f"--metrics {name} compares with real images; give --data FOLDER instead of --prompts")
     data = PromptData(options.prompts, options.num_samples, options.batch_size or 8)

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
+from callbacks.metrics.catalogue import CHOICES
 from callbacks.metrics.transport_metrics import TransportMetrics
 from callbacks.pictures.sample_grid import SampleGridCallback
 from callbacks.pictures.sample_picture import SamplePicture
@@ -20,32 +21,14 @@ from commands.config_errors import explain
 from commands.moved_paths import new_path
 from commands.trusted_code import check, enforce, resolve
 
-PAIRED = "callbacks.PairedImageCallback"
-METRICS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class, its arguments
-    "fid": ("callbacks.FIDCallback", {}),
-    "kid": ("callbacks.KIDCallback", {}),
-    "cmmd": ("callbacks.CMMDCallback", {}),
-    "diversity": ("callbacks.DiversityCallback", {}),
-    "clip_score": ("callbacks.CLIPScoreCallback", {}),
-    "image_reward": ("callbacks.ImageRewardCallback", {}),
-    "psnr": (PAIRED, {"metrics": ["psnr"]}),
-    "ssim": (PAIRED, {"metrics": ["ssim"]}),
-    "lpips": (PAIRED, {"metrics": ["lpips"]}),
-    "dinov2": (PAIRED, {"metrics": ["dinov2"]}),
-    "retrieval": ("callbacks.metrics.retrieval.RetrievalMetrics", {}),
-    "transport": ("callbacks.TransportMetrics", {}),
-}
-OF_REAL_IMAGES = ("fid", "kid", "cmmd", "diversity", "psnr", "ssim", "lpips", "dinov2")
-WITHOUT_PICTURES = ("retrieval", "transport")
-
 
 def check_names(names: Sequence[str], options: Mapping[str, Any]) -> None:
     """ValueError in one line for a metric that does not exist, is named twice, or has options but is not chosen."""
     for name in [*names, *options]:
-        if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, 1, 0.4)
+        if name not in CHOICES:
+            near = difflib.get_close_matches(name, CHOICES, 1, 0.4)
             hint = f"the nearest is {near[0]!r}" if near else "there are"
-            raise ValueError(f"unknown metric {name!r}; {hint} ({', '.join(METRICS)})")
+            raise ValueError(f"unknown metric {name!r}; {hint} ({', '.join(CHOICES)})")
     if twice := [name for name in names if list(names).count(name) > 1]:
         raise ValueError(f"metric {twice[0]!r} is named twice")
     if unused := [name for name in options if name not in names]:
@@ -87,9 +70,11 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def by_name(names: Sequence[str], options: Mapping[str, dict[str, Any]]) -> list[Callback]:
     """A callback per name, and the picture of the samples where the metrics are of pictures."""
-    entries = {n: {"class_path": METRICS[n][0], "init_args": METRICS[n][1] | options.get(n, {})} for n in names}
+    entries = {
+        n: {"class_path": CHOICES[n].callback, "init_args": CHOICES[n].options | options.get(n, {})} for n in names
+    }
     chosen = _instantiate(entries, "--metrics")
-    return chosen if set(names) <= set(WITHOUT_PICTURES) else [*chosen, SampleGridCallback()]
+    return [*chosen, SampleGridCallback()] if any(CHOICES[name].of_pictures for name in names) else chosen
 
 
 def of_config(content: Mapping[str, Any], data: LightningDataModule, config: str) -> list[Callback]:

@@ -6,70 +6,16 @@ how it was taken}, "sampling": {"seconds_per_sample", "nfe", "steps", ...}, "ste
 """
 
 import math
-import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from callbacks.metrics.catalogue import BESIDE, describe
 
-class Description(NamedTuple):
-    title: str
-    note: str = ""
-    unit: str = ""
-    better: str = ""  # "lower", "higher", or "" where it is not known
-
-
-# What a metric is, by its name without the stage; a name may be a pattern. Others appear under their own names.
-DESCRIPTIONS = {
-    "nll": Description("Negative log-likelihood", "of the true y given x, mean over the test pairs", "nats", "lower"),
-    "conditional_w2": Description(
-        "Conditional W₂", "exact 2-Wasserstein distance at fixed x, mean over the probes", "", "lower"
-    ),
-    "conditional_sw2": Description(
-        "Conditional sliced W₂", "the same over random one-dimensional projections", "", "lower"
-    ),
-    "conditional_energy": Description(
-        "Conditional energy distance", "unbiased: 0 for equal distributions", "", "lower"
-    ),
-    "marginal_sw2": Description(
-        "Marginal sliced W₂", "all samples against all true y; blind to the pairing with x", "", "lower"
-    ),
-    "mmd": Description("Marginal MMD²", "five Gaussian kernels, unbiased: 0 for equal distributions", "", "lower"),
-    "fid": Description("FID", "Fréchet distance of Inception features; biased upwards on few images", "", "lower"),
-    "fd_(.+)": Description("Fréchet distance, {}", "as the FID, with another network; not an FID", "", "lower"),
-    "kid": Description("KID", "kernel distance of Inception features, unbiased", "", "lower"),
-    "kd_(.+)": Description("Kernel distance, {}", "as the KID, with another network; not a KID", "", "lower"),
-    "cmmd": Description("CMMD", "kernel distance of CLIP embeddings", "", "lower"),
-    "cmmd_(.+)": Description("CMMD, {}", "with another network than the published one", "", "lower"),
-    "image_reward": Description("ImageReward", "about N(0, 1) on people's data", "", "higher"),
-    "clip_score": Description("CLIP score", "100 cosine of image and caption, not clamped", "", "higher"),
-    "(.*_)?psnr": Description("PSNR {}", "of 8-bit pictures", "dB", "higher"),
-    "(.*_)?ssim": Description("SSIM {}", "of 8-bit pictures", "", "higher"),
-    "(.*_)?lpips(?:_.+)?": Description("LPIPS {}", "perceptual distance", "", "lower"),
-    "(.*_)?dinov2": Description("DINOv2 cosine {}", "", "", "higher"),
-    "precision": Description("Precision", "share of generated images among the real ones", "", "higher"),
-    "recall": Description("Recall", "share of real images among the generated ones", "", "higher"),
-    "density": Description("Density", "", "", "higher"),
-    "coverage": Description("Coverage", "", "", "higher"),
-    "image_to_text_r(.+)": Description("Caption found by image, R@{}", "", "", "higher"),
-    "text_to_image_r(.+)": Description("Image found by caption, R@{}", "", "", "higher"),
-    "mean_recall": Description("Mean recall", "of all retrieval rows", "", "higher"),
-}
-BESIDE = ("_floor", "_se", "_std")  # endings of numbers that belong to another metric
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LABEL_WIDTH, PLOT_WIDTH, ROW_HEIGHT = 190, 330, 26  # of a whisker plot, in pixels
-
-
-def describe(name: str) -> tuple[int, Description]:
-    """Place in the table, and what the metric is."""
-    bare = name.partition("/")[2] or name
-    for place, (pattern, description) in enumerate(DESCRIPTIONS.items()):
-        if found := re.fullmatch(pattern, bare):
-            word = (found[1] or "").strip("_") if found.groups() else ""
-            return place, description._replace(title=description.title.format(word).strip())
-    return len(DESCRIPTIONS), Description(name)
 
 
 def run_labels(runs: Sequence[dict[str, Any]]) -> list[str]:

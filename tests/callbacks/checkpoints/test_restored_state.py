@@ -15,6 +15,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from tests.callbacks.conftest import TINY
 
 import train
 from callbacks import EMA, AtomicCheckpointIO, DataIdentity, LossSpikes, NumericGuard, StepSeed
@@ -27,7 +28,6 @@ from commands.train.optimizer_state import add_missing_options, require_same_kin
 from commands.train.resume import compare
 from commands.train.run_directory import RunDirectory
 from datamodules.vector_batches import Table, TrainBatches
-from tests.callbacks.conftest import TINY
 from tests.callbacks.tiny_run import TinyModule
 
 PATHS = [

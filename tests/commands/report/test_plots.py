@@ -1,8 +1,9 @@
 import pytest
 
+from callbacks.metrics.catalogue import describe
 from commands.report import write as report
 from commands.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curves, pareto_front, trade_offs
-from commands.report.rows import describe, metric_rows, run_labels
+from commands.report.rows import metric_rows, run_labels
 
 
 def run(name="a", steps=None, step=None, **metrics):
@@ -44,7 +45,8 @@ def test_the_direction_of_a_metric_decides_which_is_best():
         ("test/edit_psnr", "PSNR edit", "higher"),
         ("test/lpips_vgg", "LPIPS", "lower"),
         ("val/image_to_text_r5", "Caption found by image, R@5", "higher"),
-        ("test/loss", "test/loss", ""),
+        ("test/loss", "Loss", "lower"),
+        ("test/novelty", "test/novelty", ""),
     ],
 )
 def test_families_of_metrics_are_known(name, title, better):
