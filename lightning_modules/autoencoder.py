@@ -13,6 +13,7 @@ from fewstep.losses import l1, l2
 from fewstep.optimizer_options import check_adamw
 from fewstep.optimizers import warmup_cosine_of
 from fewstep.pixels import to_uint8
+from lightning_modules.evaluation_steps import log_mean
 
 LOSSES = {"l1": l1, "l2": l2}
 MOST_PSNR = 100.0  # dB, of equal pictures, whose PSNR is infinite
@@ -100,10 +101,8 @@ class AutoencoderModule(LightningModule):
         counted = code[weight > 0].double()
         self.codes.append((counted.sum().item(), counted.square().sum().item(), counted.numel()))
         psnr = _psnr(reconstruction, images)
-        rows = float(weight.sum())  # a float, else Lightning averages over ranks in whole numbers
         for name, values in (("loss", LOSSES[self.hparams.loss](reconstruction, images)), ("psnr", psnr)):
-            mean = (values * weight).sum() / max(rows, 1.0)
-            self.log(f"{stage}/{name}", mean, batch_size=rows, prog_bar=True, sync_dist=True)
+            log_mean(self, f"{stage}/{name}", values, weight, prog_bar=True)
         return {"image": reconstruction, "reconstruction": reconstruction, "reference": images, "psnr": psnr}
 
     def scaling_factor(self) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fewstep.contrastive.loss import contrastive_loss, labels_of
 from fewstep.optimizer_options import check_adamw
 from fewstep.optimizers import warmup_cosine_of
+from lightning_modules.evaluation_steps import log_mean
 
 
 class ContrastiveModule(LightningModule):
@@ -70,9 +71,7 @@ class ContrastiveModule(LightningModule):
 
     def _evaluate(self, key: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         outputs = self._losses(batch, training=False)
-        rows = float(batch["weight"].sum())  # a float, else Lightning averages over ranks in whole numbers
-        mean = (outputs["loss"] * batch["weight"]).sum() / max(rows, 1.0)
-        self.log(key, mean, batch_size=rows, prog_bar=True, sync_dist=True)
+        log_mean(self, key, outputs["loss"], batch["weight"], prog_bar=True)
         return outputs
 
     def _losses(self, batch: dict[str, Any], training: bool) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 Classifier-free guidance by dropped prompts: Ho and Salimans 2022. Loss weights: Hang et al. 2023 (Min-SNR).
 """
 
-import os
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from fewstep.losses import l2
 from fewstep.optimizer_options import check_adamw
 from fewstep.optimizers import warmup_cosine_of
 from fewstep.rng import PerSampleRng
+from lightning_modules.evaluation_steps import log_mean, sample_rng
 
 
 class DiffusionTeacherModule(LightningModule):
@@ -104,12 +104,10 @@ class DiffusionTeacherModule(LightningModule):
 
     def _evaluate(self, log_key: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         data, condition = self.encoders.read(batch, training=False)
-        rng = PerSampleRng(int(os.environ.get("PL_GLOBAL_SEED", 0)), batch["key"], data.device)  # of seed_everything
+        rng = sample_rng(batch["key"], data.device)
         noise, t = rng.normal(*data.shape[1:]), training_times(self.parametrization.schedule, rng.uniform())
         outputs = {"loss": self._losses(data, noise, t, condition)}
-        rows = float(batch["weight"].sum())  # a float, else Lightning averages over ranks in whole numbers
-        mean = (outputs["loss"] * batch["weight"]).sum() / max(rows, 1.0)
-        self.log(log_key, mean, batch_size=rows, prog_bar=True, sync_dist=True)
+        log_mean(self, log_key, outputs["loss"], batch["weight"], prog_bar=True)
         if self.hparams.sampling_steps:
             outputs["image"] = self.generate(noise, condition, self.hparams.sampling_steps, self.hparams.guidance_scale)
         return outputs

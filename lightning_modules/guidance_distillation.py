@@ -6,7 +6,6 @@ al. 2024, appendix A), by code that was never released.
 
 import copy
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from fewstep.files.weights import weights_sha256
 from fewstep.losses import l2
 from fewstep.optimizer_options import check_adamw
 from fewstep.optimizers import warmup_cosine_of
-from fewstep.rng import PerSampleRng
+from lightning_modules.evaluation_steps import log_mean, sample_rng
 
 
 class GuidanceDistillationModule(LightningModule):
@@ -98,22 +97,18 @@ class GuidanceDistillationModule(LightningModule):
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> None:
         data, condition = self.encoders.read(batch, training=False)
-        rng = PerSampleRng(int(os.environ.get("PL_GLOBAL_SEED", 0)), batch["key"], data.device)  # of seed_everything
+        rng = sample_rng(batch["key"], data.device)
         noise, t = rng.normal(*data.shape[1:]), training_times(self.parametrization.schedule, rng.uniform())
         x = self.parametrization.add_noise(data, noise, t)
         unconditional, conditional = (self.guided(x, t, torch.full_like(t, w), condition) for w in (0.0, 1.0))
-        rows, total = float(batch["weight"].sum()), torch.zeros(len(data), device=data.device)
+        total = torch.zeros(len(data), device=data.device)
         for w in self.hparams.guidance_scales:
             scale = torch.full_like(t, w)
             target = guide(unconditional, conditional, scale)
             error = l2(self.student(x, t, scale, condition), target) / l2(target, torch.zeros_like(target))
-            self._log_mean(f"{stage}/relative_error_w{w:g}", error, batch["weight"], rows)
+            log_mean(self, f"{stage}/relative_error_w{w:g}", error, batch["weight"])
             total = total + error / len(self.hparams.guidance_scales)
-        self._log_mean(f"{stage}/relative_error", total, batch["weight"], rows)
-
-    def _log_mean(self, name: str, values: Tensor, weight: Tensor, rows: float) -> None:
-        # rows as a float, else Lightning averages over ranks in whole numbers
-        self.log(name, (values * weight).sum() / max(rows, 1.0), batch_size=rows, sync_dist=True)
+        log_mean(self, f"{stage}/relative_error", total, batch["weight"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["frozen"] = dict(self.encoders.hashes)

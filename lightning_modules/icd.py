@@ -4,7 +4,6 @@ Starodubcev et al. 2024, "Invertible Consistency Distillation for Text-Guided Im
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -28,6 +27,7 @@ from fewstep.losses import l2, pseudo_huber
 from fewstep.optimizer_options import check_adamw
 from fewstep.optimizers import warmup_cosine_of
 from fewstep.rng import PerSampleRng
+from lightning_modules.evaluation_steps import log_mean, sample_rng
 
 CHOICES = {
     "students": ("lora", "full"),
@@ -173,7 +173,7 @@ class ICDModule(LightningModule):
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         data, condition = self.encoders.read(batch, training=False)
-        rng = PerSampleRng(_seed(), batch["key"], data.device)
+        rng = sample_rng(batch["key"], data.device)
         noise, uniform = rng.normal(*data.shape[1:]), rng.uniform(4)
         draw = self.distillation.draw(
             data, noise, uniform[:, :3], draw_scales(self.guidance_scales, uniform[:, 3]), condition
@@ -182,10 +182,8 @@ class ICDModule(LightningModule):
         reconstructed = self._reconstruct(data, noise, condition)
         errors = {"loss": total, "latent_mse": l2(reconstructed, data)}
         errors |= {f"{name}_loss": values for name, values in terms.items()}
-        rows = float(batch["weight"].sum())  # a float, else Lightning averages over ranks in whole numbers
         for name, values in errors.items():
-            mean = (values * batch["weight"]).sum() / max(rows, 1.0)
-            self.log(f"{stage}/{name}", mean, batch_size=rows, sync_dist=True, prog_bar=name == "latent_mse")
+            log_mean(self, f"{stage}/{name}", values, batch["weight"], prog_bar=name == "latent_mse")
         generated = decode(*self._decoder, noise, condition, self.editing.guidance)
         pictures = self.model.latents.decode(torch.cat([generated, reconstructed])).chunk(2)
         return {"image": pictures[0], "reference": batch["image"], "reconstruction": pictures[1], "loss": total}
@@ -210,7 +208,7 @@ class ICDModule(LightningModule):
 
         A batch without `target` is reconstructed. `mask` [B, 1, H, W], if there, is 1 where the image may change.
         """
-        rng = PerSampleRng(_seed(), batch["key"], self.device)
+        rng = sample_rng(batch["key"], self.device)
         if "image" not in batch:
             return {"image": self.generate_images(batch["caption"], rng)}
         source, target = batch["caption"], batch.get("target", batch["caption"])
@@ -233,7 +231,3 @@ class ICDModule(LightningModule):
         optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
         end = self.trainer.estimated_stepping_batches if h.lr_schedule == "cosine" else math.inf
         return warmup_cosine_of(optimizer, h.warmup_steps, end)
-
-
-def _seed() -> int:
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything

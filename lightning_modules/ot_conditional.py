@@ -1,6 +1,5 @@
 """Semi-supervised learning of p(y|x) by inverse entropic optimal transport (arXiv 2410.02628)."""
 
-import os
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.optimizer_options import check_adamw
-from fewstep.rng import PerSampleRng
+from lightning_modules.evaluation_steps import log_mean, sample_rng
 
 SCHEDULES = ("constant", "cosine")
 
@@ -94,15 +93,11 @@ class OTConditionalModule(LightningModule):
     def _log_nll(self, key: str, batch: dict[str, Tensor]) -> Tensor:
         """Mean over rows of weight 1, the same for any split of the rows over batches and ranks."""
         nll = -self.model.log_density(batch["y"], batch["x"])
-        # A float: Lightning averages whole numbers of rows over the ranks by integer division (16.5 becomes 16).
-        rows = float(batch["weight"].sum())
-        mean = (nll * batch["weight"]).sum() / max(rows, 1.0)
-        self.log(key, mean, batch_size=rows, prog_bar=True, sync_dist=True, add_dataloader_idx=False)
+        log_mean(self, key, nll, batch["weight"], prog_bar=True, add_dataloader_idx=False)
         return nll
 
     def _sample(self, x: Tensor, keys: list[str]) -> Tensor:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything
-        return self.model.sample(x, PerSampleRng(seed, keys, x.device))
+        return self.model.sample(x, sample_rng(keys, x.device))
 
     def configure_optimizers(self) -> Any:
         h, groups = self.hparams, self.model.parameter_groups()

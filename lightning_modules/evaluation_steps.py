@@ -1,0 +1,25 @@
+"""What the evaluation steps of all modules share: means over the rows that count, noise that belongs to a sample."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from fewstep.rng import PerSampleRng
+
+
+def log_mean(module: LightningModule, key: str, values: Tensor, weight: Tensor, **options: Any) -> None:
+    """Log the mean of values [B] over the rows that count, weight [B], and over all batches and processes.
+
+    options: of `LightningModule.log`, such as prog_bar.
+    """
+    rows = float(weight.sum())  # a float: Lightning averages whole numbers over ranks by integer division
+    module.log(key, (values * weight).sum() / max(rows, 1.0), batch_size=rows, sync_dist=True, **options)
+
+
+def sample_rng(keys: Sequence[str | int], device: torch.device) -> PerSampleRng:
+    """Random numbers of samples by their keys and the seed of `seed_everything`: no batch and no rank changes them."""
+    return PerSampleRng(int(os.environ.get("PL_GLOBAL_SEED", 0)), keys, device)
