@@ -16,6 +16,7 @@ from commands import config_text
 from commands.moved_paths import new_path
 from commands.trusted_code import refusal
 from commands.weight_mismatch import describe_misfit
+from fewstep.one_line import one_line
 
 Configs = Mapping[str, Mapping[str, Any]]  # file name -> its raw content
 
@@ -30,7 +31,7 @@ def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
         try:
             content = config_text.read(Path(file).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"config {file} is not valid YAML: {_squeeze(str(error))}") from error
+            raise ValueError(f"config {file} is not valid YAML: {one_line(str(error))}") from error
         except ValueError as error:
             raise ValueError(f"config {file}: {error}") from error
         if not isinstance(content, dict):
@@ -86,12 +87,12 @@ def _reason(message: str) -> str:
     """The part of a parser's message that says what is wrong, without types of Python and echoed values."""
     tail = message.rsplit('Parser key "', 1)[-1].split("Given value")[0]
     tail = tail.split("Errors:")[-1] if "Errors:" in tail else re.sub(r'^[\w.]+":', "", tail)
-    faults = [_squeeze(f) for f in re.split(r"\n\s*- ", tail) if f.strip() and "NoneType" not in f]
+    faults = [one_line(f) for f in re.split(r"\n\s*- ", tail) if f.strip() and "NoneType" not in f]
     text = "; ".join(faults)
     text = re.sub(r"Expected an? (?:<class '([^']+)'>|typing\.Literal\[([^\]]*)\])", r"expected \1\2", text)
     text = re.sub(r"\. Got value: (\S+)", r", got '\1'", text)
     given = re.findall(r"Given value: (.{1,40})$", message.strip(), re.MULTILINE)
-    return _squeeze(text if "got" in text or not given or "(" in given[-1] else f"{text}; got '{given[-1]}'")
+    return one_line(text if "got" in text or not given or "(" in given[-1] else f"{text}; got '{given[-1]}'")
 
 
 def _with_file(fault: str, configs: Configs, argv: Sequence[str]) -> str:
@@ -195,15 +196,11 @@ def _place(key: str, configs: Configs, argv: Sequence[str], value: str = "") -> 
     return next(iter([*with_value, *(place for place, _ in places)]), "")
 
 
-def one_line(error: Exception) -> str:
+def say_error(error: Exception) -> str:
     """An exception's message on one line; for weights that do not fit, how many and which."""
     text = str(error)
     if "loading state_dict" in text:
         return describe_misfit(text)
     if "Does not validate against any" in text:  # jsonargparse wraps what a constructor raises
         return _reason(text)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def _squeeze(text: str) -> str:
-    return " ".join(text.split())[:240]
+    return one_line(error, 10**6)

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fewstep.one_line import one_line
+
 SHOWN = 3  # names of each kind
 
 
@@ -27,7 +29,7 @@ def describe_misfit(text: str) -> str:
     if wrong:
         parts.append(f"{len(wrong)} of another shape ({_some(wrong)})")
     remedy = "build the model with the checkpoint's own config"
-    return f"the checkpoint does not fit the model: {'; '.join(parts) or ' '.join(text.split())[:160]}; {remedy}"
+    return f"the checkpoint does not fit the model: {'; '.join(parts) or one_line(text, 160)}; {remedy}"
 
 
 def require_same_numbers(stored: Mapping[str, Any], model: nn.Module) -> None:

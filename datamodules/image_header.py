@@ -14,6 +14,7 @@ from PIL.GifImagePlugin import GifImageFile
 from datamodules.bad_sample import BadSample
 from fewstep.files.orientation import orientation
 from fewstep.files.picture_work import MAX_EXTENSIONS, before_frame
+from fewstep.one_line import one_line
 
 MAX_SCANS = 256  # of a JPEG; progressive ones in use have about ten, and each costs a pass over all pixels
 MAX_PARTS = 1 << 16  # segments, chunks or stray bytes of a picture, each of which costs Python a microsecond
@@ -131,4 +132,4 @@ def _by_pillow(data: bytes) -> Header:
         with reader(io.BytesIO(data)) as picture:
             return Header(kind, *picture.size)
     except Exception as error:  # Pillow raises whatever a damaged header leads to
-        raise BadSample("not_an_image", f"damaged {kind}: {' '.join(str(error).split())}"[:200]) from error
+        raise BadSample("not_an_image", f"damaged {kind}: {one_line(error)}"[:200]) from error

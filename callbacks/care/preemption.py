@@ -12,6 +12,7 @@ from callbacks.care.stop_signals import STOP_SIGNALS, Stopped
 from callbacks.checkpoints.last_checkpoint import LastCheckpoint
 from callbacks.checkpoints.loop_position import epoch_ends, validation_follows
 from callbacks.checkpoints.printed_commands import resume_flags
+from fewstep.one_line import one_line
 
 
 class Preemption(Checkpoint):
@@ -111,7 +112,7 @@ class Preemption(Checkpoint):
         try:
             savers[0].save(trainer)
         except Exception as error:
-            self._leave(trainer, f"not saved: {' '.join(str(error).split())[:300]}")
+            self._leave(trainer, f"not saved: {one_line(error, 300)}")
         failed = getattr(trainer.strategy.checkpoint_io, "failed", None)
         if failed is not None and failed(savers[0].path(trainer)):
             self._leave(trainer, f"not saved, as warned; the previous checkpoint is intact; {how}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from callbacks.checkpoints.remote import is_remote, load_remote
 from callbacks.checkpoints.restored_state import require_restorable
+from fewstep.one_line import one_line
 
 OLDER = "use an older one, for example with --resume auto"
 
@@ -76,7 +77,7 @@ def require_training_state(checkpoint: Mapping[str, Any], name: str = "the check
 
 def reason(error: Exception) -> str:
     """Why torch refused a file, in one line without its advice to switch the protection off."""
-    text = " ".join(str(error).split())
+    text = one_line(error, 10**6)
     if found := re.search(r"GLOBAL (\S+)", text):
         return f"it asks for {found[1]}, and only tensors and plain values are ever loaded"
     if "TorchScript" in text:

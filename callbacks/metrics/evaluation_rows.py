@@ -4,6 +4,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from callbacks.metrics.gathering import gather
+
 
 class EvaluationRows:
     """Collects batches on each rank; `gather` returns every row once, sorted by index.
@@ -21,12 +23,8 @@ class EvaluationRows:
 
     def gather(self, trainer: Trainer) -> dict[str, Tensor]:
         """All columns [N, ...] on every rank; empty where no rank has a row. Every rank must call it."""
-        batches = [batch for batch in self._batches if len(batch["index"])]
-        if trainer.world_size > 1:
-            # Objects, because a rank that saw no row knows neither names nor shapes to take part with.
-            ranks: list[list] = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(ranks, batches)
-            batches = [batch for rank in ranks for batch in rank]
+        parts = gather(trainer, [batch for batch in self._batches if len(batch["index"])])
+        batches = [batch for part in parts for batch in part]
         if not batches:
             return {}
         columns = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

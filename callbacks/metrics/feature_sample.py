@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from callbacks.metrics.gathering import gather
+
 
 class FeatureSample:
     """A uniform random sample of the images seen: those whose keys hash lowest, in the order of these hashes.
@@ -36,14 +38,11 @@ class FeatureSample:
         if trainer.world_size == 1:
             return torch.from_numpy(self.features), self.num_seen
         # First the hashes alone: a process sends only those features that are in the sample of all processes.
-        hashes: list = [None] * trainer.world_size
-        torch.distributed.all_gather_object(hashes, (self.ranks, self.num_seen))
+        hashes = gather(trainer, (self.ranks, self.num_seen))
         lowest = np.sort(np.concatenate([ranks for ranks, _ in hashes]))[: self.limit]
         count = np.searchsorted(self.ranks, lowest[-1], side="right") if len(lowest) else 0
-        parts: list = [None] * trainer.world_size
-        torch.distributed.all_gather_object(parts, (self.ranks[:count], self.features[:count]))
         whole = FeatureSample(self.features.shape[1], self.limit, self.seed)
-        whole._new = parts
+        whole._new = gather(trainer, (self.ranks[:count], self.features[:count]))
         whole._merge()
         return torch.from_numpy(whole.features), sum(seen for _, seen in hashes)
 

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from callbacks.metrics.gathering import gather
 from fewstep.metrics.intervals import bootstrap_mean
 
 
@@ -25,12 +26,7 @@ class SampleValues:
 
     def gather(self, trainer: Trainer) -> tuple[list[str], dict[str, Tensor]]:
         """(keys, name -> float64 [N]) on every process; both are empty where there are none. All must call it."""
-        batches = self._batches
-        if trainer.world_size > 1:
-            # Objects, because a process that saw no image knows no names to take part with.
-            parts: list = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, batches)
-            batches = [batch for part in parts for batch in part]
+        batches = [batch for part in gather(trainer, self._batches) for batch in part]
         if not batches:
             return [], {}
         keys = [key for names, _ in batches for key in names]

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, generated_images, real_images
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ class SampleGridCallback(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def _write(self, stage: str, trainer: Trainer) -> None:
-        parts: list = [self._samples]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self._samples)
+        parts = gather(trainer, self._samples)
         samples = sorted((sample for part in parts for sample in part), key=lambda sample: sample["key"])
         if samples and not trainer.sanity_checking and not trainer.fast_dev_run:
             self._save(stage, trainer, samples[: self.num_images])

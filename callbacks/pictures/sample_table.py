@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, generated_images, real_images
 from callbacks.metrics.rows import SampleValues
 
@@ -102,10 +102,7 @@ class SampleTableCallback(Callback):
         if not self._due:
             return
         keys, values = self._values.gather(trainer)
-        parts: list = [self._samples]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self._samples)
+        parts = gather(trainer, self._samples)
         samples = {key: sample for part in parts for key, sample in part.items()}
         if samples and not trainer.fast_dev_run:
             values |= _values_of_others(trainer, stage, len(keys))

@@ -1,6 +1,5 @@
 """Around a W&B run: is the server there, which id has the run, which command uploads what was recorded."""
 
-import os
 import re
 import secrets
 import shlex
@@ -13,6 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from fewstep.files.durable import replace_file
 from fewstep.files.secrets import without_secrets
 
 ID_FILE = "run_id.txt"  # in RUN/wandb
@@ -65,10 +65,8 @@ def stored_run_id(save_dir: str | Path, name: str) -> str:
 def store_run_id(save_dir: str | Path, run_id: str) -> None:
     """Write the id that `stored_run_id` reads, so that a resumed run goes on under it."""
     file = Path(save_dir, "wandb", ID_FILE)
-    partial = file.with_name(f".{ID_FILE}.tmp.{os.getpid()}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(run_id + "\n")
-    os.replace(partial, file)
+    replace_file(file, f"{run_id}\n".encode())
 
 
 def sync_command(save_dir: str | Path, run_id: str, online: bool = False) -> str:

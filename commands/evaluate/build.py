@@ -20,6 +20,7 @@ from commands.train.adopted_config import refuse_caches_outside
 from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
 from commands.weight_mismatch import require_same_numbers
+from fewstep.one_line import one_line
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
 ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
@@ -143,7 +144,7 @@ def _load_weights(model: LightningModule, stored: Mapping[str, Any], checkpoint:
         require_same_numbers(stored["state_dict"], model)
         model.load_state_dict(stored["state_dict"])
     except RuntimeError as error:
-        reason = " ".join(str(error).split()[:40])
+        reason = one_line(error, 300)
         raise ValueError(f"checkpoint {checkpoint} does not fit the model of {config}: {reason}") from error
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
 from callbacks.metrics.catalogue import CHOICES
+from callbacks.metrics.gathering import gather
 from callbacks.metrics.transport_metrics import TransportMetrics
 from callbacks.pictures.sample_grid import SampleGridCallback
 from callbacks.pictures.sample_picture import SamplePicture
@@ -20,6 +21,7 @@ from commands import config_text
 from commands.config_errors import explain
 from commands.moved_paths import new_path
 from commands.trusted_code import check, enforce, resolve
+from fewstep.one_line import one_line
 
 
 def check_names(names: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -53,7 +55,7 @@ def read_options(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         try:
             options.setdefault(path[0], {})[".".join(path[1:])] = config_text.read(value)
         except (yaml.YAMLError, ValueError) as error:
-            raise ValueError(f"{key} {value!r}: {' '.join(str(error).split())[:160]}") from None
+            raise ValueError(f"{key} {value!r}: {one_line(error, 160)}") from None
     return {name: _nested(values) for name, values in options.items()}
 
 
@@ -157,10 +159,7 @@ class SamplingCost(Callback):
         self._sums += torch.tensor([float(counted.sum()), taken, *passes], dtype=torch.float64)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            parts: list = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self._sums.tolist())
-            self._sums = torch.tensor(parts, dtype=torch.float64).sum(0)
+        self._sums = torch.tensor(gather(trainer, self._sums.tolist()), dtype=torch.float64).sum(0)
 
     def sampling(self) -> dict[str, float]:
         """{"samples", "seconds_per_sample", "nfe"}, over all processes; without what is not known."""

@@ -23,6 +23,7 @@ from commands.process_group import leave_process_group
 from commands.report import write as report
 from commands.trusted_code import take_trust
 from fewstep.backbones import load_pipeline
+from fewstep.one_line import one_line
 
 Job = tuple[Path, Path, int | None]  # checkpoint and config, or pipeline and its index; inference steps
 
@@ -39,7 +40,7 @@ def run(argv: Sequence[str], args: argparse.Namespace, options: Sequence[str]) -
         evaluate(args, options, shlex.join(["python", "evaluate.py", *argv]))
         leave_process_group()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {' '.join(in_flags(str(error), vars(args)).split())[:800]}", file=sys.stderr)
+        print(f"error: {one_line(in_flags(str(error), vars(args)), 800)}", file=sys.stderr)
         return 2
     return 0
 

@@ -17,6 +17,7 @@ from torch import distributed
 
 from callbacks.care.stop_signals import INTERRUPTED, REQUEUE, TERMINATED
 from callbacks.checkpoints.printed_commands import resume_flags
+from fewstep.one_line import one_line
 
 LAUNCHER_VARIABLE = "FEWSTEP_LAUNCHER_PID"  # set by rank 0, inherited by the ranks that it starts
 POLL = 0.2  # seconds between two looks
@@ -84,7 +85,7 @@ class RankWatch:
             time.sleep(POLL / 4)
         if self._loss is None and LAUNCHER_VARIABLE in os.environ and not self._launches:
             return "", 1
-        what, code = self._loss or (f"another rank is gone ({' '.join(str(error).split())[:120]})", 1)
+        what, code = self._loss or (f"another rank is gone ({one_line(error, 120)})", 1)
         return self._line(what), code
 
     def _children(self) -> list[subprocess.Popen]:

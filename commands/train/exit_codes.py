@@ -10,7 +10,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.care.stop_signals import Stopped
 from callbacks.checkpoints.reading import OLDER
-from commands.config_errors import one_line
+from commands.config_errors import say_error
+from fewstep.one_line import one_line
 
 FAILED, USER_MISTAKE = 1, 2  # those of a process that was asked to stop: stop_signals.py
 RESTORING = {"_restore_modules_and_callbacks", "restore_training_state", "_load_combined_loader_states"}
@@ -33,9 +34,9 @@ def report(error: BaseException, command: Any) -> int:
     if not _mendable(error, command):
         if command is None or command.run_directory.started or not while_restoring(error):
             raise error
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        what = f"{type(error).__name__}: {one_line(str(error), 160)}"
         return _say(f"error{_on_rank()}: {UNUSABLE} ({what}); {OLDER}", USER_MISTAKE)
-    return _say(f"error{_on_rank()}: {one_line(error)}", USER_MISTAKE)
+    return _say(f"error{_on_rank()}: {say_error(error)}", USER_MISTAKE)
 
 
 def _mendable(error: BaseException, command: Any) -> bool:

@@ -19,6 +19,7 @@ from commands.train.run_directory import RUN_ID_VARIABLE, new_run_id, refuse_occ
 from commands.train.run_lock import LEASE, WAIT_VARIABLE
 from commands.train.scan import scan, with_saved_config
 from commands.trusted_code import VARIABLE
+from fewstep.one_line import one_line
 
 USERS_MISTAKE = 2  # an exit code of train.py: the same command would end in the same way
 
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return launch(options)
     except (ValueError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error, 800)}", file=sys.stderr)
         return USERS_MISTAKE
 
 

@@ -16,6 +16,7 @@ from callbacks.checkpoints.restored_paths import restored_saver
 from callbacks.checkpoints.restored_state import saver as read_saver
 from commands.train import run_lock
 from commands.train.summary import print_header
+from fewstep.files.durable import replace_file
 
 RUN_ID_VARIABLE = "FEWSTEP_RUN_ID"  # set by the first process, inherited by the ranks that it starts
 
@@ -89,9 +90,7 @@ class RunDirectory(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             if run_lock.hold(self.folder) and not self.continues:
                 refuse_occupied(self.folder)  # another process may have been here since the command was read
-            partial = self.folder / f".config.yaml.tmp.{os.getpid()}"
-            partial.write_text(self._config_text)
-            os.replace(partial, self.folder / "config.yaml")
+            replace_file(self.folder / "config.yaml", self._config_text.encode())
         print_header(trainer, pl_module, self.folder)
         if self._make_loggers is not None:
             trainer.loggers = self._make_loggers()

@@ -11,6 +11,7 @@ from torch import nn
 from fewstep.backbones.pretrained import copied_to, told_once
 from fewstep.diffusion.prompt_encoder import PromptEncoder
 from fewstep.files.plain_json import read_json
+from fewstep.one_line import one_line
 
 # The noise schedule of Stable Diffusion. `trailing` steps of a pipeline are `even_times` of our solvers.
 STABLE_DIFFUSION_SCHEDULER = {
@@ -42,7 +43,7 @@ def load_pipeline(folder: str | Path) -> Any:
         with told_once(folder):
             pipeline = DiffusionPipeline.from_pretrained(str(folder), **options)
     except Exception as error:  # OSError, ValueError, TypeError, AttributeError, whatever the readers raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise ValueError(f"cannot load the diffusers pipeline {folder}: {reason}") from None
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):

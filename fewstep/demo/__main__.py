@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event
 
 from fewstep.icd.__main__ import QUIET
+from fewstep.one_line import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # OSError: the port is taken
         if os.environ.get("FEWSTEP_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error, 800)}", file=sys.stderr)
         return 2
     print(f"page  {address}  (Ctrl+C ends it)", flush=True)
     with suppress(KeyboardInterrupt):

@@ -14,6 +14,7 @@ from fewstep.icd.commands import image_size, psnr
 from fewstep.icd.editing import Editing
 from fewstep.icd.pair import InvertibleConsistency
 from fewstep.icd.watched_pair import Watch
+from fewstep.one_line import one_line
 from fewstep.rng import PerSampleRng
 
 Answer = tuple[Image.Image | None, list[tuple[Image.Image, str]], str]  # picture, (step, its label), told
@@ -64,7 +65,7 @@ class Answers:
         try:
             image, told = work(watch.pair(self.pair))
         except ValueError as error:
-            return None, [], f"Error: {' '.join(str(error).split())}"
+            return None, [], f"Error: {one_line(error, 800)}"
         seconds = time.perf_counter() - began
         views = [(to_picture(view), f"t = {t:.2f}") for t, view in watch.pictures(self.pair)]
         cost = f"{watch.calls} network calls · {seconds:.2f} s"

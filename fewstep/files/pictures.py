@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewstep.files.orientation import orientation, without_words
 from fewstep.files.picture_work import MAX_EXTENSIONS, before_frame, check_work
+from fewstep.one_line import one_line
 from fewstep.pixels import to_uint8
 
 Picture = str | Path | Image.Image
@@ -93,7 +94,7 @@ def _told(name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a picture of {', '.join(FORMATS)}") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the picture {name}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"cannot read the picture {name}: {one_line(error)}") from None
 
 
 def check_picture(content: bytes | None) -> None:

