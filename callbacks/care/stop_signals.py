@@ -37,6 +37,7 @@ class StopSignals:
         self._previous: dict[int, object] = {}
         self._owner = self._previous_descriptor = -1
         self._noted_at = 0.0
+        self._installed = 0  # how often; a thread ends the process for its own installation only
 
     def install(self, names: tuple[str, ...] = DEFAULT_SIGNALS) -> bool:
         """Take over these signals; False where it was done before or in a thread, which Python does not allow."""
@@ -47,7 +48,8 @@ class StopSignals:
         os.set_blocking(self._writer, False)
         self._previous_descriptor = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self.add(names)
-        threading.Thread(target=self._end_if_stuck, args=(self._reader,), daemon=True).start()
+        self._installed += 1
+        threading.Thread(target=self._end_if_stuck, args=(self._reader, self._installed), daemon=True).start()
         return True
 
     def add(self, names: tuple[str, ...]) -> None:
@@ -92,13 +94,13 @@ class StopSignals:
             with contextlib.suppress(ValueError):
                 signal.set_wakeup_fd(-1)
 
-    def _end_if_stuck(self, reader: int) -> None:
+    def _end_if_stuck(self, reader: int, installed: int) -> None:
         """The handlers run only between two steps of Python; the bytes that announce a signal come at any time."""
         while number := os.read(reader, 1):
             if number[0] not in self._previous or self.deferred or self.code:
                 continue
             time.sleep(GRACE)
-            if self._previous and not self.code:
+            if self._previous and not self.code and installed == self._installed:
                 sys.stderr.write(f"stopped by {signal.Signals(number[0]).name} while waiting; nothing to save\n")
                 os._exit(exit_code(number[0]))
         os.close(reader)

@@ -100,6 +100,8 @@ def _texts(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _links(folder: Path) -> Iterator[Path]:
-    """Symbolic links anywhere in the folder."""
+    """Symbolic links in the folder, but for those in the parts of a W&B record: a new run writes a part of its own."""
     for place, folders, files in os.walk(folder):
+        if Path(place) == folder / "wandb":
+            folders[:] = [name for name in folders if "run-" not in name or Path(place, name).is_symlink()]
         yield from (entry for name in folders + files if (entry := Path(place, name)).is_symlink())

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.backbones.foreign_code import no_foreign_code
 from fewstep.backbones.pretrained import from_pretrained
 
 
@@ -126,7 +127,8 @@ def load_clip_text_encoder(folder: str | Path) -> tuple[Any, Any]:
     import open_clip
 
     try:
-        clip = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+        with no_foreign_code():
+            clip = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True, weights_only=True)
     except Exception as error:  # OSError, RuntimeError, KeyError, whatever the weight readers raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise ValueError(f"cannot load a CLIP from the folder {folder}: {reason}") from None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fewstep.backbones.pretrained import copied_to, told_once
+from fewstep.backbones.pretrained import copied_to, frozen_network, reading
 from fewstep.diffusion.prompt_encoder import PromptEncoder
 from fewstep.files.plain_json import read_json
 from fewstep.one_line import one_line
@@ -40,7 +40,9 @@ def load_pipeline(folder: str | Path) -> Any:
         if "safety_checker" in index:  # it blackens pictures, which no metric knows of
             options |= {"safety_checker": None, "requires_safety_checker": False}
         options |= {name: None for name, part in index.items() if part == [None, None]}  # SD3 without T5, say
-        with told_once(folder):
+        parts = {name: part for name, part in index.items() if name not in options}
+        options |= _networks(folder, parts)
+        with reading(folder):
             pipeline = DiffusionPipeline.from_pretrained(str(folder), **options)
     except Exception as error:  # OSError, ValueError, TypeError, AttributeError, whatever the readers raise
         reason = one_line(error)
@@ -49,6 +51,21 @@ def load_pipeline(folder: str | Path) -> Any:
         if isinstance(part, nn.Module):
             part.float().eval().requires_grad_(False)
     return pipeline
+
+
+def _networks(folder: str | Path, parts: dict[str, Any]) -> dict[str, nn.Module]:
+    """The networks among the parts, each whole: a pipeline would fill what a file lacks with noise, without a word."""
+    import diffusers
+    import transformers
+
+    found = {}
+    for name, part in parts.items():
+        library = {"diffusers": diffusers, "transformers": transformers}.get(part[0] if isinstance(part, list) else "")
+        kind = getattr(library, str(part[1]), None) if library else None
+        if isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin | transformers.PreTrainedModel):
+            file = "model.safetensors" if library is transformers else "diffusion_pytorch_model.safetensors"
+            found[name] = frozen_network(kind, folder, name, file)
+    return found
 
 
 def _require_known_parts(folder: Path, index: Any) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
+from fewstep.backbones.foreign_code import no_foreign_code
 from fewstep.files.hub import missing
 
 
@@ -37,8 +39,8 @@ def diffusers_network(name: str, config: dict[str, Any]) -> nn.Module:
 
 
 @contextmanager
-def told_once(source: str | Path) -> Iterator[None]:
-    """Reading from `source` without the log lines that repeat its errors; without bars, except for downloads."""
+def reading(source: str | Path) -> Iterator[None]:
+    """Reading from `source`: none of its code, no log lines that repeat its errors, no bars but for downloads."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -50,7 +52,8 @@ def told_once(source: str | Path) -> Iterator[None]:
     for library in bars:
         library.disable_progress_bar()
     try:
-        yield
+        with no_foreign_code():
+            yield
     finally:
         for library, level in zip(libraries, levels, strict=True):
             library.set_verbosity(level)
@@ -60,7 +63,7 @@ def told_once(source: str | Path) -> Iterator[None]:
 
 def from_pretrained(kind: Any, source: str | Path, filename: str, **options: Any) -> Any:
     try:
-        with told_once(source):
+        with reading(source):
             return kind.from_pretrained(str(source), **options)
     except (OSError, ValueError) as error:
         raise ValueError(missing(source, filename, error)) from None
@@ -98,7 +101,22 @@ def frozen_network(kind: Any, source: str | Path, part: str, filename: str, dtyp
     )
     if lacking := sorted(report["missing_keys"]):  # the libraries would only print that they are random
         raise ValueError(f"{source} lacks {lacking[0]} ({len(lacking)} entries lacking); is it a whole {part}?")
+    check_weights(model, source, part)
     return model.eval().requires_grad_(False)
+
+
+def check_weights(model: nn.Module, source: str | Path, part: str) -> None:
+    """ValueError in one line for weights that are NaN, infinite, or whole numbers in a local file."""
+    weights = model.state_dict()
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise ValueError(f"{source} holds NaN or infinity in {name} of its {part}; is the download complete?")
+    for file in sorted({*Path(source).glob("*.safetensors"), *Path(source, part).glob("*.safetensors")}):
+        with safe_open(file, framework="pt") as stored:
+            for name in weights.keys() & stored.keys():
+                kind = stored.get_slice(name).get_dtype()
+                if weights[name].is_floating_point() and kind.startswith(("I", "U", "B")) and kind != "BF16":
+                    raise ValueError(f"{file} holds {name} in whole numbers ({kind}); they would be rounded weights")
 
 
 def load_autoencoder(source: str | Path) -> Any:

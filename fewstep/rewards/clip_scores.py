@@ -77,10 +77,13 @@ def load_clip(
     """
     import open_clip
 
+    from fewstep.backbones.foreign_code import no_foreign_code
+
     _check_choice(model, pretrained)
     try:
-        network = open_clip.create_model(model, pretrained, require_pretrained=True, weights_only=True)
-        tokenizer = open_clip.get_tokenizer(model)
+        with no_foreign_code():
+            network = open_clip.create_model(model, pretrained, require_pretrained=True, weights_only=True)
+            tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:  # RuntimeError, OSError, and whatever the hub and the weight readers raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         weights = f" with weights {pretrained!r}" if pretrained else ""

@@ -9,9 +9,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import LastCheckpoint, Preemption
+from callbacks.care import stop_signals
 from callbacks.care.stop_signals import Stopped, exit_code
 from tests.callbacks.signal_at import SignalAt
 from tests.callbacks.tiny_run import TinyData, TinyModule
+from tests.patience import PATIENCE
 
 QUIET = {
     "enable_progress_bar": False,
@@ -139,8 +141,9 @@ def test_why_lightnings_own_handlers_are_replaced(tmp_path):
 
 
 @pytest.fixture
-def stopped(fit, capsys):
+def stopped(fit, capsys, monkeypatch):
     """`train.py fit` of the tiny run that signals itself in a hook; exit code and what stands on stderr."""
+    monkeypatch.setattr(stop_signals, "GRACE", PATIENCE)  # on a busy machine Python may look at signals late
 
     def run(hook: str, *arguments: str) -> tuple[int, str]:
         own = ["--callbacks.signal", "tests.callbacks.signal_at.SignalAt", "--callbacks.signal.hook", hook]

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -34,6 +35,21 @@ def test_a_main_thread_that_waits_outside_python_is_ended(monkeypatch, capfd):
         os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 143
     assert capfd.readouterr().err == "stopped by SIGTERM while waiting; nothing to save\n"
+
+
+def test_a_signal_of_an_earlier_command_does_not_end_a_later_one(monkeypatch):
+    """Its thread may still be waiting while the next command of this process has taken over the signals."""
+    monkeypatch.setattr(stop_signals, "GRACE", 0.3)
+    if not (process := os.fork()):
+        own = StopSignals()
+        own.install()
+        os.write(own._writer, bytes([signal.SIGTERM]))  # announced, and the thread saw it before the handler ran
+        time.sleep(0.1)
+        own.uninstall()
+        own.install()
+        time.sleep(1.0)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "TERM", "SIG_DFL"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import train
 from commands.evaluate.build import locate
 from commands.train.scan import with_saved_config
 
@@ -109,6 +110,24 @@ def test_links_that_lead_outside_are_refused(run, name):
 def test_links_inside_the_run_are_its_own(run):
     (run / "latest").symlink_to("checkpoints")
     adopt(run, PLAIN)
+
+
+def test_the_log_that_w_and_b_links_to_is_no_place_to_write(run):
+    part = run / "wandb" / "offline-run-20260101_000000-abc"
+    (part / "logs").mkdir(parents=True)
+    (part / "logs" / "debug-core.log").symlink_to(Path("victim/core.log").absolute())
+    (run / "wandb" / "latest-run").symlink_to(part.name)
+    assert adopt(run, PLAIN)[:3] == ["fit", "-c", "run/config.yaml"]
+    (run / "wandb" / "offline-run-2").symlink_to(Path("victim").absolute())
+    with pytest.raises(ValueError, match=r"offline-run-2 is a link that leads outside the run"):
+        adopt(run, PLAIN)
+
+
+def test_a_run_with_its_default_record_is_resumed_by_the_printed_command(fit, capsys):
+    """W&B itself leaves links in the folder."""
+    assert fit("--run_dir", "run", "--wandb", "offline", "--trainer.max_steps", "2") == 0
+    again = ["fit", "--run_dir", "run", "--resume", "auto", "--trainer.max_steps", "4"]
+    assert train.main(again) == 0, capsys.readouterr().err
 
 
 def metric(**options: str) -> dict:
