@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fewstep.files.pictures import read_picture
-from fewstep.icd.__main__ import __main__ as icd
+from fewstep.icd import __main__ as icd
 from fewstep.icd.pair import InvertibleConsistency
 from fewstep.icd.watched_pair import Watch
 from fewstep.rng import PerSampleRng
