@@ -21,7 +21,8 @@ def open_images(source: str | list[str], split: str, verify: bool = False, cache
     Args:
         source: a folder, a .tar file, a brace expansion such as `a/{000..012}.tar`, or a list of these.
         split: a key of index.json, or the one that the file names tell.
-        verify: also compare the sha256 of every local shard with its index; sizes are always compared.
+        verify: also compare the sha256 of every shard with its index, and stored offsets with the headers of their tar;
+            sizes, counts and the sha256 of offsets are always compared.
         cache_dir: where remote shards and the offsets of scanned ones are kept; default: fewstep in the user's cache.
 
     A shard without an index whose tail is damaged gives the samples before it; `.faults` of the result names them all.
@@ -64,6 +65,8 @@ def open_indexed(location: str, entry: dict, verify: bool, cache_dir: str | None
         if file_sha256(offsets) != entry["offsets_sha256"]:
             raise ValueError(f"{offsets}: content differs from index.json (sha256); delete it or copy it again")
         index = read_offsets(str(offsets), path)
+        if verify and not index.same_places(scan_shard(path)[0]):
+            raise ValueError(f"{offsets} differs from the headers of its tar; delete it or rebuild the folder")
     else:
         index = open_scanned(path, cache_dir)
     if index.faults or len(index) != entry.get("samples", len(index)):
@@ -88,7 +91,8 @@ def open_scanned(path: str, cache_dir: str | None = None) -> SampleIndex:
     if not Path(path).is_file():
         raise ValueError(f"{path}: {missing(path)}")
     state = Path(path).stat()
-    identity = json.dumps([str(Path(path).resolve()), state.st_size, state.st_mtime_ns])
+    times = (state.st_mtime_ns, state.st_ctime_ns)  # the second changes with any file that takes this one's place
+    identity = json.dumps([str(Path(path).resolve()), state.st_size, state.st_ino, *times])
     kept = cache_folder(cache_dir) / "index" / f"{hashlib.sha256(identity.encode()).hexdigest()}.npz"
     try:
         return read_offsets(str(kept), path)

@@ -62,6 +62,11 @@ class SampleIndex:
         fields = {name: spans[rows] for name, spans in self.fields.items()}
         return SampleIndex(self.paths, self.shard[rows], self.keys[rows], fields, self.faults)
 
+    def same_places(self, other: "SampleIndex") -> bool:
+        """Whether both find the same fields of the same samples at the same places of a shard."""
+        same = self.keys.tolist() == other.keys.tolist() and self.fields.keys() == other.fields.keys()
+        return same and all(np.array_equal(self.fields[name], other.fields[name]) for name in self.fields)
+
     @staticmethod
     def concatenate(parts: "Sequence[SampleIndex]") -> "SampleIndex":
         """The samples of several indexes, in order; ValueError if they have too many different fields together."""

@@ -20,6 +20,7 @@ from fewstep.files.local_paths import local_path
 from fewstep.files.plain_json import parse_json, small_file
 
 SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-\d+\.tar")
+LONGEST_NAME = 100  # of a column
 COUNTS = ("bytes", "samples", "rows", "x_dim", "y_dim")
 
 
@@ -150,6 +151,7 @@ def parse_index(content: bytes, folder: str) -> dict:
         raise ValueError(f"{name} has schema {schema!r}, this version reads 1; rebuild the folder")
     if (kind := index.get("kind")) not in (None, "images", "vectors"):
         raise ValueError(f"{name} has the kind {str(kind)[:40]!r}, this version reads images and vectors; rebuild it")
+    check_columns(index, name)
     for split, entry in index["splits"].items():
         for what in ("samples", "rows"):
             total = sum(shard.get(what, math.nan) for shard in entry["shards"])
@@ -159,6 +161,33 @@ def parse_index(content: bytes, folder: str) -> dict:
     for file, sha256 in named:  # both become paths, so neither may climb out of its folder
         if not is_plain_name(file, ".tar") or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
             raise ValueError(f"{name} names the shard {file!r} ({sha256!r}); expected a .tar beside it and its sha256")
+    for entry in (shard for shard in shards if "offsets" in shard):
+        digest = str(entry.get("offsets_sha256"))
+        if not is_plain_name(entry["offsets"], ".offsets.npz") or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"{name} names the offsets {entry['offsets']!r}; rebuild the folder")
     if twice := [file for file, count in Counter(file for file, _ in named).items() if count > 1]:
         raise ValueError(f"{name} lists {twice[0]} twice: samples would count twice or lie in two splits; rebuild it")
     return index
+
+
+def check_columns(index: dict, name: str) -> None:
+    """ValueError in one line for names, means or deviations of columns that a plot or a scale could not use."""
+    for side in "xy":
+        for key, rule, good in (
+            (
+                "names",
+                "texts of at most 100 signs",
+                lambda entry: isinstance(entry, str) and len(entry) <= LONGEST_NAME,
+            ),
+            ("mean", "finite numbers", _finite),
+            ("std", "positive numbers", lambda entry: _finite(entry) and entry > 0),
+        ):
+            found, dim = index.get(f"{side}_{key}"), index.get(f"{side}_dim")
+            whole = isinstance(found, list) and all(map(good, found)) and dim in (None, len(found))
+            if found is not None and not whole:
+                number = "some" if dim is None else dim
+                raise ValueError(f"{name} gives {side}_{key} as {str(found)[:60]}, not as {number} {rule}; rebuild it")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

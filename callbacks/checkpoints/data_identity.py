@@ -29,7 +29,9 @@ class DataIdentity(Callback):
                 if trainer.is_global_zero:
                     print(f"data identity: {error}; the data are not compared", file=sys.stderr)
                 found = []
-            self._digests = {manifest["name"]: manifest["sha256"] for manifest in found}
+            names = [manifest["name"] for manifest in found]
+            names = [f"{name} {n}" if name in names[:n] else name for n, name in enumerate(names)]  # two of one name
+            self._digests = dict(zip(names, (manifest["sha256"] for manifest in found), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {"digests": self._digests}

@@ -64,7 +64,8 @@ class SamplePicture(Callback):
         pairs, probes = self._pairs.gather(trainer), self._probes.gather(trainer)
         data = getattr(trainer, "datamodule", None)
         if pairs:
-            self._write(trainer, pairs, probes, list(getattr(data, "y_names", None) or []))
+            names = [name.replace("$", r"\$") for name in getattr(data, "y_names", None) or []]  # no mathematics
+            self._write(trainer, pairs, probes, names)
 
     @rank_zero_only
     def _write(self, trainer: Trainer, pairs: dict[str, Tensor], probes: dict[str, Tensor], names: list[str]) -> None:

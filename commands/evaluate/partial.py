@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,8 @@ import numpy as np
 
 from fewstep.files.durable import replace_file
 from fewstep.files.plain_json import read_json
+
+OWN = re.compile(r"plan\.json|\d{3}(\.json|\.png)?|\..*\.tmp\.\d+")  # names in OUT/partial
 
 
 class KeptImage(NamedTuple):
@@ -32,13 +36,16 @@ class Partial:
     def __init__(
         self, out: Path, command: str, settings: Mapping[str, Any], files: Sequence[Path], metrics: Any
     ) -> None:
-        identity = _digest([dict(settings), [_state(path) for path in files]])
+        identity = _digest([dict(settings), [_state(path, out) for path in files]])
         self._run_id = _digest([identity, metrics])
         self.folder = out / "partial"
         self._plan = {"schema": 1, "command": command, "id": identity}
 
     def check(self, overwrite: bool) -> None:
         """ValueError if the folder belongs to another command; with `overwrite` that is deleted instead."""
+        for place in self.folder.absolute().parents:
+            if place.name == "partial" and (place / "plan.json").is_file():
+                raise ValueError(f"{place} belongs to another evaluation, which will delete it; name another --out")
         if not self.folder.exists():
             return
         try:
@@ -51,7 +58,7 @@ class Partial:
         if identity == self._plan["id"]:
             return
         if overwrite:
-            shutil.rmtree(self.folder)
+            self.remove()
         elif command == self._plan["command"]:
             raise ValueError(
                 f"{self.folder} holds a broken-off evaluation of files that have changed since; delete it or add "
@@ -92,9 +99,14 @@ class Partial:
         replace_file(self.folder / name, content)
 
     def remove(self) -> None:
-        """The report is written: nothing of this is needed any more."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        """Nothing of this is needed any more; what an evaluation did not put there stays."""
+        for entry in sorted(self.folder.glob("*")):
+            if entry.is_dir() and not entry.is_symlink() and OWN.fullmatch(entry.name):
+                shutil.rmtree(entry)
+            elif OWN.fullmatch(entry.name):
+                entry.unlink()
+        with suppress(OSError):  # not empty, or never made
+            self.folder.rmdir()
 
 
 class KeptImages:
@@ -132,7 +144,8 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _state(path: Path) -> list[Any]:
-    """Path, size and time of a file, or of every file in a folder."""
+def _state(path: Path, out: Path) -> list[Any]:
+    """Path, size and time of a file, or of every file in a folder but for those in `out`, where we write."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = [file for file in files if not file.absolute().is_relative_to(out.absolute())]
     return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]

@@ -11,6 +11,7 @@ from typing import Any
 # Where a config gives a class's name without its package, it resolves among those that are imported.
 import datamodules
 import lightning_modules  # noqa: F401
+from commands.config_errors import read_configs
 from commands.evaluate.arguments import OF_THE_SAMPLES
 from commands.evaluate.build import Built, Options, build, build_pipeline, in_flags, locate
 from commands.evaluate.measure import check_devices, measure
@@ -22,6 +23,7 @@ from commands.process import quiet
 from commands.process_group import leave_process_group
 from commands.report import write as report
 from commands.trusted_code import take_trust
+from datamodules.shard_sources import locations
 from fewstep.backbones import load_pipeline
 from fewstep.one_line import one_line
 
@@ -51,6 +53,7 @@ def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> 
     report.check_out(args.out, [str(file) for file, _, _ in jobs], args.overwrite)
     settings = {name: getattr(args, name) for name in OF_THE_SAMPLES}
     read = [file for job in jobs for file in job[:2]] + ([args.prompts] if args.prompts else [])
+    read += [place for _, config, _ in jobs for place in data_places(args, config)]
     partial = Partial(args.out, command, settings, read, [args.metrics, options, args.bootstrap])
     partial.check(args.overwrite)
     built = build_all(args, options, jobs)  # every one, before the first is measured
@@ -85,6 +88,17 @@ def build_all(args: argparse.Namespace, words: Sequence[str], jobs: list[Job]) -
         else build(file, config, steps, options)
         for file, config, steps in jobs
     ]
+
+
+def data_places(args: argparse.Namespace, config: Path) -> list[Path]:
+    """Local folders and shards of the test data, which must not change while an evaluation is broken off."""
+    if args.prompts is not None:
+        return []
+    own = {} if is_pipeline(config.parent) else read_configs([config])[str(config)].get("data") or {}
+    options = own.get("init_args") if isinstance(own, dict) else None
+    sources = [args.data] if args.data else [(options or {}).get(name) for name in ("path", "test_path")]
+    places = [place for source in sources if isinstance(source, str | list) for place in locations(source)]
+    return [Path(place) for place in places if "://" not in place]
 
 
 def measure_and_keep(

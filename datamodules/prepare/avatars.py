@@ -46,6 +46,7 @@ test; every avatar occurs in one pair only. Sources and licences: NOTICE. Comman
 NOTICE = """Drawings: {credit}; options drawn by this project.
 Drawn with {package} and @dicebear/core {version} (code MIT, Copyright (c) Florian Koerner).
 """
+MOST_PAIRS = 10_000_000
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -62,8 +63,9 @@ def run(options: argparse.Namespace) -> None:
     from fewstep.files.durable import write_synced
 
     refuse_to_lose(Path(options.out), options.overwrite)
-    if options.num < 10 or not 16 <= options.size <= 1024:
-        raise ValueError(f"--num {options.num} --size {options.size}: expected at least 10 pairs of 16 to 1024 pixels")
+    if not 10 <= options.num <= MOST_PAIRS or not 16 <= options.size <= 1024:
+        expected = f"10 to {MOST_PAIRS:,} pairs of 16 to 1024 pixels"
+        raise ValueError(f"--num {options.num} --size {options.size}: expected {expected}")
     style, splits = STYLES[options.style], {"train": [], "val": [], "test": []}
     for number in range(options.num):
         splits[{8: "val", 9: "test"}.get(number % 10, "train")].append(f"avatar_{number:06d}")

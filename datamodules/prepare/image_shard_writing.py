@@ -33,10 +33,14 @@ KEYS_LISTED = 100  # skipped keys of each kind that the index names
 
 
 class Samples(NamedTuple):
-    """One split: `render(key)` gives {suffix without the first dot: content}, such as "webp", "txt", "edited.webp"."""
+    """One split: `render(key)` gives {suffix without the first dot: content}, such as "webp", "txt", "edited.webp".
+
+    sources: the files that are rendered; a build goes on only while they are as they were.
+    """
 
     keys: Sequence[str]
     render: Callable[[str], dict[str, bytes]]
+    sources: Sequence[Path] = ()
 
 
 def write_image_folder(
@@ -98,7 +102,9 @@ def staging_folder(
     """OUT.partial, new or left by the same plan, while no other process writes there."""
     keys = {split: hashlib.sha256("\n".join(samples.keys).encode()).hexdigest() for split, samples in splits.items()}
     command = hashlib.sha256(description["command"].encode()).hexdigest()
-    plan = json.dumps({"command": command, "keys": keys, "samples_per_shard": samples_per_shard}).encode()
+    sources = {split: states(samples.sources) for split, samples in splits.items()}
+    content = {"command": command, "keys": keys, "sources": sources, "samples_per_shard": samples_per_shard}
+    plan = json.dumps(content).encode()
     staging = target.with_name(f"{target.name}.partial")
     staging.mkdir(parents=True, exist_ok=True)
     handle = os.open(staging, os.O_RDONLY)
@@ -113,10 +119,23 @@ def staging_folder(
         if not any(staging.iterdir()):
             write_whole(file, plan)
         elif not file.is_file() or file.read_bytes() != plan:
-            raise ValueError(f"{staging} is left of a build with other samples or options; delete it to start anew")
+            raise ValueError(
+                f"{staging} is left of a build with other samples or options, or of files that have changed since; "
+                "delete it to start anew"
+            )
         yield staging
     finally:
         os.close(handle)  # and with it the lock, also when the process is killed
+
+
+def states(files: Sequence[Path]) -> str:
+    """A digest of what changes when one of the files is replaced or written to."""
+    digest = hashlib.sha256()
+    for file in files:
+        about = file.stat() if file.exists() else None
+        state = about and (about.st_size, about.st_mtime_ns)
+        digest.update(f"{os.fsencode(file)!r} {state}\n".encode())
+    return digest.hexdigest()
 
 
 def write_split(folder: Path, split: str, samples: Samples, samples_per_shard: int, bar: BuildProgress) -> list[dict]:

@@ -21,10 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.remote import file_sha256
+from datamodules.vector_shards import parse_index
 from fewstep.files.durable import sync_folder, write_synced
+from fewstep.files.places import require_local_folder
+from fewstep.files.plain_json import small_file
 
 ROWS_PER_BLOCK = 1024
 SAMPLES_PER_SHARD = 256
+BESIDE_SHARDS = ("index.json", "README.md", "NOTICE", "LICENSE", "plan.json")
 KEY = re.compile(r"[A-Za-z0-9_-]+")  # WebDataset ends a key at its first dot
 
 
@@ -74,9 +78,12 @@ def write_folder(
 
 
 def refuse_to_lose(target: Path, overwrite: bool) -> None:
-    """ValueError if writing to `target` would delete anything that was not asked to go."""
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is a file; name another folder with --out")
+    """ValueError if `target` cannot be written, or if that would delete anything that was not asked to go.
+
+    --overwrite takes the place of a data set as one of these builds left it; whatever else lies there, sources
+    included, is not its to delete.
+    """
+    require_local_folder(target)
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not overwrite:
@@ -85,6 +92,15 @@ def refuse_to_lose(target: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{target} holds files but no index.json, so it is not a shard folder; --overwrite leaves it alone"
         )
+    index = parse_index(small_file(target / "index.json"), str(target))
+    shards = [shard for split in index["splits"].values() for shard in split["shards"]]
+    own = {*BESIDE_SHARDS, *(shard["file"] for shard in shards), *(shard.get("offsets") for shard in shards)}
+    for entry in sorted(target.iterdir()):
+        if entry.name not in own and not entry.name.endswith((".done.json", ".tmp")):
+            raise ValueError(
+                f"{target} holds {entry.name!r}, which is no part of its data set and which --overwrite would delete; "
+                "move it away, or name another folder"
+            )
 
 
 def dims(splits: dict[str, dict[str, np.ndarray]]) -> dict[str, int]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +27,8 @@ def render(key: str) -> dict[str, bytes]:
     return {"webp": key.encode() * 9, "edited.webp": b"other", "json": b"{}"}
 
 
-def write(out: Path, make=render, keys=KEYS, **options):
-    splits = {"train": Samples(keys, make), "val": Samples(["v"], make)}
+def write(out: Path, make=render, keys=KEYS, sources=(), **options):
+    splits = {"train": Samples(keys, make, sources), "val": Samples(["v"], make)}
     return write_image_folder(str(out), splits, ABOUT, samples_per_shard=3, progress=False, **options)
 
 
@@ -117,7 +118,7 @@ def test_a_killed_build_goes_on(tmp_path):
     assert [opened.key(i) for i in range(len(opened))] == [f"k{i:02d}" for i in range(60)]
 
 
-def interrupt(out: Path, after: int = 5) -> None:
+def interrupt(out: Path, after: int = 5, sources: Sequence[Path] = ()) -> None:
     count = []
 
     def make(key):
@@ -127,7 +128,7 @@ def interrupt(out: Path, after: int = 5) -> None:
         return render(key)
 
     with pytest.raises(KeyboardInterrupt):
-        write(out, make)
+        write(out, make, sources=sources)
 
 
 def test_the_rest_of_another_build_is_not_continued(tmp_path):
@@ -141,6 +142,34 @@ def test_the_rest_of_another_build_is_not_continued(tmp_path):
     with pytest.raises(ValueError, match=r"mine\.partial"):
         write(tmp_path / "mine")
     assert (tmp_path / "mine.partial" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("change", ["write", "delete", "touch", "another"])
+def test_a_build_of_files_that_changed_is_not_continued(tmp_path, change):
+    """Else the finished shards would hold the old captions and the others the new ones."""
+    files = [tmp_path / f"{key}.txt" for key in KEYS]
+    for file in files:
+        file.write_text("old")
+    interrupt(tmp_path / "toy", sources=files)
+    if change == "write":
+        files[0].write_text("newer")
+    elif change == "delete":
+        files[0].unlink()
+    elif change == "touch":
+        os.utime(files[0], ns=(1, 1))
+    else:
+        files = files[1:]
+    with pytest.raises(ValueError, match=r"toy\.partial is left of a build .* files that have changed since"):
+        write(tmp_path / "toy", sources=files)
+
+
+def test_a_build_of_the_same_files_is_continued(tmp_path):
+    files = [tmp_path / f"{key}.txt" for key in KEYS]
+    for file in files:
+        file.write_text("old")
+    interrupt(tmp_path / "toy", sources=files)
+    write(tmp_path / "toy", sources=files)
+    assert (tmp_path / "toy" / "index.json").is_file()
 
 
 def test_a_finished_shard_that_changed_is_noticed(tmp_path):

@@ -272,6 +272,65 @@ def test_overwriting_is_asked_for_and_never_touches_other_folders(folder, arrays
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "toy"]  # and nothing temporary is left
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("pairs.csv", "a,b", "holds 'pairs.csv', which is no part of its data set"),
+        ("mine/x.txt", "x", "holds 'mine', which is no part"),
+        ("train-000009.tar", "x", "holds 'train-000009.tar', which is no part"),
+        ("index.json", '{"name": "my web site"}', "is not a shard index"),
+    ],
+)
+def test_overwriting_deletes_nothing_that_a_build_did_not_make(folder, arrays, name, content, fault):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(content)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match=fault) as error:
+        write_folder(str(folder), arrays, ABOUT, overwrite=True)
+    assert "\n" not in str(error.value)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_link_is_not_replaced_by_a_folder(folder, arrays, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ValueError, match="is a link to"):
+        write_folder(str(tmp_path / "link"), arrays, ABOUT, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"y_names": ["a"]},
+        {"y_names": 5},
+        {"y_names": ["a" * 200_000] * 4},
+        {"x_names": [1, 2]},
+        {"y_std": "x"},
+        {"y_std": [0.0]},
+        {"y_std": [-1.0]},
+        {"x_mean": [float("inf")]},
+        {"x_mean": [True]},
+    ],
+)
+def test_columns_that_no_plot_or_scale_could_use_are_refused_by_both(folder, capsys, wrong):
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(index | wrong).replace("Infinity", "1e999"))
+    with pytest.raises(ValueError, match=r"index\.json") as error:
+        ShardFolder(str(folder))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300 + len(str(folder))
+    assert main(["check", str(folder)]) != 0
+
+
+def test_stored_offsets_of_vectors_are_judged_by_both(folder):
+    index = json.loads((folder / "index.json").read_text())
+    next(iter(index["splits"].values()))["shards"][0]["offsets"] = "../x"
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="names the offsets"):
+        ShardFolder(str(folder))
+    assert main(["check", str(folder)]) != 0
+
+
 def test_a_failed_write_leaves_the_old_folder(folder, arrays, tmp_path, monkeypatch):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     with pytest.raises(ValueError, match="NaN"):
