@@ -14,11 +14,12 @@ from commands.trusted_code import resolve
 @pytest.mark.parametrize("module", MOVED)
 def test_what_a_moved_module_offers_is_found_under_its_new_path(module):
     home = importlib.import_module(MOVED[module])
-    networks = [kind for _, kind in inspect.getmembers(home, inspect.isclass) if issubclass(kind, nn.Module)]
-    for kind in [kind for kind in networks if kind.__module__ == home.__name__]:
+    offered = [found for _, found in inspect.getmembers(home) if getattr(found, "__module__", None) == home.__name__]
+    networks = [kind for kind in offered if inspect.isclass(kind) and issubclass(kind, nn.Module)]
+    for kind in networks:
         assert resolve(new_path(f"{module}.{kind.__name__}")) is kind
     with pytest.raises((ImportError, AttributeError)):  # so that nothing old is shadowed
-        resolve(f"{module}.{networks[0].__name__}")
+        resolve(f"{module}.{offered[0].__name__}")
 
 
 @pytest.mark.parametrize("name", callbacks.__all__)
