@@ -283,9 +283,12 @@ def test_a_config_cannot_run_a_command_that_trusts_more(config, capsys, canary):
         "init_args": {"argv": argv, "default_config": "x"},
     }
     outer = {"class_path": "commands.evaluate.pipeline.PipelineModule", "init_args": {"pipeline": inner}}
-    Path("c.yaml").write_text(yaml.safe_dump({"model": outer}))
-    assert train.main(["fit", "-c", "c.yaml"]) == 2
-    assert "CommandLine' is not a network" in capsys.readouterr().err
+    kid = {"class_path": "callbacks.KIDCallback", "init_args": {"network": inner}}
+    swiss_roll = Path(train.__file__).parent / "configs" / "ot_conditional" / "swiss_roll.yaml"
+    for content in ({"model": outer}, {"callbacks": {"kid": kid}}):
+        Path("c.yaml").write_text(yaml.safe_dump(content))
+        assert train.main(["fit", "-c", str(swiss_roll), "-c", "c.yaml"]) == 2
+        assert "is no part of a model; no config may name it (in c.yaml)" in capsys.readouterr().err
     assert not canary.exists()
 
 
