@@ -59,9 +59,14 @@ def scores():
 @pytest.mark.parametrize("alone", [None, "", "padding", "nothing"])
 def test_scores_are_means_over_images(tmp_path, alone):
     options = {} if alone is None else {"devices": 2, "strategy": "ddp_fork"}
-    callbacks = [CLIPScoreCallback(scorer=Brightness()), ImageRewardCallback(scorer=Brightness(), name="likes")]
+    callbacks = [
+        CLIPScoreCallback(scorer=Brightness()),
+        ImageRewardCallback(scorer=Brightness(), name="my_image_reward"),
+    ]
     logged = run(tmp_path, callbacks, Loader(table(), alone=alone or ""), **options)[0]
-    assert logged == pytest.approx(dict.fromkeys(["test/clip_score", "test/likes"], scores().mean().item()), rel=1e-6)
+    assert logged == pytest.approx(
+        dict.fromkeys(["test/clip_score", "test/my_image_reward"], scores().mean().item()), rel=1e-6
+    )
     lines = [json.loads(line) for line in (tmp_path / "logs" / "measurements.jsonl").read_text().splitlines()]
     assert [(line["num_generated"], line["prompts_cut"]) for line in lines] == [(N, 5)] * 2
 
