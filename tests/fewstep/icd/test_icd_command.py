@@ -135,7 +135,7 @@ def test_a_folder_that_is_no_export(tmp_path, capsys):
 def test_help_does_not_import_torch(arguments):
     code = f"""
 import sys
-from fewstep import icd
+from fewstep.icd import __main__ as icd
 try:
     icd.main({arguments})
 except SystemExit as stop:
