@@ -56,7 +56,7 @@ THROUGH = (
     "callbacks.care.stop_signals.os.system",
     "callbacks.care.stop_signals.sys.exit",
     "datamodules.import_module",
-    "fewstep.icd.main.__globals__",
+    "fewstep.icd.__main__.main.__globals__",
     "commands.train.command_line.CommandLine",  # parses, trusts and builds what its arguments say
     "commands.train.dead_ranks.RankWatch",
     "lightning.pytorch.loggers.WandbLogger",  # its settings choose where git runs
