@@ -90,7 +90,8 @@ def test_a_mistake_is_one_line(answers, ask, message):
 
 
 def test_without_gradio_one_line_names_the_extra(tmp_path):
-    code = "import sys; sys.modules['gradio'] = None; from fewstep.demo import __main__ as demo; sys.exit(demo.main(['x']))"
+    start = "from fewstep.demo import __main__ as demo; sys.exit(demo.main(['x']))"
+    code = f"import sys; sys.modules['gradio'] = None; {start}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == 'error: the page needs gradio; pip install "fewstep[demo]"\n'
