@@ -16,7 +16,7 @@ from torch import nn
 import train
 from callbacks.care.fully_sharded import refuse_shared_weights
 from commands.train.dead_ranks import refuse_addresses_of_the_dead
-from tests.callbacks.conftest import TINY
+from tests.conftest import TINY
 from tests.patience import PATIENCE
 
 ROOT = Path(train.__file__).parent

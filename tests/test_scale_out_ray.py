@@ -15,7 +15,7 @@ import yaml
 import train
 from commands.train import ray
 from commands.train.run_directory import RUN_ID_VARIABLE
-from tests.callbacks.conftest import TINY
+from tests.conftest import TINY
 from tests.patience import PATIENCE
 
 ROOT = Path(train.__file__).parent

@@ -81,7 +81,7 @@ def attempt(row, trial: int, seed: int, folder: Path) -> dict:
 
 def preload() -> None:
     """Import what a training imports, so that its forks need not. Nothing here may start a thread."""
-    for name in ("wandb", "train", "datamodules", "lightning_modules", "callbacks.command_line"):
+    for name in ("wandb", "train", "datamodules", "lightning_modules", "commands.train.command_line"):
         importlib.import_module(name)
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)

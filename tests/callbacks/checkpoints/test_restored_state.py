@@ -15,7 +15,6 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from tests.callbacks.conftest import TINY
 
 import train
 from callbacks import EMA, AtomicCheckpointIO, DataIdentity, LossSpikes, NumericGuard, StepSeed
@@ -29,6 +28,7 @@ from commands.train.resume import compare
 from commands.train.run_directory import RunDirectory
 from datamodules.vector_batches import Table, TrainBatches
 from tests.callbacks.tiny_run import TinyModule
+from tests.conftest import TINY
 
 PATHS = [
     "../victim",

@@ -98,8 +98,8 @@ def test_the_front_holds_what_no_other_beats_in_both():
 
 
 def test_quality_is_drawn_against_a_cost_that_differs():
-    runs = [run("a", 1, fid=3.0, loss=1.0), run("b", 4, fid=1.0, loss=2.0)]
-    (plot,) = trade_offs(metric_rows(runs), runs, ["a", "b"])  # equal seconds, and a loss has no direction
+    runs = [run("a", 1, fid=3.0, novelty=1.0), run("b", 4, fid=1.0, novelty=2.0)]
+    (plot,) = trade_offs(metric_rows(runs), runs, ["a", "b"])  # equal seconds, and who knows whether novelty is good
     assert (plot["title"], plot["x_title"]) == ("FID ↓", "passes through the network per sample")
     assert [dot["label"] for dot in plot["dots"]] == ["a", "b"]
     assert inside(plot)

@@ -143,7 +143,7 @@ def test_a_report_about_other_checkpoints_is_kept(tmp_path):
     (tmp_path / "metrics.json").write_text("[broken")
     with pytest.raises(ValueError, match="holds a report about something else"):
         report.check_out(tmp_path, ["other.ckpt"], overwrite=False)
-    with pytest.raises(ValueError, match="is a file; name a folder"):
+    with pytest.raises(ValueError, match="is a file; name another folder"):
         report.check_out(tmp_path / "metrics.json", ["other.ckpt"], overwrite=False)
 
 

@@ -3,8 +3,9 @@ import json
 import open_clip
 import pytest
 import torch
-from fewstep.rewards.aesthetic.aesthetic import AestheticScore, WeightedSum, load_aesthetic, load_clip, score_head
 from torch import nn
+
+from fewstep.rewards.aesthetic import AestheticScore, WeightedSum, load_aesthetic, load_clip, score_head
 
 TINY = {
     "embed_dim": 16,
