@@ -113,7 +113,7 @@ def test_killed_and_resumed_equals_never_killed(folder):
         "false",
     ]
     moment = random.randrange(8, 400)
-    death = ["--callbacks.death", json.dumps(dies_before(moment, folder / "died"))]
+    death = ["--callbacks.death", json.dumps(dies_before(moment, folder / "killed" / "died"))]
     killed = subprocess.run(command("--run_dir", "killed", *steps, *death), env=ENVIRONMENT, timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL
     assert moment - 7 <= load("killed/checkpoints/last.ckpt")["global_step"] <= moment
