@@ -13,13 +13,11 @@ from callbacks.checkpoints.export import Export
 from callbacks.checkpoints.finished_epochs import FinishedEpochs
 from callbacks.checkpoints.last_checkpoint import LastCheckpoint
 from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
-from callbacks.metrics.cmmd import CMMDCallback
-from callbacks.metrics.diversity import DiversityCallback
-from callbacks.metrics.feature_distances import KIDCallback
+from callbacks.metrics.feature_distances import CMMDCallback, DiversityCallback, KIDCallback
 from callbacks.metrics.fid import FIDCallback
 from callbacks.metrics.paired_image import PairedImageCallback
 from callbacks.metrics.retrieval import RetrievalMetrics
-from callbacks.metrics.reward_scores import CLIPScoreCallback, ImageRewardCallback
+from callbacks.metrics.rewards import CLIPScoreCallback, ImageRewardCallback, RewardCallback
 from callbacks.metrics.transport_metrics import TransportMetrics
 from callbacks.pictures.picture_writer import PictureWriter
 from callbacks.pictures.sample_grid import SampleGridCallback
@@ -53,6 +51,7 @@ __all__ = [
     "Preemption",
     "Progress",
     "RetrievalMetrics",
+    "RewardCallback",
     "SampleGridCallback",
     "SamplePicture",
     "SampleTableCallback",

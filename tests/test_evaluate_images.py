@@ -202,6 +202,7 @@ FOUND_WHILE_MEASURING = (
         (["--prompts", "x.txt", "--metrics", "clip_score"], "--prompts x.txt does not exist"),
         (["--prompts", __file__, "--metrics", "clip_score"], "a TinyPainter draws no pictures from prompts alone"),
         (["--metrics", "image_reward", "--metrics.image_reward.source", "gone/ImageReward.pt"], "no file gone/"),
+        (["--metrics", "hpsv2", "--metrics.hpsv2.reward.source", "gone/HPS.pt"], "no file gone/HPS.pt"),
         (["--metrics", "psnr"], "a dict with `reconstruction`"),
         (["--metrics", "transport"], "a `sample` for each row"),
     ],

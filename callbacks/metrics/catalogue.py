@@ -41,6 +41,9 @@ METRICS = {
     "cmmd_(.+)": Metric("CMMD, {}", "with another network than the published one", "", "lower"),
     "(.*_)?image_reward": Metric("ImageReward {}", "about N(0, 1) on people's data", "", "higher"),
     "(.*_)?clip_score": Metric("CLIP score {}", "100 cosine of image and caption, not clamped", "", "higher"),
+    "(.*_)?hpsv2": Metric("HPSv2 {}", "cosine in a CLIP tuned on people's choices", "", "higher"),
+    "(.*_)?pickscore": Metric("PickScore {}", "scaled cosine in a CLIP tuned on people's choices", "", "higher"),
+    "(.*_)?aesthetic": Metric("Aesthetic score {}", "of the picture alone, about 1 to 10", "", "higher"),
     "(.*_)?psnr": Metric("PSNR {}", "of 8-bit pictures", "dB", "higher"),
     "(.*_)?ssim": Metric("SSIM {}", "of 8-bit pictures", "", "higher"),
     "(.*_)?lpips(?:_.+)?": Metric("LPIPS {}", "perceptual distance", "", "lower"),
@@ -58,6 +61,11 @@ METRICS = {
 }
 BESIDE = ("_floor", "_se", "_std")  # endings of numbers that belong to another metric
 
+
+def _reward(name: str, load: str) -> Choice:
+    return Choice("callbacks.RewardCallback", {"name": name, "reward": {"class_path": load}})
+
+
 PAIRED = "callbacks.PairedImageCallback"
 CHOICES = {  # of evaluate.py --metrics
     "fid": Choice("callbacks.FIDCallback", of_real_images=True),
@@ -66,6 +74,8 @@ CHOICES = {  # of evaluate.py --metrics
     "diversity": Choice("callbacks.DiversityCallback", of_real_images=True),
     "clip_score": Choice("callbacks.CLIPScoreCallback"),
     "image_reward": Choice("callbacks.ImageRewardCallback"),
+    "hpsv2": _reward("hpsv2", "fewstep.rewards.clip_scores.load_hpsv2"),
+    "pickscore": _reward("pickscore", "fewstep.rewards.clip_scores.load_pickscore"),
     "psnr": Choice(PAIRED, {"metrics": ["psnr"]}, of_real_images=True),
     "ssim": Choice(PAIRED, {"metrics": ["ssim"]}, of_real_images=True),
     "lpips": Choice(PAIRED, {"metrics": ["lpips"]}, of_real_images=True),

@@ -9,7 +9,6 @@ from torch import nn
 from callbacks.metrics.both_stages import in_both_stages
 from callbacks.metrics.image_outputs import counted
 from callbacks.metrics.measurements import Measured, publish, sum_over_processes
-from callbacks.metrics.shared_features import shared_features
 from callbacks.metrics.two_samples import TwoSamples
 from fewstep.metrics.features import FIDInception
 from fewstep.metrics.frechet import FeatureMoments, Gaussian, frechet_distance, frechet_influence, read_gaussian
@@ -43,37 +42,32 @@ class FIDCallback(Callback):
         cache_dir: str | None = None,
         interval: bool | None = None,
     ) -> None:
-        self.network, self.reference, self.real_field, self.cache_dir = network, reference, real_field, cache_dir
-        self.interval = interval
+        self.samples = TwoSamples(network, KEPT, 0, None if reference else real_field, cache_dir)
+        self.reference, self.real_field, self.interval = reference, real_field, interval
         self.measured: Measured = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.network = FIDInception() if self.network is None else self.network
-        self._features = shared_features(self.network, self.cache_dir, trainer)
-        self.network = self._features.network  # so that an equal one is freed
+        self.samples.place(trainer, default=FIDInception)
+        self._features = self.samples.features
         self._given = read_gaussian(self.reference, self._features.num_features) if self.reference else None
 
     def start(self, trainer: Trainer) -> None:
         sides = (FeatureMoments(self._features.num_features, trainer.strategy.root_device) for _ in range(2))
         self._real, self._generated = sides
-        self._features.cache.refresh()
-        field = self.real_field if self._given is None else None
-        self._samples = TwoSamples(self._features, KEPT, 0, field) if self.interval else None
+        self.samples.clear()
 
     def add(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
         rows = counted(batch)
         self._generated.add(self._features.generated(outputs, rows))
         if self._given is None:
             self._real.add(self._features.real(batch, rows, self.real_field))
-        if self._samples is not None:
-            self._samples.add(outputs, batch)
+        if self.interval:
+            self.samples.add(outputs, batch)
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         self._features.cache.flush()
         generated = self._whole(self._generated, trainer)
         real = self._given or self._whole(self._real, trainer)
-        if trainer.sanity_checking:
-            return
         name = "fid" if self._features.name == "fid" else f"fd_{self._features.name}"
         generated, real = generated.gaussian(), real if isinstance(real, Gaussian) else real.gaussian()
         key = f"{stage}/{name}"
@@ -87,12 +81,12 @@ class FIDCallback(Callback):
             "features": self._features.protocol,
         }
         value = frechet_distance(real, generated)
-        intervals = {} if self._samples is None else {key: self._interval(value, real, generated, trainer)}
+        intervals = {key: self._interval(value, real, generated, trainer)} if self.interval else {}
         self.measured = publish(trainer, module, {key: value}, protocol, intervals)
 
     def _interval(self, value: float, real: Gaussian, generated: Gaussian, trainer: Trainer) -> tuple[float, float]:
         """A reference counts as known exactly."""
-        real_rows, generated_rows, _ = self._samples.gather(trainer)
+        real_rows, generated_rows, _ = self.samples.gather(trainer)
         influence = frechet_influence(real, generated, generated_rows, real_rows if self._given is None else None)
         return influence_interval(value, influence, generated.num)
 

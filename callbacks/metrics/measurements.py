@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,6 +12,28 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 Measured = dict[str, dict[str, Any]]  # log key -> {"value": ..., and what it depends on}
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A callback whose numbers an evaluation reports with how they were taken."""
+
+    measured: Measured
+
+
+@runtime_checkable
+class KeepsRows(Protocol):
+    """A callback that keeps the values behind its means, for tables of samples."""
+
+    rows: dict[str, Tensor]  # log key -> values [N], ordered by key
+
+
+@runtime_checkable
+class GivesIntervals(Protocol):
+    """A callback that takes its intervals when it is asked, after a test."""
+
+    def intervals(self, num_draws: int, seed: int) -> dict[str, tuple[float, float]]:
+        """95 % intervals by log key."""
 
 
 def publish(

@@ -106,8 +106,6 @@ class PairedImageCallback(Callback):
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         keys, columns = self._values.gather(trainer)
-        if trainer.sanity_checking:
-            return
         if not keys:
             raise ValueError(f"paired image metrics need at least 1 image, got 0; is every {stage} sample skipped?")
         self.rows = {f"{stage}/{self.prefix}{name}": column for name, column in columns.items()}

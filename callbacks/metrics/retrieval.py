@@ -6,11 +6,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.metrics.evaluation_rows import EvaluationRows
+from callbacks.metrics.both_stages import in_both_stages
+from callbacks.metrics.measurements import Measured, publish
+from callbacks.metrics.rows import EvaluationRows, intervals
 from fewstep.contrastive.loss import retrieval_ranks
-from fewstep.metrics.intervals import bootstrap_mean
 
 
+@in_both_stages
 class RetrievalMetrics(Callback):
     """Logs recall at k, the share of queries with a right answer among the k most similar of all candidates:
 
@@ -28,39 +30,24 @@ class RetrievalMetrics(Callback):
         if not ks or min(ks) < 1:
             raise ValueError(f"ks={tuple(ks)}: give whole numbers from 1, such as 1 5")
         self.ks = tuple(ks)
-        self.rows: dict[str, Tensor] = {}  # metric name -> values [N]
+        self.rows: dict[str, Tensor] = {}  # log key -> values [N]
+        self.measured: Measured = {}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, trainer: Trainer) -> None:
         self._table, self._seen = EvaluationRows(), 0
+        self._place = trainer.global_rank, trainer.world_size
 
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: dict[str, Tensor],
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def add(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> None:
         columns = ("image_features", "text_features", "label")
         if not isinstance(outputs, dict) or not set(columns) <= outputs.keys():
             raise ValueError(f"retrieval metrics need a validation_step that returns a dict with {', '.join(columns)}")
+        rank, processes = self._place
         rows = torch.arange(self._seen, self._seen + len(batch["weight"]))
         self._seen += len(rows)
-        index = (rows * trainer.world_size + trainer.global_rank).to(batch["weight"].device)
+        index = (rows * processes + rank).to(batch["weight"].device)
         self._table.add(index, batch["weight"], **{name: outputs[name] for name in columns})
 
-    on_test_batch_end = on_validation_batch_end
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log("val", trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log("test", trainer, pl_module)
-
-    def _log(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
+    def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         table = self._table.gather(trainer)
         if not table:
             return
@@ -70,11 +57,11 @@ class RetrievalMetrics(Callback):
             "text_to_image": retrieval_ranks(text, image, label),
         }
         self.rows = {f"{stage}/{way}_r{k}": (rank < k).float() for way, rank in ranks.items() for k in self.ks}
-        means = {name: values.mean() for name, values in self.rows.items()}
-        means[f"{stage}/mean_recall"] = torch.stack(list(means.values())).mean()
-        # Every rank measured the same rows, so the mean over ranks is the value itself.
-        module.log_dict({name: value.to(module.device) for name, value in means.items()}, sync_dist=True)
+        means = {name: values.mean().item() for name, values in self.rows.items()}
+        means[f"{stage}/mean_recall"] = sum(means.values()) / len(means)
+        protocol = {"metric": "recall at k", "num_candidates": len(label), "num_captions": len(label.unique())}
+        self.measured = publish(trainer, module, means, protocol)
 
     def intervals(self, num_draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """95 % percentile bootstrap intervals over queries by metric name; queries count as independent."""
-        return {name: bootstrap_mean(v, num_draws, seed=seed) for name, v in self.rows.items() if len(v) > 1}
+        """95 % bootstrap intervals over queries by log key."""
+        return intervals(self.rows, num_draws, seed)

@@ -1,15 +1,16 @@
 """Distances between what a conditional model samples and the truth, measured on the test rows."""
 
 import math
-from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.metrics.evaluation_rows import EvaluationRows
+from callbacks.metrics.both_stages import in_stages
+from callbacks.metrics.measurements import Measured, publish
+from callbacks.metrics.rows import EvaluationRows, intervals
 from fewstep.metrics import two_sample
-from fewstep.metrics.intervals import bootstrap_mean, jackknife_error
+from fewstep.metrics.intervals import jackknife_error
 
 CONDITIONAL = {
     "conditional_w2": two_sample.wasserstein2,
@@ -19,6 +20,7 @@ CONDITIONAL = {
 MARGINAL = {"marginal_sw2": two_sample.sliced_wasserstein2, "mmd": two_sample.mmd}
 
 
+@in_stages("test")
 class TransportMetrics(Callback):
     """Logs, at the end of a test, from one sample for each test row:
 
@@ -34,47 +36,41 @@ class TransportMetrics(Callback):
 
     def __init__(self) -> None:
         self.rows: dict[str, Tensor] = {}  # metric name -> values [N] or [G], sorted by global index
+        self.measured: Measured = {}
         self.pairs: dict[str, Tensor] = {}  # index [N], sample [N, Dy], y [N, Dy]
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, trainer: Trainer) -> None:
         self._pairs, self._probes = EvaluationRows(), EvaluationRows()
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: dict[str, Tensor],
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if not isinstance(outputs, dict) or "sample" not in outputs:
-            raise ValueError("transport metrics need test_step to return a dict with a `sample` for each row")
-        table = self._probes if dataloader_idx else self._pairs
-        per_row = {k: v for k, v in outputs.items() if v.ndim == 1 and len(v) == len(batch["index"])}
-        table.add(batch["index"], batch["weight"], sample=outputs["sample"], y=batch["y"], **per_row)
+    def add(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        _add(self._pairs, outputs, batch)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def add_probes(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        _add(self._probes, outputs, batch)
+
+    def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         pairs, probes = self._pairs.gather(trainer), self._probes.gather(trainer)
         self.pairs = {name: pairs[name] for name in ("index", "sample", "y")} if pairs else {}
         self.rows = {f"test/{k}": v for k, v in pairs.items() if v.ndim == 1 and k != "index"} | _per_group(probes)
-        measured: dict[str, Any] = {k: v.mean() for k, v in self.rows.items() if "conditional" in k}
+        values = {k: v.mean().item() for k, v in self.rows.items() if "conditional" in k}
         for name in CONDITIONAL if probes else ():
-            values = self.rows[f"test/{name}"]
-            measured[f"test/{name}_se"] = values.std() / math.sqrt(len(values))  # nan for a single group
+            distances = self.rows[f"test/{name}"]
+            values[f"test/{name}_se"] = distances.std().item() / math.sqrt(len(distances))  # nan for a single group
         for name in MARGINAL if pairs else ():
             both = two_sample.cross_halves(MARGINAL[name], *_finite(pairs))
-            measured |= dict(zip((f"test/{name}", f"test/{name}_floor"), both, strict=True))
-        # Every rank measured the same rows, so the mean over ranks is the value itself.
-        pl_module.log_dict({k: v.float().to(pl_module.device) for k, v in measured.items()}, sync_dist=True)
+            values |= zip((f"test/{name}", f"test/{name}_floor"), (value.item() for value in both), strict=True)
+        groups = probes["y"].shape[:2] if probes else (0, 0)
+        protocol = {"metric": "halves of samples against halves of the truth", "num_rows": len(self.pairs.get("y", ()))}
+        self.measured = publish(
+            trainer, module, values, protocol | {"num_probes": groups[0], "rows_per_probe": groups[1]}
+        )
 
     def intervals(self, num_draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
         """95 % intervals by metric name: percentile bootstrap over rows or probe groups, jackknife for marginals.
 
         Call it after the test; every rank holds all rows. Rows count as independent.
         """
-        means = {name: values for name, values in self.rows.items() if len(values) > 1}
-        result = {name: bootstrap_mean(values, num_draws, seed=seed) for name, values in means.items()}
+        result = intervals(self.rows, num_draws, seed)
         for name in MARGINAL if len(self.pairs.get("y", ())) >= 40 else ():
 
             def halves(sample: Tensor, y: Tensor, name: str = name) -> Tensor:
@@ -84,6 +80,13 @@ class TransportMetrics(Callback):
             margin = 1.96 * jackknife_error(halves, self.pairs["sample"], self.pairs["y"])
             result[f"test/{name}"] = (value - margin, value + margin)
         return result
+
+
+def _add(table: EvaluationRows, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+    if not isinstance(outputs, dict) or "sample" not in outputs:
+        raise ValueError("transport metrics need test_step to return a dict with a `sample` for each row")
+    per_row = {k: v for k, v in outputs.items() if v.ndim == 1 and len(v) == len(batch["index"])}
+    table.add(batch["index"], batch["weight"], sample=outputs["sample"], y=batch["y"], **per_row)
 
 
 def _per_group(probes: dict[str, Tensor]) -> dict[str, Tensor]:

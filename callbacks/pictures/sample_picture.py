@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from callbacks.metrics.evaluation_rows import EvaluationRows
+from callbacks.metrics.rows import EvaluationRows
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, which a training run need not wait for
     from matplotlib.axes import Axes

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, generated_images, real_images
+from callbacks.metrics.measurements import KeepsRows
 from callbacks.metrics.rows import SampleValues
 
 NUMBERS = ("score", "nfe")  # of the outputs, [B] each
@@ -133,10 +134,8 @@ def _values_of_others(trainer: Trainer, stage: str, num: int) -> dict[str, Tenso
     """Name -> [num] on the CPU, in the order of the keys, of every callback that keeps such values of this stage."""
     found: dict[str, Tensor] = {}
     for callback in trainer.callbacks:
-        rows = getattr(callback, "rows", None)
-        for key, column in rows.items() if isinstance(rows, dict) else ():
-            of_stage = isinstance(key, str) and key.startswith(f"{stage}/")
-            if of_stage and isinstance(column, Tensor) and column.shape == (num,):
+        for key, column in callback.rows.items() if isinstance(callback, KeepsRows) else ():
+            if key.startswith(f"{stage}/") and column.shape == (num,):
                 found[key.removeprefix(f"{stage}/")] = column.cpu()
     return found
 

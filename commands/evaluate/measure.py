@@ -1,7 +1,6 @@
 """A built run -> its numbers: the test itself, and what stands beside each number."""
 
 import importlib.metadata
-import inspect
 import math
 import os
 import platform
@@ -16,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from callbacks.care.ema import EMA
+from callbacks.metrics.measurements import GivesIntervals, Measures
 from commands.evaluate.build import ADVICE, Built
 from commands.evaluate.metrics_by_name import SamplingCost
 from commands.evaluate.pipeline import PipelineModule
@@ -96,9 +96,9 @@ def _beside(
     """Intervals [low, high], and how each number was taken, by metric name."""
     intervals, protocol = {}, {}
     for metric in metrics:
-        if inspect.ismethod(take := getattr(metric, "intervals", None)):
-            intervals |= {k: v for k, v in take(num_bootstrap, seed).items() if k in values}
-        measured = getattr(metric, "measured", None) or {}
+        if isinstance(metric, GivesIntervals):
+            intervals |= {k: v for k, v in metric.intervals(num_bootstrap, seed).items() if k in values}
+        measured = metric.measured if isinstance(metric, Measures) else {}
         intervals |= {k: entry["interval"] for k, entry in measured.items() if "interval" in entry}
         beside = ("value", "interval")
         protocol |= {k: {n: v for n, v in entry.items() if n not in beside} for k, entry in measured.items()}

@@ -70,10 +70,20 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def _merged(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`usual` but for what is given; an argument below a class that is not named goes to the usual one."""
+    merged = dict(usual)
+    for key, value in given.items():
+        below = isinstance(value, dict) and value.get("class_path", "") is None and isinstance(usual.get(key), dict)
+        merged[key] = {**usual[key], "init_args": value["init_args"]} if below else value
+    return merged
+
+
 def by_name(names: Sequence[str], options: Mapping[str, dict[str, Any]]) -> list[Callback]:
     """A callback per name, and the picture of the samples where the metrics are of pictures."""
     entries = {
-        n: {"class_path": CHOICES[n].callback, "init_args": CHOICES[n].options | options.get(n, {})} for n in names
+        n: {"class_path": CHOICES[n].callback, "init_args": _merged(CHOICES[n].options, options.get(n, {}))}
+        for n in names
     }
     chosen = _instantiate(entries, "--metrics")
     return [*chosen, SampleGridCallback()] if any(CHOICES[name].of_pictures for name in names) else chosen

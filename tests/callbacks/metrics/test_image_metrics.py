@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, Trainer
 
 from callbacks import FIDCallback, KIDCallback
 from callbacks.metrics.feature_cache import FeatureCache, content_ids
-from callbacks.metrics.feature_sample import FeatureSample
 from callbacks.metrics.image_outputs import counted
+from callbacks.metrics.two_samples import FeatureSample
 from fewstep.metrics.frechet import FeatureMoments, frechet_distance
 from fewstep.metrics.kernel_distance import kid
 from tests.callbacks.image_run import (
@@ -114,7 +114,7 @@ def test_equal_networks_run_once_per_batch(tmp_path):
     other = Projection(seed=1)
     callbacks = [FIDCallback(first), KIDCallback(second, **FEW), FIDCallback(other)]
     run(tmp_path, callbacks)
-    assert callbacks[0].network is callbacks[1].network is first
+    assert callbacks[0].samples.network is callbacks[1].samples.network is first
     assert (first.images, second.images, other.images) == (2 * N, 0, 2 * N)
 
 
@@ -248,7 +248,7 @@ def test_every_callback_can_stand_in_a_config(tmp_path):
     parser.add_argument("--callbacks", type=list[Callback])
     built = parser.instantiate_classes(parser.parse_object({"callbacks": written})).callbacks
     assert [type(callback).__name__ for callback in built] == [e["class_path"].split(".")[1] for e in written]
-    assert built[0].network.protocol["seed"] == "3"
+    assert built[0].samples.network.protocol["seed"] == "3"
     assert built[6].metrics == ("psnr", "ssim")
 
 

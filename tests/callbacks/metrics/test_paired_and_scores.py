@@ -15,6 +15,7 @@ from callbacks import (
     DiversityCallback,
     ImageRewardCallback,
     PairedImageCallback,
+    RewardCallback,
     SampleGridCallback,
 )
 from callbacks.metrics.rows import SampleValues
@@ -62,13 +63,14 @@ def test_scores_are_means_over_images(tmp_path, alone):
     callbacks = [
         CLIPScoreCallback(scorer=Brightness()),
         ImageRewardCallback(scorer=Brightness(), name="my_image_reward"),
+        RewardCallback(Brightness(), "hpsv2"),
     ]
     logged = run(tmp_path, callbacks, Loader(table(), alone=alone or ""), **options)[0]
     assert logged == pytest.approx(
-        dict.fromkeys(["test/clip_score", "test/my_image_reward"], scores().mean().item()), rel=1e-6
+        dict.fromkeys(["test/clip_score", "test/my_image_reward", "test/hpsv2"], scores().mean().item()), rel=1e-6
     )
     lines = [json.loads(line) for line in (tmp_path / "logs" / "measurements.jsonl").read_text().splitlines()]
-    assert [(line["num_generated"], line["prompts_cut"]) for line in lines] == [(N, 5)] * 2
+    assert [(line["num_generated"], line["prompts_cut"]) for line in lines] == [(N, 5)] * 3
 
 
 def test_scores_keep_their_rows_and_intervals(tmp_path):

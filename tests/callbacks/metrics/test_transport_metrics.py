@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from callbacks import SamplePicture, TransportMetrics
-from callbacks.metrics.evaluation_rows import EvaluationRows
+from callbacks.metrics.rows import EvaluationRows
 from callbacks.pictures.sample_picture import SAMPLE, TRUTH, condition_title, draw
 from fewstep.metrics.two_sample import cross_halves, energy_distance, mmd, sliced_wasserstein2, wasserstein2
 
