@@ -193,7 +193,10 @@ def test_prompts_are_lines_and_repeat_under_new_keys(tmp_path):
         (["--metrics", "clip_score"], "from either --data FOLDER or --prompts FILE"),
         (["--metrics", "kid", "--prompts", "{prompts}"], "--metrics kid compares with real images; give --data"),
         (["--metrics", "clip_score", "--prompts", "gone.txt"], "gone.txt"),
-        (["--metrics", "clip_score", "--data", "{pictures}", "--guidance-scale", "0.5"], "must be at least 1, which"),
+        (["--metrics", "clip_score", "--data", "{pictures}", "--guidance-scale", "0.5"], "a number of at least 1"),
+        (["--metrics", "clip_score", "--data", "{pictures}", "--guidance-scale", "inf"], "a number of at least 1"),
+        (["--metrics", "clip_score", "--data", "{pictures}", "--steps", "1", "2", "1"], "--steps 1 is given twice"),
+        (["--metrics", "clip_score", "--data", "{pictures}", "--config", "c.yaml"], "--config is for checkpoints; "),
     ],
 )  # fmt: skip
 def test_mistakes_with_a_pipeline(evaluate, pipeline, pictures, tmp_path, capsys, arguments, message):

@@ -57,6 +57,8 @@ def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
     Errors in one line: FileNotFoundError; ValueError for a run whose own config would write elsewhere.
     """
     if is_pipeline(path):
+        if config is not None:
+            raise ValueError(f"--config is for checkpoints; {path} is a diffusers folder, which has its own settings")
         return path, path / "model_index.json"
     if path.is_dir():
         best = sorted(path.glob("checkpoints/best*.ckpt"), key=lambda file: file.stat().st_mtime_ns)

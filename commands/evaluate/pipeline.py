@@ -1,6 +1,7 @@
 """A diffusers pipeline folder in the place of a checkpoint: prompts in, one image per prompt out."""
 
 import inspect
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from commands.evaluate.partial import KeptImage, KeptImages
+from fewstep.one_line import one_line
 from fewstep.pixels import to_uint8
 from fewstep.rng import PerSampleRng
 
@@ -35,16 +37,19 @@ class PipelineModule(LightningModule):
     def __init__(self, pipeline: Any, steps: int = 50, guidance_scale: float | None = None, seed: int = 0) -> None:
         super().__init__()
         name, known = type(pipeline).__name__, inspect.signature(type(pipeline).__call__).parameters
-        if guidance_scale is not None and not guidance_scale >= 1:
-            raise ValueError(f"--guidance-scale {guidance_scale}: must be at least 1, which is unguided")
+        if guidance_scale is not None and not 1 <= guidance_scale < math.inf:
+            raise ValueError(f"--guidance-scale {guidance_scale}: must be a number of at least 1, which is unguided")
         if "prompt" not in known:
             raise ValueError(f"a {name} takes no prompts, so it cannot be measured here")
         if "guidance_scale" not in known and guidance_scale is not None:
             raise ValueError(f"a {name} takes no guidance scale; leave --guidance-scale out")
         denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
         size = getattr(getattr(denoiser, "config", None), "sample_size", None)
-        if not isinstance(size, int):
-            raise ValueError(f"the denoiser of this {name} states no sample_size, so the image size is not known")
+        if type(size) is not int or size < 1:
+            stated = (
+                "no sample_size" if size is None else f"the sample_size {one_line(str(size), 40)}, which is no edge"
+            )
+            raise ValueError(f"the denoiser of this {name} states {stated}, so the image size is not known")
         # In a tuple, so that nothing of it becomes a submodule or ends in a checkpoint.
         self._held, self.image_size = (pipeline, denoiser), size * getattr(pipeline, "vae_scale_factor", 1)
         default = known["guidance_scale"].default if "guidance_scale" in known else None

@@ -69,6 +69,8 @@ def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> 
 
 def list_jobs(args: argparse.Namespace) -> list[Job]:
     """The runs to measure. Errors: one line."""
+    if twice := [steps for steps in args.steps or () if args.steps.count(steps) > 1]:
+        raise ValueError(f"--steps {twice[0]} is given twice; name each number of steps once")
     found = [locate(given, args.config) for given in args.checkpoint]
     return [
         (file, config, steps) for file, config in found for steps in args.steps or [50 if is_pipeline(file) else None]

@@ -65,7 +65,7 @@ def from_pretrained(kind: Any, source: str | Path, filename: str, **options: Any
     try:
         with reading(source):
             return kind.from_pretrained(str(source), **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(missing(source, filename, error)) from None
 
 
@@ -80,7 +80,7 @@ def network_config(source: str | Path, part: str) -> dict[str, Any]:
 
     try:
         return dict(diffusers.AutoencoderKL.load_config(str(source), **own_or_part(source, part)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(missing(source, f"{part}/config.json", error)) from None
 
 
