@@ -1,5 +1,6 @@
-"""Silence what Lightning says about itself; warnings about the user's data, model or machine stay."""
+"""A process of ours: what Lightning says about itself is not heard, and its group ends before the interpreter."""
 
+import gc
 import logging
 import os
 import warnings
@@ -19,7 +20,10 @@ _NOISE = (
 
 
 def quiet() -> None:
-    """Keep Lightning's loggers to warnings and drop the warnings listed above; call it once per process."""
+    """Keep Lightning's loggers to warnings and drop the warnings listed above; call it once per process.
+
+    Warnings about the user's data, model or machine stay.
+    """
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports on stderr that it found no GPU to profile
@@ -27,3 +31,17 @@ def quiet() -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's calls, not the user's
     for pattern in _NOISE:
         warnings.filterwarnings("ignore", message=pattern)
+
+
+def leave_process_group() -> None:
+    """Take the default process group down, if there is one; for ranks that are done, all of them.
+
+    Lightning does so for NCCL and leaves gloo's group to the end of the interpreter. A thread of gloo that still holds
+    a tensor by then aborts the process, whose exit code becomes -6 after a whole run (seen once, with two hosts;
+    https://github.com/pytorch/pytorch/issues/190489). Not after an error: other ranks may be in a collective.
+    """
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # what wrapped the model holds the group too
+        distributed.destroy_process_group()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from commands.process_group import leave_process_group
+from commands.process import leave_process_group
 from fewstep.backbones import save_guided_network
 from fewstep.icd.pair import InvertibleConsistency
 from tests.patience import PATIENCE

@@ -10,7 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.care import bad_batches
-from callbacks.care.robust_statistics import robust_deviations
+
+NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
+FLOOR = 1e-3  # smallest scale, relative to the median: a constant history makes no spike of its own rounding
 
 
 class LossSpikes(Callback):
@@ -96,3 +98,14 @@ class LossSpikes(Callback):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.spikes = int(state_dict["spikes"])
+
+
+def robust_deviations(values: Tensor, history: Tensor) -> Tensor:
+    """(value - median) / (1.4826 MAD) for values [B] given a history [N]; both finite, N >= 1; returns [B].
+
+    Source: Hampel (1974), the median absolute deviation as a scale.
+    """
+    median = history.median()
+    scale = NORMAL * (history - median).abs().median()
+    floor = torch.maximum(FLOOR * median.abs(), torch.full_like(median, torch.finfo(history.dtype).tiny))
+    return (values - median) / torch.maximum(scale, floor)

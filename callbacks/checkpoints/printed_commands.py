@@ -1,5 +1,6 @@
 """Commands and flags that a run prints: each can be pasted into a shell, whatever its paths hold."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -7,7 +8,8 @@ also: list[str] = []  # flags of this process that a command for the same run ne
 
 
 def evaluate_command(checkpoint: str | Path, out: Path) -> str:
-    return shlex.join(["python", "evaluate.py", str(checkpoint), "--out", str(out), *also])
+    uv = ["uv", "run"] if "UV_RUN_RECURSION_DEPTH" in os.environ else []  # as this process was started
+    return shlex.join([*uv, "python", "evaluate.py", str(checkpoint), "--out", str(out), *also])
 
 
 def resume_flags(folder: str | Path) -> str:

@@ -19,8 +19,7 @@ from commands.evaluate.metrics_by_name import check_names, read_options
 from commands.evaluate.partial import Partial
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.replay import keep_outputs
-from commands.process import quiet
-from commands.process_group import leave_process_group
+from commands.process import leave_process_group, quiet
 from commands.report import write as report
 from commands.trusted_code import take_trust
 from datamodules.shard_sources import locations

@@ -25,8 +25,7 @@ from callbacks.tracking.csv_logger import AppendingCSVLogger
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands import config_text, trusted_code
 from commands.config_errors import explain, read_configs
-from commands.process import quiet
-from commands.process_group import leave_process_group
+from commands.process import leave_process_group, quiet
 from commands.train import exit_codes, resume, run_lock
 from commands.train import stages as run_stages
 from commands.train.config_ranges import check_ranges

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from callbacks import LossSpikes
-from callbacks.care.robust_statistics import robust_deviations
+from callbacks.care.loss_spikes import robust_deviations
 from tests.callbacks.faulty_run import KeyedData, trainer_with
 from tests.callbacks.tiny_run import TinyModule
 

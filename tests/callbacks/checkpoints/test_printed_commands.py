@@ -26,10 +26,13 @@ def names(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_words_of_a_shell_are_those_meant(seed, tmp_path, capsys):
+def test_the_words_of_a_shell_are_those_meant(seed, tmp_path, capsys, monkeypatch):
     folder = tmp_path.joinpath(*names(seed))
     best = folder / "checkpoints" / "best.ckpt"
     words = ["python", "evaluate.py", str(best), "--out", str(folder / "evaluation")]
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")  # by `uv run`
+    assert shlex.split(evaluate_command(best, folder / "evaluation")) == ["uv", "run", *words]
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH")
     assert shlex.split(evaluate_command(best, folder / "evaluation")) == words
     assert shlex.split(resume_flags(folder)) == ["--run_dir", str(folder), "--resume", "auto"]
     print_next_step(folder, best, None)
