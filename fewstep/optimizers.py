@@ -1,15 +1,49 @@
-"""Learning rate over the course of training, as a share of the highest one."""
+"""AdamW and the course of its learning rate, as one group of settings."""
 
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch.optim import Optimizer
+import torch
 from torch.optim.lr_scheduler import LambdaLR
+
+from fewstep.choices import require_choice
+from fewstep.optimizer_options import check_adamw
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019) with a linear rise of the learning rate.
+
+    lr: the highest. betas, weight_decay: as in torch. warmup_steps: of the rise. schedule: what follows, "constant" or
+    "cosine", which ends in 0 at the last step of the run. ValueError in one line for what cannot train.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        check_adamw(self.lr, self.betas, self.weight_decay, self.warmup_steps)
+        require_choice("schedule", self.schedule, ("constant", "cosine"))
+
+    def configure(self, parameters: Iterable[Any], num_steps: Callable[[], float]) -> dict[str, Any]:
+        """What a LightningModule's configure_optimizers returns, for parameters or groups of them.
+
+        num_steps: tells the steps of the run; asked only where the schedule depends on them.
+        """
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        end = num_steps() if self.schedule == "cosine" else math.inf
+        share = partial(warmup_cosine, warmup_steps=self.warmup_steps, max_steps=end)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: float) -> float:
-    """Linear from 1 / warmup_steps to 1, then half a cosine to 0 at max_steps; constant if max_steps is inf.
+    """Share of the highest rate: linear from 1 / warmup_steps to 1, then half a cosine to 0 at max_steps (inf: 1).
 
     Loshchilov and Hutter 2017 (SGDR), Eq. 5 without restarts, after the warm-up of Goyal et al. 2017.
     """
@@ -17,9 +51,3 @@ def warmup_cosine(step: int, warmup_steps: int, max_steps: float) -> float:
         return (step + 1) / warmup_steps
     done = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
     return (1 + math.cos(math.pi * done)) / 2
-
-
-def warmup_cosine_of(optimizer: Optimizer, warmup_steps: int, max_steps: float) -> dict[str, Any]:
-    """What a LightningModule's configure_optimizers returns for this optimizer and `warmup_cosine` at every step."""
-    share = partial(warmup_cosine, warmup_steps=warmup_steps, max_steps=max_steps)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}

@@ -10,8 +10,7 @@ from fewstep.backbones import copied_to
 from fewstep.choices import DTYPES, require_choice
 from fewstep.diffusion.latent_space import mean_code
 from fewstep.losses import l1, l2
-from fewstep.optimizer_options import check_adamw
-from fewstep.optimizers import warmup_cosine_of
+from fewstep.optimizers import AdamW
 from fewstep.pixels import to_uint8
 from lightning_modules.evaluation_steps import log_mean
 
@@ -29,8 +28,7 @@ class AutoencoderModule(LightningModule):
             codes small and smooth. Without effect on AutoencoderTiny, whose code is not random.
         perceptual: a frozen distance (images, references) -> [B] such as fewstep.metrics.perceptual.LPIPS, or None.
         perceptual_weight: of that distance.
-        lr, betas, weight_decay: of AdamW.
-        warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.
+        optimizer: see fewstep.optimizers.AdamW.
         export_dtype: "float32" or "float16", of the exported weights.
 
     val/psnr is the mean over images of 8 bit (callbacks.PairedImageCallback gives the same number with an interval).
@@ -43,21 +41,17 @@ class AutoencoderModule(LightningModule):
         kl_weight: float = 1e-4,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 0.1,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        warmup_steps: int = 100,
+        optimizer: AdamW = AdamW(lr=1e-3, betas=(0.9, 0.99), warmup_steps=100),
         export_dtype: str = "float16",
     ) -> None:
         super().__init__()
-        check_adamw(lr, betas, weight_decay, warmup_steps)
         require_choice("loss", loss, LOSSES)
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
         for name, value in (("kl_weight", kl_weight), ("perceptual_weight", perceptual_weight)):
             if value < 0:
                 raise ValueError(f"{name}={value}: must not be negative")
-        self.save_hyperparameters(ignore=["model", "perceptual"])
-        self.model = model
+        self.save_hyperparameters(ignore=["model", "perceptual", "optimizer"])
+        self.model, self.optimizer = model, optimizer
         # In a tuple: what is frozen is neither stored in checkpoints nor set to training mode.
         self.perceptual = () if perceptual is None else (perceptual.eval().requires_grad_(False),)
         self.codes: list[tuple[float, float, int]] = []  # sum, sum of squares, count of the codes of an evaluation
@@ -119,9 +113,7 @@ class AutoencoderModule(LightningModule):
         model.save_pretrained(folder)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
-        return warmup_cosine_of(optimizer, h.warmup_steps, self.trainer.estimated_stepping_batches)
+        return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)
 
 
 def _psnr(images: Tensor, references: Tensor) -> Tensor:

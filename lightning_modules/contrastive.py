@@ -8,8 +8,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.contrastive.loss import contrastive_loss, labels_of
-from fewstep.optimizer_options import check_adamw
-from fewstep.optimizers import warmup_cosine_of
+from fewstep.optimizers import AdamW
 from lightning_modules.evaluation_steps import log_mean
 
 
@@ -20,8 +19,7 @@ class ContrastiveModule(LightningModule):
         model: `fewstep.contrastive.network.CLIPNetwork`, or a network with encode_image(images [B, 3, H, W] in [-1, 1])
             and encode_text(captions) -> unit vectors [B, D], scale, clamp_scale(largest) and parameter_groups() ->
             {"decay": ..., "free": ...}.
-        lr, betas, weight_decay: of AdamW; only the "decay" group decays.
-        warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.
+        optimizer: see fewstep.optimizers.AdamW; only the "decay" group decays.
         max_scale: the inverse temperature is learned but kept within 1..max_scale.
         positive_field: field of the batch; pairs of a batch that agree in it are positives of one another, such as
             drawings of one `concept`. None: only the pair itself is, as in CLIP. Pairs with equal captions need no
@@ -37,20 +35,16 @@ class ContrastiveModule(LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.98),
-        weight_decay: float = 0.1,
-        warmup_steps: int = 200,
+        optimizer: AdamW = AdamW(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup_steps=200),
         max_scale: float = 100.0,
         positive_field: str | None = None,
         caption_field: str = "caption",
     ) -> None:
         super().__init__()
-        check_adamw(lr, betas, weight_decay, warmup_steps)
         if not max_scale > 1:
             raise ValueError(f"max_scale={max_scale}: must be above 1")
-        self.save_hyperparameters()
-        self.model = model
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.model, self.optimizer = model, optimizer
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         self.model.clamp_scale(self.hparams.max_scale)  # of the step before
@@ -90,11 +84,9 @@ class ContrastiveModule(LightningModule):
         return {"image_features": image, "text_features": text, "loss": loss, "label": labels}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h, groups = self.hparams, self.model.parameter_groups()
-        decays = {"decay": h.weight_decay, "free": 0.0}
-        parameters = [{"params": groups[name], "weight_decay": decay} for name, decay in decays.items()]
-        optimizer = torch.optim.AdamW(parameters, lr=h.lr, betas=tuple(h.betas))
-        return warmup_cosine_of(optimizer, h.warmup_steps, self.trainer.estimated_stepping_batches)
+        groups = self.model.parameter_groups()
+        parameters = [{"params": groups["decay"]}, {"params": groups["free"], "weight_decay": 0.0}]
+        return self.optimizer.configure(parameters, lambda: self.trainer.estimated_stepping_batches)
 
 
 def _captions(batch: dict[str, Any], field: str, training: bool) -> list[str]:

@@ -17,8 +17,7 @@ from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import schedule_of_config, training_times
 from fewstep.diffusion.solvers import ddim, even_times
 from fewstep.losses import l2
-from fewstep.optimizer_options import check_adamw
-from fewstep.optimizers import warmup_cosine_of
+from fewstep.optimizers import AdamW
 from fewstep.rng import PerSampleRng
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
@@ -36,8 +35,7 @@ class DiffusionTeacherModule(LightningModule):
         sampling_steps: of DDIM, for a picture of every caption in validation and test; 0 for none. `data.num_val` says
             how many that are.
         guidance_scale: of those pictures; 1 is unguided.
-        lr, betas, weight_decay: of AdamW.
-        warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.
+        optimizer: see fewstep.optimizers.AdamW.
         export_dtype: "float32" or "float16", of the exported weights.
 
     A batch has `image` and `caption`, or also the arrays `latent` and `prompt` that `python -m datamodules.prepare
@@ -54,20 +52,16 @@ class DiffusionTeacherModule(LightningModule):
         min_snr_gamma: float | None = 5.0,
         sampling_steps: int = 0,
         guidance_scale: float = 4.0,
-        lr: float = 2e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.01,
-        warmup_steps: int = 200,
+        optimizer: AdamW = AdamW(lr=2e-4, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=200),
         export_dtype: str = "float16",
     ) -> None:
         super().__init__()
-        check_adamw(lr, betas, weight_decay, warmup_steps)
-        self.save_hyperparameters(ignore=["unet"])
+        self.save_hyperparameters(ignore=["unet", "optimizer"])
         require_choice("prediction", prediction, ("eps", "v"))
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
         if not 0 <= prompt_dropout < 1 or sampling_steps < 0:
             raise ValueError(f"prompt_dropout={prompt_dropout}, sampling_steps={sampling_steps}: below 1; 0 or more")
-        self.unet = unet
+        self.unet, self.optimizer = unet, optimizer
         self.parametrization = Parametrization(schedule_of_config(STABLE_DIFFUSION_SCHEDULER), prediction)
         self.encoders = FrozenEncoders(autoencoder, text_encoder)
         if (known := set(self.encoders.null_condition)) != {"prompt"}:  # the export has one text encoder
@@ -148,6 +142,4 @@ class DiffusionTeacherModule(LightningModule):
         save_stable_diffusion(folder, self.unet, *encoders, self.hparams.prediction, dtype)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
-        return warmup_cosine_of(optimizer, h.warmup_steps, self.trainer.estimated_stepping_batches)
+        return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)

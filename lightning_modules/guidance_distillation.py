@@ -20,8 +20,7 @@ from fewstep.diffusion.guidance import draw_scales, guidance_distillation, guide
 from fewstep.diffusion.schedules import training_times
 from fewstep.files.weights import weights_sha256
 from fewstep.losses import l2
-from fewstep.optimizer_options import check_adamw
-from fewstep.optimizers import warmup_cosine_of
+from fewstep.optimizers import AdamW
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
 
@@ -34,8 +33,7 @@ class GuidanceDistillationModule(LightningModule):
         guidance_scales: the positive scales w to learn, each as likely, 1 (unguided) among them; for Stable Diffusion
             1.5 iCD's are 1, 8, 12, 16, 20. They are stored with the exported network, which may be asked no others.
         embedding_dim: Fourier features of w.
-        lr, betas, weight_decay: of AdamW.
-        warmup_steps: of a linear rise of the learning rate, before it falls along a cosine to 0 at `max_steps`.
+        optimizer: see fewstep.optimizers.AdamW.
         gradient_checkpointing: of the network, for less memory and a third more time.
         export_dtype: "float32" or "float16", of the exported weights.
 
@@ -48,16 +46,13 @@ class GuidanceDistillationModule(LightningModule):
         network: str | None = None,
         guidance_scales: Sequence[float] = (1.0, 2.0, 4.0, 6.0, 8.0),
         embedding_dim: int = 512,
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        warmup_steps: int = 200,
+        optimizer: AdamW = AdamW(warmup_steps=200),
         gradient_checkpointing: bool = False,
         export_dtype: str = "float16",
     ) -> None:
         super().__init__()
-        check_adamw(lr, betas, weight_decay, warmup_steps)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.optimizer = optimizer
         if 1.0 not in guidance_scales or not all(0 < w < math.inf for w in guidance_scales):
             raise ValueError(f"guidance_scales={list(guidance_scales)}: positive, and 1, which is unguided, among them")
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
@@ -121,6 +116,4 @@ class GuidanceDistillationModule(LightningModule):
         save_guided_network(folder, self.model, self.hparams.guidance_scales, DTYPES[self.hparams.export_dtype])
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
-        return warmup_cosine_of(optimizer, h.warmup_steps, self.trainer.estimated_stepping_batches)
+        return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)

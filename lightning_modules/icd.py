@@ -3,10 +3,8 @@
 Starodubcev et al. 2024, "Invertible Consistency Distillation for Text-Guided Image Editing in Around 7 Steps".
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,24 +15,17 @@ from fewstep.backbones import load_latent_diffusion
 from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.choices import DTYPES, require_choice
 from fewstep.diffusion.guidance import Condition, draw_scales, require_trained
-from fewstep.distillation.boundaries import Boundaries
-from fewstep.distillation.consistency import ConsistencyDistillation, Draw, Weights
-from fewstep.distillation.students import adapter_students, full_students
+from fewstep.distillation.consistency import Draw
+from fewstep.distillation.options import DistillationOptions
+from fewstep.distillation.students import StudentOptions
 from fewstep.files.weights import weights_sha256
 from fewstep.icd.inversion import decode, encode
 from fewstep.icd.pair import Editing, InvertibleConsistency
-from fewstep.losses import l2, pseudo_huber
-from fewstep.optimizer_options import check_adamw
-from fewstep.optimizers import warmup_cosine_of
+from fewstep.losses import l2
+from fewstep.optimizers import AdamW
 from fewstep.rng import PerSampleRng
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
-CHOICES = {
-    "students": ("lora", "full"),
-    "objective": ("summed", "separate"),
-    "lr_schedule": ("constant", "cosine"),
-    "dtype": DTYPES,
-}
 AUTHORS_ORDER = ("reverse_cd", "forward_cd", "forward_preservation", "reverse_preservation", "full_cycle")
 
 
@@ -47,18 +38,10 @@ class ICDModule(LightningModule):
             where the pipeline's own is one.
         guidance_scales: scales w to train the decoder on, 1 (unguided) among them; None means all that the network
             knows. Sampling and editing may use these and no others.
-        boundaries: ends of the segments, 0 < .. < 1, as times or, with boundaries_in="log_snr", as the falling log-SNRs
-            between the two ends: the same noise levels on another schedule. See fewstep.distillation.boundaries.
-        start: where encoding starts, in the same unit; 0 (for log-SNRs, None) is the data itself.
-        num_steps: teacher steps on a grid over [0, 1], on which the boundaries lie.
-        loss_weights: of the terms of Eq. 5, see consistency.Weights; a term of weight 0 is not computed.
-        huber_c: of the pseudo-Huber distance.
-        reverse_from: "noised", as in the paper, or "encoded": see consistency.ConsistencyDistillation.
-        students: "lora", two adapters of this rank and alpha on one frozen base, or "full", two more networks.
-        targets: the layers with adapters; None for those of the paper. merged: see Adapters, for small networks.
+        distillation: boundaries, weights and distance of the losses, see fewstep.distillation.options.
+        students: adapters or whole networks, see fewstep.distillation.students.StudentOptions.
         objective: "summed", an optimizer step for all terms, or "separate", one for each, as in the authors' code.
-        lr, betas, weight_decay: of AdamW. lr_schedule: "constant", or "cosine" to 0 at `max_steps`; both after
-            warmup_steps of linear rise.
+        optimizer: see fewstep.optimizers.AdamW.
         gradient_checkpointing: of the network, for less memory and a third more time.
         dtype: of the frozen weights: "float32", "bfloat16" or "float16".
         editing: how `predict` edits, and the scale at which validation draws pictures.
@@ -72,53 +55,30 @@ class ICDModule(LightningModule):
         pipeline: str,
         network: str | None = None,
         guidance_scales: Sequence[float] | None = None,
-        boundaries: Sequence[float] = (0.0, 0.26, 0.52, 0.78, 1.0),
-        start: float | None = 0.02,
-        boundaries_in: str = "time",
-        num_steps: int = 50,
-        loss_weights: dict[str, float] | None = None,
-        huber_c: float = 1e-3,
-        reverse_from: str = "noised",
-        students: str = "lora",
-        rank: int = 64,
-        alpha: float = 8.0,
-        targets: Sequence[str] | None = None,
-        merged: bool = False,
+        distillation: DistillationOptions = DistillationOptions(),
+        students: StudentOptions = StudentOptions(),
         objective: str = "summed",
-        lr: float = 8e-6,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        lr_schedule: str = "constant",
+        optimizer: AdamW = AdamW(lr=8e-6, schedule="constant"),
         gradient_checkpointing: bool = False,
         dtype: str = "float32",
         editing: Editing | None = None,
     ) -> None:
         super().__init__()
-        check_adamw(lr, betas, weight_decay, warmup_steps)
-        self.save_hyperparameters(ignore=["editing"])
-        for name, choices in CHOICES.items():
-            require_choice(name, self.hparams[name], choices)
+        self.save_hyperparameters(ignore=["distillation", "students", "optimizer", "editing"])
+        require_choice("objective", objective, ("summed", "separate"))
+        require_choice("dtype", dtype, DTYPES)
         self.automatic_optimization = objective == "summed"
         model = load_latent_diffusion(pipeline, network, DTYPES[dtype])
         self.model, self.parametrization = model, model.parametrization
         self.encoders = FrozenEncoders(model.latents, model.prompts)
         self.encoders.hashes["network"] = weights_sha256(model.network)
         self.guidance_scales = model.scales_to_train(guidance_scales)
-        self.distillation = ConsistencyDistillation(
-            self.parametrization,
-            Boundaries.given_in(boundaries_in, boundaries, start, model.parametrization.schedule, num_steps),
-            num_steps,
-            partial(pseudo_huber, c=huber_c),
-            Weights(**(loss_weights or {})),
-            reverse_from=reverse_from,
-        )
+        self.distillation = distillation.of(model.parametrization)
         self.editing = editing or Editing(guidance_scale=max(self.guidance_scales))
         require_trained(self.editing.guidance_scale, self.guidance_scales)
         if gradient_checkpointing:
             model.network.enable_gradient_checkpointing()
-        lora = students == "lora"
-        self.students = adapter_students(model, rank, alpha, targets, merged) if lora else full_students(model)
+        self.students, self.optimizer = students.of(model), optimizer
         self.weights = self.students.weights  # all that is trained and stored
 
     def setup(self, stage: str) -> None:
@@ -227,7 +187,4 @@ class ICDModule(LightningModule):
         self.pair.describe(folder, self.hparams.pipeline, self.hparams.network, self.students.settings)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        h = self.hparams
-        optimizer = torch.optim.AdamW(self.parameters(), lr=h.lr, betas=tuple(h.betas), weight_decay=h.weight_decay)
-        end = self.trainer.estimated_stepping_batches if h.lr_schedule == "cosine" else math.inf
-        return warmup_cosine_of(optimizer, h.warmup_steps, end)
+        return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)

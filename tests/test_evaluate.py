@@ -276,6 +276,7 @@ def test_a_mistake_on_the_command_line_is_one_line(evaluate, run_dir, tmp_path, 
         ("--data", "", "an empty text names no file or folder"),
         ("--out", "file://elsewhere/out", "names the host 'elsewhere'"),
         ("--devices", "0", "is not a whole number of at least 1"),
+        ("--bootstrap", "39", "39 resamples make no 95 % interval; give 40 or more"),
     ],
 )
 def test_a_value_that_no_option_has_is_one_line(evaluate, run_dir, tmp_path, capsys, option, value, fault):
@@ -287,7 +288,7 @@ def test_a_value_that_no_option_has_is_one_line(evaluate, run_dir, tmp_path, cap
 
 
 def test_addresses_of_files_are_read(evaluate, run_dir, tmp_path):
-    assert evaluate([run_dir.as_uri(), "--out", (tmp_path / "a b").as_uri(), "--bootstrap", "10"]) == 0
+    assert evaluate([run_dir.as_uri(), "--out", (tmp_path / "a b").as_uri(), "--bootstrap", "40"]) == 0
     assert (tmp_path / "a b" / "report.html").is_file()
 
 

@@ -30,7 +30,7 @@ def teacher(folder, scales, **config):
     torch.nn.init.normal_(guided.time_embedding.cond_proj.weight, std=0.3)
     save_guided_network(folder / "guided", guided, scales)
     pipeline = write_pipeline(folder / "pipeline", "sdxl" if config else "sd")
-    return ["--model.pipeline", pipeline, "--model.network", str(folder / "guided"), "--model.rank", "2"]
+    return ["--model.pipeline", pipeline, "--model.network", str(folder / "guided"), "--model.students.rank", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,7 @@ def test_two_processes_write_what_one_does(predict):
 @pytest.mark.slow
 def test_a_distilled_pair_edits_and_generates(tmp_path, monkeypatch, capsys):
     """ICDModule itself, with random students of a random pipeline."""
+    from fewstep.distillation.students import StudentOptions
     from fewstep.files.pictures import read_picture, to_picture
     from lightning_modules.icd import ICDModule
     from tests.tiny_diffusion import batch
@@ -145,8 +146,11 @@ def test_a_distilled_pair_edits_and_generates(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_export(tmp_path)
     Image.fromarray(((batch([0])["image"][0] + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save("cat.png")
-    options = {"pipeline": "pipeline", "network": "guided", "guidance_scales": list(SCALES), "rank": 2}
-    config = {"model": {"class_path": "lightning_modules.icd.ICDModule", "init_args": options}}
+    options = {"pipeline": "pipeline", "network": "guided", "guidance_scales": list(SCALES)}
+    config = {
+        "model": {"class_path": "lightning_modules.icd.ICDModule", "init_args": options | {"students": {"rank": 2}}}
+    }
+    options["students"] = StudentOptions(rank=2)
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/config.yaml").write_text(yaml.safe_dump(config))
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)

@@ -32,7 +32,7 @@ READS_IMAGES = tuple(
 STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
 SHORT = ("scorer", "autoencoder", "teacher", "guidance", "icd_sd15", "icd_sdxl")  # a step of theirs takes longest
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
-CONSTANT = {"ot": "model.schedule", "weather": "model.schedule", "icd": "model.lr_schedule"}
+CONSTANT = {"ot": "model.schedule", "weather": "model.schedule", "icd": "model.optimizer.schedule"}
 
 
 def last_step(method: str) -> int:
@@ -164,7 +164,7 @@ def _icd(shared: Path, kind: str = "sd") -> dict[str, object]:
         **_images(size=16, train=64, batch=4),
         "model.pipeline": teacher / "pipeline",
         "model.network": teacher / "guided",
-        "model.rank": 2,
+        "model.students.rank": 2,
         "callbacks.samples": "null",
         "callbacks.paired": "null",
     }

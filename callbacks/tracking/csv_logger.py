@@ -3,18 +3,22 @@
 import csv
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
+from fewstep.files.durable import replace_file
+
 
 class AppendingCSVLogger(CSVLogger):
     """Lightning's CSV logger in one file, SAVE_DIR/logs/metrics.csv, to which a resumed run appends.
 
     Every logging event reaches the disk at once, so a killed run loses nothing. After a resume from an earlier step the
-    repeated steps appear twice; the later row counts.
+    repeated steps appear twice; the later row counts. A last line that a power cut or a full disk tore is cut off.
+    Errors: ValueError for a file there that is no text.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -39,7 +43,8 @@ class _AppendingWriter(ExperimentWriter):
             if not self.said:
                 print(f"metrics.csv: {error}; the run goes on without it.", file=sys.stderr, flush=True)
             self.said = True
-            self._check_log_dir_exists()  # the columns are those of the file, whatever was about to be added
+            with suppress(OSError):  # cutting needs no space, but the disk may be gone
+                self._check_log_dir_exists()  # the columns are those of the file, whatever was about to be added
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Lightning empties the file before it writes it anew, which on a full disk is all that remains."""
@@ -58,5 +63,19 @@ class _AppendingWriter(ExperimentWriter):
         """Take over the columns of an existing file instead of deleting it."""
         existing = Path(self.metrics_file_path)
         if existing.is_file():
-            with existing.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+            _cut_torn_line(existing)
+            try:
+                with existing.open(newline="", encoding="utf-8") as file:
+                    self.metrics_keys = next(csv.reader(file), [])
+            except (UnicodeDecodeError, csv.Error):
+                raise ValueError(f"{existing} is no table of metrics; move it away") from None
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Leave whole lines only, in a file of its own: a copied run's may be another name of the same one."""
+    content = file.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if file.stat().st_nlink > 1:
+        replace_file(file, content[:end])
+    elif end < len(content):
+        os.truncate(file, end)

@@ -8,6 +8,7 @@ from fewstep.files.local_paths import local_path
 
 # What the samples depend on, and therefore what a broken-off evaluation must be continued with.
 OF_THE_SAMPLES = ("checkpoint", "config", "data", "prompts", "num_samples", "steps", "guidance_scale", "seed")
+LEAST_DRAWS = 40  # of which the second lowest and the second highest are the ends of the interval
 
 
 def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, list[str]]:
@@ -41,7 +42,7 @@ def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, li
     add("--guidance-scale", type=float, metavar="W", help="1 is unguided; the model's own if not given")
     add("--seed", type=seed, default=0, help="of intervals, noise and the global random generators (0)")
     add("--devices", type=positive, default=1, help="processes that share the test data (1)")
-    add("--bootstrap", type=positive, default=1000, help="resamples behind the 95%% interval of a mean (1000)")
+    add("--bootstrap", type=draws, default=1000, help="resamples behind the 95%% interval of a mean (1000)")
     add("--trust", action="append", metavar="PACKAGE", help="let the config name classes of this package; repeatable")
     add("--overwrite", action="store_true", help="replace a report about other checkpoints, drop another's OUT/partial")
     return parser.parse_known_args(argv)
@@ -70,4 +71,10 @@ def seed(text: str) -> int:
 def positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def draws(text: str) -> int:
+    if positive(text) < LEAST_DRAWS:
+        raise argparse.ArgumentTypeError(f"{text} resamples make no 95 % interval; give {LEAST_DRAWS} or more")
     return int(text)

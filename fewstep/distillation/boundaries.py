@@ -8,7 +8,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fewstep.choices import require_choice
 from fewstep.diffusion.schedules import Schedule
 
 _SLACK = 1e-5  # two times nearer than a hundredth of a training step are the same
@@ -69,16 +68,6 @@ class Boundaries:
             times = [round(time * num_steps) / num_steps for time in times]
         first = 0 if start is None else 1
         return cls((0.0, *times[first:], 1.0), 0.0 if start is None else times[0])
-
-    @classmethod
-    def given_in(
-        cls, unit: str, ends: Sequence[float], start: float | None, schedule: Schedule, num_steps: int
-    ) -> "Boundaries":
-        """unit "time": `ends` are times; "log_snr": see from_log_snr. start: in the same unit, None for the data."""
-        require_choice("boundaries_in", unit, ("time", "log_snr"))
-        if unit == "log_snr":
-            return cls.from_log_snr(schedule, ends, start, num_steps)
-        return cls(tuple(ends), 0.0 if start is None else start)
 
     @property
     def encode_times(self) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.backbones import Adapters, DiffusersDenoiser, LatentDiffusion, load_guided_network, save_guided_network
+from fewstep.choices import require_choice
 from fewstep.diffusion.guidance import Condition, Denoiser
 from fewstep.distillation.network_calls import Call, SeparateNetworks
 
@@ -54,6 +55,30 @@ class Students:
     weights: nn.Module
     settings: dict[str, Any]
     save: Callable[[str | Path], None]
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """Which students a run trains.
+
+    kind: "lora", two adapters of this rank and alpha on one frozen base, or "full", two more networks. targets: the
+    layers with adapters; None for those of the paper. merged: see Adapters, for small networks.
+    """
+
+    kind: str = "lora"
+    rank: int = 64
+    alpha: float = 8.0
+    targets: Sequence[str] | None = None
+    merged: bool = False
+
+    def __post_init__(self) -> None:
+        require_choice("students.kind", self.kind, ("lora", "full"))
+
+    def of(self, model: LatentDiffusion) -> Students:
+        """The students of this model, whose network adapters change in place."""
+        if self.kind == "full":
+            return full_students(model)
+        return adapter_students(model, self.rank, self.alpha, self.targets, self.merged)
 
 
 def adapter_students(

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from callbacks.checkpoints.export import Export
 from fewstep.backbones import diffusers_network, load_autoencoder
 from fewstep.diffusion.latent_space import LatentSpace
+from fewstep.optimizers import AdamW
 from lightning_modules import AutoencoderModule
 from tests.tiny_diffusion import AUTOENCODER, batch
 
@@ -43,7 +44,7 @@ class Data(L.LightningDataModule):
 
 
 def module(config=AUTOENCODER, name="AutoencoderKL", **options):
-    options = {"warmup_steps": 5, "lr": 2e-3, "export_dtype": "float32", **options}
+    options = {"optimizer": AdamW(2e-3, (0.9, 0.99), warmup_steps=5), "export_dtype": "float32", **options}
     return AutoencoderModule(diffusers_network(name, config), **options)
 
 

@@ -15,6 +15,7 @@ from datamodules import ImageTextDataModule
 from fewstep.contrastive.loss import contrastive_loss, labels_of, retrieval_ranks
 from fewstep.contrastive.network import CLIPNetwork
 from fewstep.contrastive.vocabulary import write_vocabulary
+from fewstep.optimizers import AdamW
 from fewstep.rewards.clip_scores import load_clip
 from lightning_modules import ContrastiveModule
 
@@ -71,7 +72,8 @@ def module(vocabulary, **options):
     torch.manual_seed(torch.initial_seed())  # the same weights in every call
     vision = {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
     text = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
-    return ContrastiveModule(CLIPNetwork(16, vision, text, vocabulary), **{"warmup_steps": 5, **options})
+    options = {"optimizer": AdamW(1e-3, (0.9, 0.98), 0.1, 5), **options}
+    return ContrastiveModule(CLIPNetwork(16, vision, text, vocabulary), **options)
 
 
 def trainer(folder, *callbacks, max_steps=5, **options):
@@ -99,7 +101,7 @@ def fitted(vocabulary, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
     metrics = RetrievalMetrics(ks=(1, 3))
     runner = trainer(folder, metrics, Export(), max_steps=150, check_val_every_n_epoch=150)
-    net = module(vocabulary, lr=3e-3)
+    net = module(vocabulary, optimizer=AdamW(3e-3, (0.9, 0.98), 0.1, 5))
     first = runner.validate(net, Data(), verbose=False)[0]
     runner.fit(net, Data())
     last = runner.test(net, Data(), verbose=False)[0]
@@ -183,7 +185,7 @@ def test_two_processes_train_and_measure_as_one(vocabulary, tmp_path):
 
 
 def test_learning_rate_rises_and_falls_and_only_matrices_decay(vocabulary, tmp_path):
-    net = module(vocabulary, lr=1e-2, warmup_steps=4, weight_decay=0.3)
+    net = module(vocabulary, optimizer=AdamW(1e-2, (0.9, 0.98), 0.3, 4))
     rates = []
 
     class Watch(L.Callback):
@@ -259,7 +261,7 @@ def test_shipped_networks_know_the_drawings_they_saw(name, field, tower):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"lr": 0.0}, "lr=0.0"), ({"max_scale": 1.0}, "max_scale=1.0")],
+    [({"max_scale": 0.5}, "max_scale=0.5"), ({"max_scale": 1.0}, "max_scale=1.0")],
 )
 def test_bad_options_are_named(options, message, vocabulary):
     with pytest.raises(ValueError, match=message):

@@ -1,5 +1,7 @@
 """A Stable Diffusion of a few thousand weights: it trains, leaves its frozen parts alone, and diffusers samples it."""
 
+from dataclasses import replace
+
 import lightning as L
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.care.ema import EMA
 from fewstep.backbones.frozen_encoders import FrozenEncoders
+from fewstep.optimizers import AdamW
 from fewstep.rng import PerSampleRng
 from lightning_modules import DiffusionTeacherModule
 from tests.tiny_diffusion import CAPTIONS, batch, unet, write_autoencoder, write_pipeline, write_text_encoder
@@ -19,8 +22,11 @@ def folders(tmp_path_factory):
     return write_autoencoder(folder / "vae"), write_text_encoder(folder / "text")
 
 
+OPTIMIZER = AdamW(2e-4, (0.9, 0.99), 0.01, 5)
+
+
 def module(folders, seed=0, **options):
-    net = DiffusionTeacherModule(unet(seed), *folders, **{"warmup_steps": 5, "export_dtype": "float32", **options})
+    net = DiffusionTeacherModule(unet(seed), *folders, **{"optimizer": OPTIMIZER, "export_dtype": "float32", **options})
     net.log = lambda key, value, **_: net.logged.update({key: value.item()})
     net.logged = {}
     return net
@@ -51,7 +57,7 @@ class Data(L.LightningDataModule):
 @pytest.fixture(scope="module")
 def fitted(folders, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
-    net = DiffusionTeacherModule(unet(torch.initial_seed()), *folders, lr=5e-3, warmup_steps=5)
+    net = DiffusionTeacherModule(unet(torch.initial_seed()), *folders, optimizer=replace(OPTIMIZER, lr=5e-3))
     runner = trainer(folder, EMA(decay=0.9), max_steps=40, check_val_every_n_epoch=40)
     first = runner.validate(net, Data(), verbose=False)[0]["val/loss"]
     runner.fit(net, Data())

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from fewstep.backbones import load_guided_network, load_latent_diffusion
 from fewstep.diffusion.guidance import ClassifierFree, DynamicGuidance
 from fewstep.diffusion.solvers import ddim, even_times
+from fewstep.optimizers import AdamW
 from lightning_modules.guidance_distillation import GuidanceDistillationModule
 from tests.tiny_diffusion import CAPTIONS, batch, unet, write_pipeline
 
@@ -43,7 +44,7 @@ def pipeline(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fitted(pipeline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
-    net = GuidanceDistillationModule(pipeline, None, SCALES, 16, lr=1e-2, warmup_steps=5, export_dtype="float32")
+    net = GuidanceDistillationModule(pipeline, None, SCALES, 16, AdamW(1e-2, warmup_steps=5), export_dtype="float32")
     runner = trainer(folder, max_steps=60, check_val_every_n_epoch=60)
     first = runner.validate(net, Data(), verbose=False)[0]
     runner.fit(net, Data())

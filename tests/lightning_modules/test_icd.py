@@ -1,5 +1,6 @@
 """A tiny pair of students: what is trained and stored, whom the losses reach, and pictures that come and go."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import lightning as L
@@ -9,13 +10,18 @@ from torch.utils.data import DataLoader
 
 from fewstep.backbones import add_guidance_embedding, load_latent_diffusion, save_guided_network
 from fewstep.distillation.boundaries import Boundaries
+from fewstep.distillation.consistency import Weights
 from fewstep.distillation.network_calls import SeparateNetworks
+from fewstep.distillation.options import DistillationOptions
+from fewstep.distillation.students import StudentOptions
 from fewstep.icd.pair import Editing, InvertibleConsistency
+from fewstep.optimizers import AdamW
 from fewstep.rng import PerSampleRng
 from lightning_modules.icd import ICDModule
 from tests.tiny_diffusion import CAPTIONS, batch, unet, write_pipeline
 
 SCALES = (1.0, 4.0)
+OPTIMIZER = AdamW(3e-3, warmup_steps=2, schedule="constant")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +35,7 @@ def teacher(tmp_path_factory):
 
 
 def module(teacher, **options):
-    return ICDModule(*teacher, **{"rank": 4, "lr": 3e-3, "warmup_steps": 2, **options})
+    return ICDModule(*teacher, **{"students": StudentOptions(rank=4), "optimizer": OPTIMIZER, **options})
 
 
 class Data(L.LightningDataModule):
@@ -100,7 +106,8 @@ def test_one_optimizer_step_serves_all_terms(fitted):
 
 def test_given_boundaries_are_those_of_the_losses_and_of_the_pictures(teacher):
     """One of the authors' scripts trained on the default ones whatever it was given, and measured on the given."""
-    net, given = module(teacher, boundaries=[0, 0.34, 0.7, 1]), Boundaries((0, 0.34, 0.7, 1), 0.02)
+    times = (0, 0.34, 0.7, 1)
+    net, given = module(teacher, distillation=DistillationOptions(times)), Boundaries(times, 0.02)
     assert net.distillation.boundaries == net.pair.boundaries == given != Boundaries.even(3)
 
 
@@ -112,7 +119,7 @@ def test_students_begin_as_their_teacher(teacher):
     answers = [denoiser(x, t, w, condition) for denoiser in (networks.teacher, networks.forward, networks.reverse)]
     assert torch.equal(answers[0], answers[1])
     assert torch.equal(answers[0], answers[2])
-    merged = module(teacher, merged=True).students.networks
+    merged = module(teacher, students=StudentOptions(rank=4, merged=True)).students.networks
     torch.testing.assert_close(merged.reverse(x, t, w, condition), answers[0])
     assert not torch.equal(answers[0], networks.teacher(x, t, torch.ones(4), condition))  # w is heard
 
@@ -238,7 +245,8 @@ def test_a_step_for_each_term_counts_once_and_uses_the_new_weights(teacher, tmp_
 @pytest.mark.parametrize("silent", ["forward_preservation", "reverse_preservation"])
 def test_a_term_of_weight_zero_makes_no_step_and_stops_no_other(teacher, tmp_path, silent):
     """The authors' reverse preservation was switched by the weight of the forward one, and stepped at weight 0."""
-    net, asked = module(teacher, objective="separate", loss_weights={silent: 0.0}), []
+    without = DistillationOptions(loss_weights=Weights(**{silent: 0.0}))
+    net, asked = module(teacher, objective="separate", distillation=without), []
     term = net.distillation.term
 
     def recorded(name, networks, draw):
@@ -252,7 +260,7 @@ def test_a_term_of_weight_zero_makes_no_step_and_stops_no_other(teacher, tmp_pat
 
 
 def test_full_students_are_two_networks_and_come_back(teacher, tmp_path):
-    net = module(teacher, students="full", lr=1e-3)
+    net = module(teacher, students=StudentOptions("full"), optimizer=replace(OPTIMIZER, lr=1e-3))
     assert {name.split(".")[1] for name, _ in net.named_parameters()} == {"forward_student", "reverse_student"}
     trainer(tmp_path / "run", max_steps=2).fit(net, Data())
     net.export(str(tmp_path / "export"))
@@ -269,10 +277,9 @@ def test_boundaries_by_log_snr_are_those_of_the_same_noise(teacher):
     schedule = load_latent_diffusion(*teacher).parametrization.schedule
     inner = schedule.log_snr(torch.tensor([0.26, 0.52, 0.78], dtype=torch.float64)).tolist()
     start = schedule.log_snr(torch.tensor(0.02, dtype=torch.float64)).item()
-    assert module(teacher, boundaries=inner, start=start, boundaries_in="log_snr").distillation.boundaries == by_time
-    assert module(teacher, boundaries=inner, start=None, boundaries_in="log_snr").distillation.boundaries == Boundaries(
-        by_time.times, 0.0
-    )
+    for begin, expected in ((start, by_time), (None, Boundaries(by_time.times, 0.0))):
+        given = DistillationOptions(inner, "log_snr", begin)
+        assert module(teacher, distillation=given).distillation.boundaries == expected
 
 
 @pytest.mark.parametrize("kind", ["sd_v", "sdxl", "sd3"])
@@ -293,13 +300,13 @@ def test_a_step_on_every_kind_of_teacher(kind, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"boundaries": [0, 0.255, 1]}, "boundary 0.255 is not on the grid of num_steps = 50; 0.26 is"),
-        ({"boundaries": [0, 0.5, 0.3, 1]}, "must rise by more than 0.001 each"),
+        ({"distillation": DistillationOptions([0, 0.255, 1])}, "0.255 is not on the grid of num_steps = 50; 0.26 is"),
+        ({"distillation": DistillationOptions([0, 0.5, 0.3, 1])}, "must rise by more than 0.001 each"),
         ({"guidance_scales": [1.0, 8.0]}, "guidance_scale 8 was not trained; choose one of 1, 4"),
         ({"guidance_scales": [4.0]}, "1 among them"),
         ({"editing": Editing(guidance_scale=2.0)}, "guidance_scale 2 was not trained"),
-        ({"students": "dora"}, "students='dora': choose one of lora, full"),
-        ({"targets": ["to_nowhere"]}, "no Linear or Conv2d layer"),
+        ({"objective": "added"}, "objective='added': choose one of summed, separate"),
+        ({"students": StudentOptions(targets=["to_nowhere"])}, "no Linear or Conv2d layer"),
     ],
 )
 def test_mistakes_are_named(teacher, options, message):
@@ -307,9 +314,23 @@ def test_mistakes_are_named(teacher, options, message):
         module(teacher, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        (StudentOptions, {"kind": "dora"}, "students.kind='dora': choose one of lora, full"),
+        (DistillationOptions, {"boundaries_in": "snr"}, "boundaries_in='snr': choose one of time, log_snr"),
+        (AdamW, {"lr": 0.0}, "lr=0.0: must be positive"),
+        (AdamW, {"schedule": "linear"}, "schedule='linear': choose one of constant, cosine"),
+    ],
+)
+def test_mistakes_in_groups_are_named(options, given, message):
+    with pytest.raises(ValueError, match=message):
+        options(**given)
+
+
 def test_a_teacher_without_w_and_pictures_and_prompts_that_do_not_fit_are_named(teacher, fitted):
     with pytest.raises(ValueError, match="no guidance embedding: train GuidanceDistillationModule"):
-        ICDModule(teacher[0], rank=4)
+        ICDModule(teacher[0], students=StudentOptions(rank=4))
     pair = fitted[0].pair
     with pytest.raises(ValueError, match=r"images must be \[B, 3, 16, 16\], got \[4, 3, 16, 24\]"):
         pair.encode(torch.zeros(4, 3, 16, 24), CAPTIONS, PerSampleRng(0, range(4)))

@@ -1,6 +1,7 @@
 """W&B offline first, metrics as CSV, both inside the run directory."""
 
 import csv
+import resource
 import socket
 from pathlib import Path
 
@@ -92,6 +93,57 @@ def test_a_disk_that_cannot_be_written_costs_no_row(tmp_path, monkeypatch, capsy
         ("3", "0.25", ""),
     ]
     assert [path.name for path in file.parent.iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize("torn", ["0.12", "0.5,3,4.0", "0.5,", "\0" * 40, "0.5\0\0"])
+def test_a_torn_last_line_is_not_glued_to_the_next(tmp_path, torn):
+    """As a power cut leaves it, and a disk that was full for a moment."""
+    writer = AppendingCSVLogger(str(tmp_path))
+    writer.log_metrics({"loss": 0.5}, step=1)
+    file = tmp_path / "logs" / "metrics.csv"
+    with file.open("a") as opened:
+        opened.write(torn)
+    again = AppendingCSVLogger(str(tmp_path))
+    again.log_metrics({"loss": 0.25}, step=2)
+    with file.open() as lines:
+        assert [(row["step"], row["loss"]) for row in csv.DictReader(lines)] == [("1", "0.5"), ("2", "0.25")]
+
+
+def test_what_a_full_disk_wrote_of_a_line_is_taken_back(tmp_path, capsys):
+    """The file may grow by nine bytes, then nothing fits for a while."""
+    logger = AppendingCSVLogger(str(tmp_path))
+    logger.log_metrics({"loss": 0.5}, step=1)
+    file = tmp_path / "logs" / "metrics.csv"
+    before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, limits[1]))
+    try:
+        logger.log_metrics({"loss": 0.123456789123}, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == before
+    assert "File too large" in capsys.readouterr().err
+    logger.log_metrics({"loss": 0.25}, step=3)
+    with file.open() as lines:
+        rows = [(row["step"], row["loss"]) for row in csv.DictReader(lines)]
+    assert rows == [("1", "0.5"), ("2", "0.123456789123"), ("3", "0.25")]
+
+
+def test_a_copied_run_of_hard_links_has_its_own_rows(tmp_path):
+    AppendingCSVLogger(str(tmp_path / "one")).log_metrics({"loss": 0.5}, step=1)
+    (tmp_path / "two" / "logs").mkdir(parents=True)
+    one, two = (tmp_path / run / "logs" / "metrics.csv" for run in ("one", "two"))
+    two.hardlink_to(one)
+    AppendingCSVLogger(str(tmp_path / "two")).log_metrics({"loss": 0.25}, step=2)
+    assert (one.read_text().count("\n"), two.read_text().count("\n")) == (2, 3)
+
+
+def test_what_is_no_table_is_named(tmp_path):
+    file = tmp_path / "logs" / "metrics.csv"
+    file.parent.mkdir()
+    file.write_bytes(b"\x8d\xff\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv is no table of metrics; move it away"):
+        AppendingCSVLogger(str(tmp_path)).log_metrics({"loss": 0.5}, step=1)
+    assert file.read_bytes() == b"\x8d\xff\n"
 
 
 def test_csv_appends_after_a_restart_and_takes_new_columns(tmp_path):
