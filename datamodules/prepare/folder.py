@@ -80,14 +80,10 @@ def run(options: argparse.Namespace) -> None:
     about = {"name": Path(options.out).name, "license": options.license, "command": options.command_line}
     about |= {"notes": {"other_files": {why: len(names) for why, names in listing.others.items()}}}
     readme = README.format(name=about["name"], count=len(captions), command=options.command_line)
-    texts = [text for text in captions.sources.values() if isinstance(text, Path)]
-    texts += [Path(options.captions)] if options.captions else []
-    samples = {
-        split: Samples(keys, render, [*texts, *(images / files[key] for key in keys)])
-        for split, keys in splits.items()
-        if keys
-    }
-    index = write_image_folder(options.out, samples, about, overwrite=options.overwrite, readme=readme)
+    samples = {split: Samples(keys, render) for split, keys in splits.items() if keys}
+    sources = [*(images / name for name in listing.pictures), *captions.files()]
+    sources += [Path(options.captions)] if options.captions else []
+    index = write_image_folder(options.out, samples, about, options.overwrite, readme=readme, sources=sources)
     for line in (*listing.told(), *captions.told(), *left_out(index, files, faults), *lacking(index, splits, options)):
         print(line)
 

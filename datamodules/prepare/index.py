@@ -17,8 +17,8 @@ def run(options: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
-    from datamodules.prepare.image_shard_writing import write_whole
     from datamodules.shard_names import beside_shards, examples
+    from fewstep.files.durable import replace_file
 
     folder = Path(options.folder)
     target = folder / "index.json"
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         entries = [indexed(path, found) for path, found in shards]
         index["splits"][split] = {"samples": sum(entry["samples"] for entry in entries), "shards": entries}
         print(f"{split}: {len(entries)} shards, {index['splits'][split]['samples']} samples")
-    write_whole(target, json.dumps(index, indent=1).encode() + b"\n")
+    replace_file(target, json.dumps(index, indent=1).encode() + b"\n")
     if others := beside_shards(str(folder)):
         print(f"not indexed: {examples(others)}")
 

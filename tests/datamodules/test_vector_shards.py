@@ -291,13 +291,6 @@ def test_overwriting_deletes_nothing_that_a_build_did_not_make(folder, arrays, n
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
-def test_a_link_is_not_replaced_by_a_folder(folder, arrays, tmp_path):
-    (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(ValueError, match="is a link to"):
-        write_folder(str(tmp_path / "link"), arrays, ABOUT, overwrite=True)
-    assert (tmp_path / "link").is_symlink()
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
