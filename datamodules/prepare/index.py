@@ -40,6 +40,7 @@ def scan_all(folder) -> dict:
     """{split: [(path, its SampleIndex)]} of the shards; ValueError unless all are whole and an index can name them."""
     from pathlib import Path
 
+    from datamodules.prepare.check import holds_vectors
     from datamodules.sample_index import scan_shard
     from datamodules.shard_names import is_plain_name, local_shards, splits_by_name
 
@@ -52,6 +53,11 @@ def scan_all(folder) -> dict:
         index, faults = scan_shard(file)
         if faults:
             raise ValueError(f"{faults[0]}; an index is for whole shards: pack or copy it again, or move it away")
+        if holds_vectors(index):
+            raise ValueError(
+                f"{file}: holds vectors (KEY.x.npy, KEY.y.npy), this index is of pictures; the folder is read as it "
+                "is, without one, and python -m datamodules.prepare table writes vectors with theirs"
+            )
         scanned.setdefault(split, []).append((Path(file), index))
     if not files:
         from datamodules.shard_sources import only_others

@@ -12,7 +12,8 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket, as Path has i
 def require_writable(folder: Path, option: str = "--out") -> None:
     """ValueError in one line unless files can be written to `folder`, or to a new one there; nothing is left behind."""
     if ADDRESS.match(str(folder)):
-        raise ValueError(f"{option} {folder} is an address; name a place on this machine, and copy it from there")
+        address = str(folder).replace(":/", "://", 1)  # as it was, before it became a Path
+        raise ValueError(f"{option} {address} is an address; name a place on this machine, and copy it from there")
     place = folder.absolute()
     place = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
     if not place.is_dir():
