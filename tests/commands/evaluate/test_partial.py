@@ -99,13 +99,19 @@ def test_a_foreign_plan_is_left_alone(tmp_path):
         Partial(tmp_path, "command", {}, [], []).check(overwrite=True)
 
 
-@pytest.mark.parametrize("named", ["--metrics.fid.network.weights={}", "--metrics.fid.reference {}", "file://{}"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        ["--metrics.fid.network.weights={}"],
+        ["--metrics.fid.reference", "{}"],
+        ["--metrics.fid.reference", "file://{}"],
+        ["--metrics.fid.several=[x, {}]"],
+    ],
+)
 def test_a_run_is_measured_again_when_a_file_of_its_metrics_changed(tmp_path, named):
     weights = tmp_path / "weights"
     weights.write_text("1")
-    words = (
-        named.format(weights).split() if named.startswith("--") else ["--metrics.fid.reference", named.format(weights)]
-    )
+    words = [part.format(weights) for part in named]
 
     def again(out="out"):
         partial = Partial(tmp_path / out, "command", {}, [], [["fid"], read_options(words), 1000])
