@@ -61,10 +61,10 @@ def check_written(options: argparse.Namespace) -> None:
         refuse_to_lose(Path(options.out), options.overwrite)
         return
     for name in ("out", "sheet"):  # single files
-        if file := getattr(options, name, None):
-            require_writable(Path(file).parent, f"--{name}")
-            if Path(file).is_dir():
-                raise ValueError(f"--{name} {file} is a folder; name a file")
+        if given := getattr(options, name, None):
+            if (file := Path(given)).is_dir():
+                raise ValueError(f"--{name} {given} is a folder; name a file")
+            require_writable(file.parent if file.is_file() else file, f"--{name}")
 
 
 def refuse_to_read(options: argparse.Namespace) -> None:

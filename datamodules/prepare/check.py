@@ -18,11 +18,14 @@ def run(options: argparse.Namespace) -> int:
         if options.sheet or options.quick:
             raise ValueError(f"{options.folder}: holds vectors; --sheet and --quick are for pictures")
         return check_vectors(options.folder)
+    from datamodules.prepare.folder_replacing import is_sheet
     from datamodules.prepare.image_check import check_images
     from datamodules.prepare.image_report import print_report, write_sheet
 
     if options.sheet and (options.quick or not options.sheet.endswith(".png")):
         raise ValueError(f"--sheet {options.sheet}: name a .png file, and leave --quick out")
+    if options.sheet and Path(options.sheet).exists() and not is_sheet(Path(options.sheet)):
+        raise ValueError(f"--sheet {options.sheet} is there, and no contact sheet; name another file")
     report = check_images(options.folder, decode=not options.quick, examples=bool(options.sheet), progress=True)
     print_report(options.folder, report, not options.quick, options.limit)
     if options.sheet:

@@ -127,6 +127,7 @@ def write_sheet(path: Path, report: Report) -> None:
         draw.multiline_text(
             (left, top + EDGE + 1), wrapped(printable(caption), font), fill="#444444", font=font, spacing=1
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     mark = PngInfo()
     mark.add_text("Software", SHEET)  # by which a folder with it may be replaced
     sheet.save(path, "PNG", pnginfo=mark)
