@@ -43,7 +43,7 @@ class Partial:
         self, out: Path, command: str, settings: Mapping[str, Any], files: Sequence[Path], metrics: Any
     ) -> None:
         identity = _digest([dict(settings), [_state(path, out) for path in files]])
-        self._run_id = _digest([identity, metrics, [_state(path, out) for path in _files_in(metrics)]])
+        self._run_id = _digest([identity, metrics, [_state(path, out) for path in files_in(metrics)]])
         self.folder = out / "partial"
         self._plan = {"schema": 1, "command": command, "id": identity}
 
@@ -153,14 +153,14 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _files_in(metrics: Any) -> Iterator[Path]:
+def files_in(metrics: Any) -> Iterator[Path]:
     """The files and folders that options of metrics name, such as weights or reference pictures."""
     if isinstance(metrics, Mapping):
         for key, value in metrics.items():
-            yield from _files_in(value) if key != "cache_dir" else ()
+            yield from files_in(value) if key != "cache_dir" else ()
     elif isinstance(metrics, list | tuple):
         for value in metrics:
-            yield from _files_in(value)
+            yield from files_in(value)
     elif isinstance(metrics, str):
         with suppress(ValueError):  # of a path that is none
             path = Path(local_path(metrics))

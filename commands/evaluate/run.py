@@ -15,7 +15,7 @@ from commands.evaluate.arguments import OF_THE_SAMPLES
 from commands.evaluate.build import Built, Options, build, build_pipeline, in_flags, locate
 from commands.evaluate.measure import check_devices, measure
 from commands.evaluate.metrics_by_name import check_names, read_options
-from commands.evaluate.partial import Partial
+from commands.evaluate.partial import Partial, files_in
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.replay import keep_outputs
 from commands.process import leave_process_group, quiet
@@ -55,7 +55,8 @@ def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> 
     built = build_all(args, options, jobs)  # every one, before the first is measured
     described, shards = data_read(built)
     metrics = [args.metrics, read_options(options), args.bootstrap]
-    metrics += [one.content.get("callbacks") for one in built] if not args.metrics else []
+    if not args.metrics:  # those of the configs, whose own texts are read files
+        metrics += [str(file) for one in built for file in files_in(one.content.get("callbacks"))]
     partial = Partial(args.out, command, settings | {"read": described}, read + shards, metrics)
     partial.check(args.overwrite)
     finished = [partial.finished(number) for number in range(len(built))]  # asked before any process adds one

@@ -1,4 +1,4 @@
-"""Write index.json beside shards that were made elsewhere, such as img2dataset's; the shards stay as they are.
+"""Write index.json beside image shards that were made elsewhere, such as img2dataset's; the shards stay as they are.
 
 With an index, shards can be uploaded and then read by sample from there, with exact resume, and copies are verified.
 """

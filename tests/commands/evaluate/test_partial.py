@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from commands.evaluate.metrics_by_name import read_options
-from commands.evaluate.partial import Partial
+from commands.evaluate.partial import Partial, files_in
 from commands.evaluate.run import data_read
 
 RUN = {"checkpoint": "a", "metrics": {"test/nll": 1.0}}
@@ -163,3 +163,15 @@ def test_the_data_are_the_entries_of_an_index_and_the_shards_on_this_disk(data, 
 def test_data_that_cannot_be_read_are_left_to_the_datamodule(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert described(path)[0] == {}
+
+
+def test_what_a_config_names_counts_as_what_options_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("w.pt", "cache"):
+        Path(name).write_text("")
+    network = {"class_path": "x.Net", "init_args": {"weights": "w.pt", 3: ["missing", None, 7]}}
+    callbacks = {
+        "fid": {"class_path": "callbacks.FIDCallback", "init_args": {"network": network, "cache_dir": "cache"}}
+    }
+    assert list(files_in(callbacks)) == [Path("w.pt")]
+    assert list(files_in(None)) == list(files_in("x" * 10_000)) == list(files_in("C:\\x")) == []
