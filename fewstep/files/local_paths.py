@@ -30,14 +30,14 @@ def expanded(text: str) -> Iterator[str]:
 
     ValueError in one line for a brace without its partner.
     """
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     if "{" not in text or ("://" not in text and Path(text).exists()):
         yield text
         return
     try:
         yield from braceexpand(text)
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise ValueError(f"{text}: {error}; write {{000..012}}, with both braces") from error
 
 
