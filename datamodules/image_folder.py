@@ -1,7 +1,7 @@
 """Open the image shards of a split: local ones, and remote ones that an index.json names, as a SampleIndex.
 
-Every sample of it can be read by number. Shards without stored offsets are scanned once, and the offsets kept in the
-user's cache. Which files are read, and which split each belongs to: shard_sources.py.
+Every sample of it can be read by number. Shards are scanned once, and the offsets kept in the user's cache; those that
+came with a shard must say what its own headers say. Which files are read, and of which split: shard_sources.py.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datamodules.foreign_files import missing, what_lies_at
 from datamodules.remote import cache_folder, file_sha256, is_remote, local_copy
-from datamodules.sample_index import SampleIndex, read_offsets, scan_shard, write_offsets
+from datamodules.sample_index import OFFSETS_VERSION, SampleIndex, read_offsets, scan_shard, write_offsets
 from datamodules.shard_sources import beside, named, shards_of
 
 
@@ -21,8 +21,8 @@ def open_images(source: str | list[str], split: str, verify: bool = False, cache
     Args:
         source: a folder, a .tar file, a brace expansion such as `a/{000..012}.tar`, or a list of these.
         split: a key of index.json, or the one that the file names tell.
-        verify: also compare the sha256 of every shard with its index, and stored offsets with the headers of their tar;
-            sizes, counts and the sha256 of offsets are always compared.
+        verify: also compare the sha256 of every shard with its index, each time; sizes, counts and the sha256 of
+            offsets are always compared, and offsets with the headers of their tar once on each machine.
         cache_dir: where remote shards and the offsets of scanned ones are kept; default: fewstep in the user's cache.
 
     A shard without an index whose tail is damaged gives the samples before it; `.faults` of the result names them all.
@@ -61,14 +61,9 @@ def open_indexed(location: str, entry: dict, verify: bool, cache_dir: str | None
         raise ValueError(f"{path}: {size} bytes, index.json says {entry['bytes']}; {what}")
     if verify and file_sha256(Path(path)) != entry["sha256"]:
         raise ValueError(f"{path}: content differs from index.json (sha256); copy it again or rebuild it")
-    if offsets is not None:
-        if file_sha256(offsets) != entry["offsets_sha256"]:
-            raise ValueError(f"{offsets}: content differs from index.json (sha256); delete it or copy it again")
-        index = read_offsets(str(offsets), path)
-        if verify and not index.same_places(scan_shard(path)[0]):
-            raise ValueError(f"{offsets} differs from the headers of its tar; delete it or rebuild the folder")
-    else:
-        index = open_scanned(path, cache_dir)
+    if offsets is not None and file_sha256(offsets) != entry["offsets_sha256"]:
+        raise ValueError(f"{offsets}: content differs from index.json (sha256); delete it or copy it again")
+    index = open_scanned(path, cache_dir, offsets)
     if index.faults or len(index) != entry.get("samples", len(index)):
         fault = index.faults[0] if index.faults else f"{path}: {len(index)} samples, index.json says {entry['samples']}"
         raise ValueError(f"{fault}; copy it again or rebuild it")
@@ -86,20 +81,36 @@ def stored_offsets(location: str, entry: dict, cache_dir: str | None = None) -> 
     return Path(file) if Path(file).is_file() else None
 
 
-def open_scanned(path: str, cache_dir: str | None = None) -> SampleIndex:
-    """One local shard by its headers; those of a whole one are kept in the cache and read from there the next time."""
+def open_scanned(path: str, cache_dir: str | None = None, offsets: Path | None = None) -> SampleIndex:
+    """One local shard by its headers; those of a whole one are kept in the cache and read from there the next time.
+
+    offsets: what a stranger says about the shard; ValueError unless the headers say the same.
+    """
     if not Path(path).is_file():
         raise ValueError(f"{path}: {missing(path)}")
-    state = Path(path).stat()
-    times = (state.st_mtime_ns, state.st_ctime_ns)  # the second changes with any file that takes this one's place
-    identity = json.dumps([str(Path(path).resolve()), state.st_size, state.st_ino, *times])
-    kept = cache_folder(cache_dir) / "index" / f"{hashlib.sha256(identity.encode()).hexdigest()}.npz"
+    kept = cache_folder(cache_dir) / "index" / f"{identity(path, offsets)}.npz"
     try:
         return read_offsets(str(kept), path)
     except (OSError, ValueError):
         index, faults = scan_shard(path)
-    if not faults:
+    if faults:
+        return index
+    if offsets and not index.same_places(read_offsets(str(offsets), path)):
+        raise ValueError(f"{offsets}: differs from the headers of {path}; delete it, or rebuild the folder")
+    if kept.stem == identity(path, offsets):  # not written to while it was scanned
         with suppress(OSError):  # a cache that cannot be written costs time only
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_offsets(str(kept), index)
     return index
+
+
+def identity(path: str, offsets: Path | None) -> str:
+    """What changes when a shard or the offsets that came with it are replaced or written to, as a name for a file.
+
+    The time of the last change of state counts too, since programs that copy or unpack set the other one as they like.
+    """
+    about = [OFFSETS_VERSION, str(Path(path).resolve())]
+    for file in filter(None, (Path(path), offsets)):
+        state = file.stat()
+        about += [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()

@@ -20,6 +20,7 @@ from datamodules.foreign_files import HEAD, what_else
 from datamodules.npy_decoding import view_npy
 from datamodules.sample_grouping import MOST_FIELDS, TOO_MANY_FIELDS, group_samples
 from datamodules.tar_members import tar_members
+from fewstep.files.durable import replace_file
 
 OFFSETS_VERSION = 1
 UNREADABLE = (  # what reading a damaged zip file can raise
@@ -118,15 +119,7 @@ def write_offsets(path: str, index: SampleIndex) -> None:
         names=np.array([name.encode() for name in index.fields], dtype=bytes),
         spans=np.array([*index.fields.values()], dtype="<i8").reshape(len(index.fields), len(index), 2),
     )
-    partial = Path(f"{path}.tmp.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(Path(path), content.getvalue())
 
 
 def read_offsets(path: str, shard_path: str) -> SampleIndex:

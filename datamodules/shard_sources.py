@@ -19,7 +19,7 @@ from datamodules.shard_names import (
     splits_by_name,
 )
 from datamodules.vector_shards import parse_index
-from fewstep.files.local_paths import local_path
+from fewstep.files.local_paths import expanded, local_path
 from fewstep.files.plain_json import small_file
 
 
@@ -103,19 +103,6 @@ def beside(folder: str, name: str) -> str:
     if not is_remote(folder):
         return str(Path(folder, name))
     return f"{folder.rstrip('/')}/{quote(name) if folder.startswith('http') else name}"
-
-
-def expanded(part: str) -> Iterator[str]:
-    """The addresses that a brace expansion stands for; a local path that exists as it is stands for itself."""
-    from braceexpand import UnbalancedBracesError, braceexpand
-
-    if "{" not in part or (not is_remote(part) and Path(part).exists()):
-        yield part
-        return
-    try:
-        yield from braceexpand(part)
-    except UnbalancedBracesError as error:
-        raise ValueError(f"{part}: {error}; write {{000..012}}, with both braces") from error
 
 
 def folder_index(location: str) -> dict | None:

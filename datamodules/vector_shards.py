@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datamodules.index_columns import check_columns, columns_of
 from datamodules.remote import file_sha256, is_remote, local_copy, read_bytes
 from datamodules.shard_names import is_plain_name
 from datamodules.tar_shard import Block, Sample, read_shard
@@ -20,7 +21,7 @@ from fewstep.files.local_paths import local_path
 from fewstep.files.plain_json import parse_json, small_file
 
 SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-\d+\.tar")
-LONGEST_NAME = 100  # of a column
+SHA256 = re.compile("[0-9a-f]{64}")
 COUNTS = ("bytes", "samples", "rows", "x_dim", "y_dim")
 
 
@@ -73,7 +74,7 @@ class ShardFolder:
         path = local_path(str(path))
         self.path, self.verify, self.remote = path, verify, is_remote(path)
         self.index = self._read_index()
-        self.dims = {side: self.index[f"{side}_dim"] for side in "xy" if f"{side}_dim" in self.index}
+        self.dims = {side: dim for side in "xy" if (dim := columns_of(self.index, side)) is not None}
         if not self.index["splits"]:
             raise ValueError(
                 f"{self.path}: no shards here (SPLIT-000000.tar); build them with python -m datamodules.prepare"
@@ -138,7 +139,7 @@ def parse_index(content: bytes, folder: str) -> dict:
     try:
         index = parse_json(content)
         shards = [shard for split in index["splits"].values() for shard in split["shards"]]
-        named = [(shard["file"], shard["sha256"]) for shard in shards]
+        files = [shard["file"] for shard in shards]
         schema = index["schema"]
         counts = [entry.get(key, 1) for entry in (*shards, index) for key in COUNTS]
         counts += [shard["bytes"] for shard in shards]
@@ -151,43 +152,26 @@ def parse_index(content: bytes, folder: str) -> dict:
         raise ValueError(f"{name} has schema {schema!r}, this version reads 1; rebuild the folder")
     if (kind := index.get("kind")) not in (None, "images", "vectors"):
         raise ValueError(f"{name} has the kind {str(kind)[:40]!r}, this version reads images and vectors; rebuild it")
-    check_columns(index, name)
+    for side in "xy":
+        check_columns(index, side, name)
     for split, entry in index["splits"].items():
         for what in ("samples", "rows"):
             total = sum(shard.get(what, math.nan) for shard in entry["shards"])
             if what in entry and not math.isnan(total) and total != entry[what]:
                 stated = f"{entry[what]} {what} in split {split!r}"
                 raise ValueError(f"{name} gives {stated}, its shards have {total}; rebuild it")
-    for file, sha256 in named:  # both become paths, so neither may climb out of its folder
-        if not is_plain_name(file, ".tar") or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
-            raise ValueError(f"{name} names the shard {file!r} ({sha256!r}); expected a .tar beside it and its sha256")
-    for entry in (shard for shard in shards if "offsets" in shard):
-        digest = str(entry.get("offsets_sha256"))
-        if not is_plain_name(entry["offsets"], ".offsets.npz") or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise ValueError(f"{name} names the offsets {entry['offsets']!r}; rebuild the folder")
-    if twice := [file for file, count in Counter(file for file, _ in named).items() if count > 1]:
+    check_files(shards, name)
+    if twice := [file for file, count in Counter(files).items() if count > 1]:
         raise ValueError(f"{name} lists {twice[0]} twice: samples would count twice or lie in two splits; rebuild it")
     return index
 
 
-def check_columns(index: dict, name: str) -> None:
-    """ValueError in one line for names, means or deviations of columns that a plot or a scale could not use."""
-    for side in "xy":
-        for key, rule, good in (
-            (
-                "names",
-                "texts of at most 100 signs",
-                lambda entry: isinstance(entry, str) and len(entry) <= LONGEST_NAME,
-            ),
-            ("mean", "finite numbers", _finite),
-            ("std", "positive numbers", lambda entry: _finite(entry) and entry > 0),
-        ):
-            found, dim = index.get(f"{side}_{key}"), index.get(f"{side}_dim")
-            whole = isinstance(found, list) and all(map(good, found)) and dim in (None, len(found))
-            if found is not None and not whole:
-                number = "some" if dim is None else dim
-                raise ValueError(f"{name} gives {side}_{key} as {str(found)[:60]}, not as {number} {rule}; rebuild it")
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def check_files(shards: list[dict], name: str) -> None:
+    """ValueError unless the files that an index names lie beside it: names become paths, and hashes those of copies."""
+    for shard in shards:
+        for what, suffix, digest in (("file", ".tar", "sha256"), ("offsets", ".offsets.npz", "offsets_sha256")):
+            file, sha256 = shard.get(what), shard.get(digest)
+            if what in shard and not (is_plain_name(file, suffix) and SHA256.fullmatch(str(sha256))):
+                kind = "shard" if what == "file" else what
+                stated = f"the {kind} {str(file)[:80]!r} ({str(sha256)[:80]!r})"
+                raise ValueError(f"{name} names {stated}; expected a {suffix} beside it and its sha256; rebuild it")

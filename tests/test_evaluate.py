@@ -1,6 +1,8 @@
 """evaluate.py from the outside: real module, real shards, a real checkpoint, all in one process."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -298,3 +300,48 @@ def test_help_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--bootstrap" in done.stdout
+
+
+@pytest.mark.parametrize("way", ["--data", "--config"])
+@pytest.mark.parametrize("change", ["nothing", "index", "a shard"])
+def test_a_broken_evaluation_goes_on_with_the_same_data_only(
+    evaluate, run_dir, tmp_path, monkeypatch, capsys, way, change
+):
+    shutil.copytree(run_dir.parent.parent / "shards", tmp_path / "shards")
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["data"]["init_args"]["path"] = str(tmp_path / "shards")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    value = {"--data": tmp_path / "shards", "--config": tmp_path / "config.yaml"}[way]
+    command = [str(run_dir), str(run_dir), "--out", str(tmp_path / "out"), way, str(value)]
+    measured = []
+
+    def measure(run, *_):
+        measured.append(run)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return {"checkpoint": str(run.checkpoint)}, None
+
+    monkeypatch.setattr("commands.evaluate.run.measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(command)
+    shard = next((tmp_path / "shards").glob("test-*.tar"))
+    if change == "index":
+        index = json.loads((tmp_path / "shards" / "index.json").read_text())
+        index["splits"]["test"]["shards"][0]["sha256"] = "0" * 64
+        (tmp_path / "shards" / "index.json").write_text(json.dumps(index))
+    elif change == "a shard":
+        os.utime(shard, ns=(1, 1))
+    measured.clear()
+    monkeypatch.setattr("commands.report.write.write", lambda *_: None)
+    monkeypatch.setattr("commands.report.write.print_table", lambda *_: None)
+    assert evaluate(command) == (0 if change == "nothing" else 2)
+    assert len(measured) == (1 if change == "nothing" else 0)  # the second of two runs
+    error = capsys.readouterr().err
+    assert ("files that have changed since" in error) == (change != "nothing")
+
+
+def test_an_address_is_no_place_for_a_report(evaluate, run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate([str(run_dir), "--out", "s3://bucket/x"]) == 2
+    assert "s3://bucket/x is an address" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -161,7 +161,7 @@ CALLBACKS = {  # by class; the keys of Lightning's go on with {options}
     "NumericGuard": fields(dict.fromkeys(("steps", "skipped", "in_a_row", "charged"), whole)),
     "LossSpikes": fields({"spikes": whole}),
     "StepSeed": fields({"seed": optional(whole)}),
-    "DataIdentity": fields({"digests": named(text)}),
+    "DataIdentity": fields({"digests": named(text)}, parts=each(fields({"name": text, "kind": text, "sha256": text}))),
     "OptimizerOptions": fields({"configured": each(each(named(option)))}),
 }
 

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from callbacks.metrics.rows import EvaluationRows
+from callbacks.pictures.column_labels import column_labels
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, which a training run need not wait for
     from matplotlib.axes import Axes
@@ -64,8 +65,7 @@ class SamplePicture(Callback):
         pairs, probes = self._pairs.gather(trainer), self._probes.gather(trainer)
         data = getattr(trainer, "datamodule", None)
         if pairs:
-            names = [name.replace("$", r"\$") for name in getattr(data, "y_names", None) or []]  # no mathematics
-            self._write(trainer, pairs, probes, names)
+            self._write(trainer, pairs, probes, list(getattr(data, "y_names", None) or []))
 
     @rank_zero_only
     def _write(self, trainer: Trainer, pairs: dict[str, Tensor], probes: dict[str, Tensor], names: list[str]) -> None:
@@ -84,7 +84,7 @@ def draw(pairs: dict[str, Tensor], probes: dict[str, Tensor], names: list[str] |
 
     dims = pairs["y"].shape[1]
     shown = dims if dims <= MAX_DIMENSIONS else 2
-    names = names or [f"$y_{{{i + 1}}}$" for i in range(dims)]
+    names = column_labels(names or [], dims)
     with mpl.rc_context(STYLE):
         left = 4.4 if shown <= 2 else 1.75 * shown
         figure = Figure(figsize=(left + (8.2 if probes else 0), max(4.4, 1.6 * shown)), layout="constrained")

@@ -3,19 +3,24 @@
 import hashlib
 import io
 import json
+import os
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from commands.report.write import FILES
 from fewstep.files.durable import replace_file
+from fewstep.files.local_paths import local_path
 from fewstep.files.plain_json import read_json
 
-OWN = re.compile(r"plan\.json|\d{3}(\.json|\.png)?|\..*\.tmp\.\d+")  # names in OUT/partial
+RUN = re.compile(r"\d{3,}")
+KEPT = re.compile(r"plan\.json|\d{3,}\.(json|png)|\d{3,}/[0-9a-f]{32}\.(png|pt)")  # in OUT/partial
+LONGEST_PATH = 4096  # signs
+HALF_WRITTEN = re.compile(r"\.(.+)\.tmp\.\d+")
 
 
 class KeptImage(NamedTuple):
@@ -30,14 +35,15 @@ class Partial:
     RUN/: what was generated for it. Every file appears whole or not at all; the folder, with its first file.
 
     settings, files: what the samples depend on; another value or a changed file is another plan.
-    metrics: what a measured run depends on besides; with others, the samples are measured again but not made again.
+    metrics: what a measured run depends on besides, with the files that it names; with others, the samples are
+    measured again but not made again.
     """
 
     def __init__(
         self, out: Path, command: str, settings: Mapping[str, Any], files: Sequence[Path], metrics: Any
     ) -> None:
         identity = _digest([dict(settings), [_state(path, out) for path in files]])
-        self._run_id = _digest([identity, metrics])
+        self._run_id = _digest([identity, metrics, [_state(path, out) for path in files_in(metrics)]])
         self.folder = out / "partial"
         self._plan = {"schema": 1, "command": command, "id": identity}
 
@@ -50,7 +56,9 @@ class Partial:
             return
         try:
             plan = read_json(self.folder / "plan.json")
-            identity, command = plan["id"], plan["command"]
+            identity, command = str(plan["id"]), str(plan["command"])
+            if not re.fullmatch("[0-9a-f]{64}", identity):
+                raise ValueError(identity)
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(
                 f"{self.folder} was not left by an evaluation; move it away or choose another --out"
@@ -100,11 +108,12 @@ class Partial:
 
     def remove(self) -> None:
         """Nothing of this is needed any more; what an evaluation did not put there stays."""
-        for entry in sorted(self.folder.glob("*")):
-            if entry.is_dir() and not entry.is_symlink() and OWN.fullmatch(entry.name):
-                shutil.rmtree(entry)
-            elif OWN.fullmatch(entry.name):
-                entry.unlink()
+        for path in sorted(self.folder.rglob("*"), reverse=True):  # what a folder holds before the folder
+            if path.is_dir() and not path.is_symlink():
+                if path.parent == self.folder and RUN.fullmatch(path.name) and not any(path.iterdir()):
+                    path.rmdir()
+            elif KEPT.fullmatch(_whole(path).relative_to(self.folder).as_posix()):
+                path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or never made
             self.folder.rmdir()
 
@@ -144,8 +153,35 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def files_in(metrics: Any) -> Iterator[Path]:
+    """The files and folders that options of metrics name, such as weights or reference pictures."""
+    if isinstance(metrics, Mapping):
+        for key, value in metrics.items():
+            yield from files_in(value) if key != "cache_dir" else ()
+    elif isinstance(metrics, list | tuple):
+        for value in metrics:
+            yield from files_in(value)
+    elif isinstance(metrics, str):
+        with suppress(ValueError):  # of a path that is none
+            path = Path(local_path(metrics))
+            if path.name and len(metrics) < LONGEST_PATH and os.path.lexists(path):
+                yield path
+
+
 def _state(path: Path, out: Path) -> list[Any]:
-    """Path, size and time of a file, or of every file in a folder but for those in `out`, where we write."""
+    """Path, size and time of a file, or of every file in a folder, but for what this evaluation writes in `out`."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    files = [file for file in files if not file.absolute().is_relative_to(out.absolute())]
-    return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
+    files = [f for f in files if f.exists() and (f == path or not _written(f.resolve(), out.resolve()))]
+    return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+def _written(file: Path, out: Path) -> bool:
+    name = _whole(file).name
+    own = name in FILES or (name.startswith("samples-") and name.endswith(".png"))
+    return file.is_relative_to(out / "partial") or (file.parent == out and own)
+
+
+def _whole(path: Path) -> Path:
+    """The file that this one would have become; any other as it is."""
+    half = HALF_WRITTEN.fullmatch(path.name)
+    return path.with_name(half[1]) if half else path

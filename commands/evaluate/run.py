@@ -11,18 +11,18 @@ from typing import Any
 # Where a config gives a class's name without its package, it resolves among those that are imported.
 import datamodules
 import lightning_modules  # noqa: F401
-from commands.config_errors import read_configs
 from commands.evaluate.arguments import OF_THE_SAMPLES
 from commands.evaluate.build import Built, Options, build, build_pipeline, in_flags, locate
 from commands.evaluate.measure import check_devices, measure
 from commands.evaluate.metrics_by_name import check_names, read_options
-from commands.evaluate.partial import Partial
+from commands.evaluate.partial import Partial, files_in
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.replay import keep_outputs
 from commands.process import leave_process_group, quiet
 from commands.report import write as report
 from commands.trusted_code import take_trust
-from datamodules.shard_sources import locations
+from datamodules.remote import is_remote
+from datamodules.shard_sources import shards_by_split
 from fewstep.backbones import load_pipeline
 from fewstep.one_line import one_line
 
@@ -52,10 +52,13 @@ def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> 
     report.check_out(args.out, [str(file) for file, _, _ in jobs], args.overwrite)
     settings = {name: getattr(args, name) for name in OF_THE_SAMPLES}
     read = [file for job in jobs for file in job[:2]] + ([args.prompts] if args.prompts else [])
-    read += [place for _, config, _ in jobs for place in data_places(args, config)]
-    partial = Partial(args.out, command, settings, read, [args.metrics, options, args.bootstrap])
-    partial.check(args.overwrite)
     built = build_all(args, options, jobs)  # every one, before the first is measured
+    described, shards = data_read(built)
+    metrics = [args.metrics, read_options(options), args.bootstrap]
+    if not args.metrics:  # those of the configs, whose own texts are read files
+        metrics += [str(file) for one in built for file in files_in(one.content.get("callbacks"))]
+    partial = Partial(args.out, command, settings | {"read": described}, read + shards, metrics)
+    partial.check(args.overwrite)
     finished = [partial.finished(number) for number in range(len(built))]  # asked before any process adds one
     measured = [finished[n] or measure_and_keep(one, n, partial, args) for n, one in enumerate(built)]
     if None not in measured:  # in the first process only
@@ -91,15 +94,21 @@ def build_all(args: argparse.Namespace, words: Sequence[str], jobs: list[Job]) -
     ]
 
 
-def data_places(args: argparse.Namespace, config: Path) -> list[Path]:
-    """Local folders and shards of the test data, which must not change while an evaluation is broken off."""
-    if args.prompts is not None:
-        return []
-    own = {} if is_pipeline(config.parent) else read_configs([config])[str(config)].get("data") or {}
-    options = own.get("init_args") if isinstance(own, dict) else None
-    sources = [args.data] if args.data else [(options or {}).get(name) for name in ("path", "test_path")]
-    places = [place for source in sources if isinstance(source, str | list) for place in locations(source)]
-    return [Path(place) for place in places if "://" not in place]
+def data_read(built: Sequence[Built]) -> tuple[dict[str, list[Any]], list[Path]]:
+    """What tells the data of all runs from others: the entries of their shards in index.json, and the local shards."""
+    described: dict[str, list[Any]] = {}
+    files: list[Path] = []
+    for source in (one.data.hparams.get(name) for one in built for name in ("path", "test_path")):
+        if source is None or str(source) in described:
+            continue
+        try:
+            shards = [shard for some in shards_by_split(source).values() for shard in some]
+        except (ValueError, OSError, TypeError):  # the datamodule says what is wrong, or reads something else there
+            files += [Path(str(part)) for part in (source if isinstance(source, list | tuple) else [source])]
+            continue
+        described[str(source)] = [list(shard) for shard in shards]
+        files += [Path(shard.location) for shard in shards if not is_remote(shard.location)]
+    return described, files
 
 
 def measure_and_keep(

@@ -14,7 +14,7 @@ from commands.report.page import PAGE
 from commands.report.plots import curves, trade_offs
 from commands.report.rows import COLOURS, metric_rows, run_labels, whiskers
 from fewstep.files.durable import replace_file
-from fewstep.files.places import require_local_folder
+from fewstep.files.places import require_writable
 from fewstep.files.plain_json import read_json
 
 FILES = ("metrics.json", "report.md", "report.html")
@@ -22,8 +22,9 @@ FILES = ("metrics.json", "report.md", "report.html")
 
 def check_out(out: Path, checkpoints: Sequence[str], overwrite: bool) -> None:
     """ValueError if the report could not be written to `out`, or would replace one about other checkpoints unasked."""
-    require_local_folder(out.resolve() if out.is_dir() else out)
-    for folder in (path for name in FILES if (path := out / name).is_dir()):
+    require_writable(out)
+    written = (*(out / name for name in FILES), *out.glob("samples-*.png"))
+    for folder in (path for path in written if path.is_dir()):
         raise ValueError(f"{folder} is a folder, where the report's {folder.name} would be; name another --out")
     previous = out / "metrics.json"
     if overwrite or not previous.exists():

@@ -4,8 +4,10 @@ import argparse
 import shlex
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from fewstep.files.local_paths import local_path
+from fewstep.files.places import require_writable
 
 COMMANDS = {
     "swiss_roll": "Gaussian -> Swiss roll, pairs from entropic optimal transport plans",
@@ -43,10 +45,37 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for name in PLACES:
             setattr(options, name, on_disk(getattr(options, name, None)))
+        check_written(options)
         return import_module(f"datamodules.prepare.{options.command}").run(options) or 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def check_written(options: argparse.Namespace) -> None:
+    """ValueError, before hours of reading and drawing, for what cannot be written or would replace what is read."""
+    if hasattr(options, "overwrite") and options.out:
+        from datamodules.prepare.folder_replacing import refuse_to_lose
+
+        refuse_to_read(options)
+        refuse_to_lose(Path(options.out), options.overwrite)
+        return
+    for name in ("out", "sheet"):  # single files
+        if given := getattr(options, name, None):
+            if (file := Path(given)).is_dir():
+                raise ValueError(f"--{name} {given} is a folder; name a file")
+            require_writable(file.parent if file.is_file() else file, f"--{name}")
+
+
+def refuse_to_read(options: argparse.Namespace) -> None:
+    """ValueError if --out, which is replaced as a whole, is or holds something that is to be read."""
+    out = Path(options.out).resolve()
+    for name in PLACES[1:]:
+        given = getattr(options, name)
+        for place in given if isinstance(given, list) else [given]:
+            if isinstance(place, str) and "://" not in place and Path(place).resolve().is_relative_to(out):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} {place} lies in --out {options.out}, which is replaced; name another folder")
 
 
 def on_disk(value: object) -> object:

@@ -23,7 +23,7 @@ from datamodules.prepare.avatar_attributes import (
     instruction,
     options_of,
 )  # fmt: skip
-from datamodules.prepare.npm_packages import Package, package_files
+from datamodules.prepare.npm_packages import Package, located, package_files
 from datamodules.prepare.webp_encoding import exact_webp
 
 CORE = Package("@dicebear/core", VERSION)
@@ -46,12 +46,12 @@ test; every avatar occurs in one pair only. Sources and licences: NOTICE. Comman
 NOTICE = """Drawings: {credit}; options drawn by this project.
 Drawn with {package} and @dicebear/core {version} (code MIT, Copyright (c) Florian Koerner).
 """
-MOST_PAIRS = 10_000_000
+MOST_PAIRS = 1_000_000  # as many as six digits of a key number
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_output_arguments(command)
-    command.add_argument("--num", type=int, default=2000, help="pairs (default 2000)")
+    command.add_argument("--num", type=int, default=2000, help=f"pairs (default 2000, at most {MOST_PAIRS:,})")
     command.add_argument("--size", type=int, default=64, help="edge in pixels (default 64)")
     command.add_argument("--style", choices=tuple(STYLES), default="pixel-art")
     command.add_argument("--packages", metavar="FOLDER", help="npm packages, .tgz or unpacked; default: fetch with npm")
@@ -59,10 +59,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from datamodules.prepare.image_shard_writing import Samples, write_image_folder
-    from datamodules.prepare.shard_writing import refuse_to_lose
     from fewstep.files.durable import write_synced
 
-    refuse_to_lose(Path(options.out), options.overwrite)
     if not 10 <= options.num <= MOST_PAIRS or not 16 <= options.size <= 1024:
         expected = f"10 to {MOST_PAIRS:,} pairs of 16 to 1024 pixels"
         raise ValueError(f"--num {options.num} --size {options.size}: expected {expected}")
@@ -76,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
         "image_size": options.size,
         "notes": {"style": options.style, "seed": options.seed},
     }
+    packages = located((CORE, style.package), options.packages)
     readme = README.format(style=options.style, size=options.size, num=options.num, command=options.command_line)
     with Avatars(options.style, options.packages) as drawn:
 
@@ -83,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
             return pair(drawn, options.style, f"{options.seed} {key}", options.size)
 
         samples = {split: Samples(keys, render) for split, keys in splits.items()}
-        write_image_folder(options.out, samples, about, overwrite=options.overwrite, readme=readme)
+        write_image_folder(options.out, samples, about, overwrite=options.overwrite, readme=readme, sources=packages)
     notice = NOTICE.format(credit=style.credit, package=style.package.name, version=VERSION)
     write_synced(Path(options.out) / "NOTICE", notice.encode())
 

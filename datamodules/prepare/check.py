@@ -14,15 +14,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; 1 if anything is wrong."""
-    if holds_vectors(options.folder):
+    if source_of_vectors(options.folder):
         if options.sheet or options.quick:
             raise ValueError(f"{options.folder}: holds vectors; --sheet and --quick are for pictures")
         return check_vectors(options.folder)
+    from datamodules.prepare.folder_replacing import is_sheet
     from datamodules.prepare.image_check import check_images
     from datamodules.prepare.image_report import print_report, write_sheet
 
     if options.sheet and (options.quick or not options.sheet.endswith(".png")):
         raise ValueError(f"--sheet {options.sheet}: name a .png file, and leave --quick out")
+    if options.sheet and Path(options.sheet).exists() and not is_sheet(Path(options.sheet)):
+        raise ValueError(f"--sheet {options.sheet} is there, and no contact sheet; name another file")
     report = check_images(options.folder, decode=not options.quick, examples=bool(options.sheet), progress=True)
     print_report(options.folder, report, not options.quick, options.limit)
     if options.sheet:
@@ -30,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
     return 0 if report.sound else 1
 
 
-def holds_vectors(source: str) -> bool:
-    """True for an index.json of vectors or, where it does not say, if the first shard has KEY.x.npy or KEY.y.npy."""
+def source_of_vectors(source: str) -> bool:
+    """True for an index.json of vectors or, where it does not say, if the first shard holds vectors."""
     from datamodules.remote import is_remote
     from datamodules.sample_index import scan_shard
     from datamodules.shard_sources import shard_urls, source_index, splits
@@ -42,7 +45,15 @@ def holds_vectors(source: str) -> bool:
     first = shard_urls(source, found[0])[0] if found else None
     if first is None or is_remote(first) or not Path(first).is_file():
         return False
-    return not {"x.npy", "y.npy"}.isdisjoint(scan_shard(first)[0].fields)
+    return holds_vectors(scan_shard(first)[0])
+
+
+def holds_vectors(index) -> bool:
+    """Whether a shard is one of vectors: KEY.x.npy or KEY.y.npy, which may lie beside pictures too, and no picture."""
+    from datamodules.sample_pictures import IMAGE_SUFFIXES
+
+    pictures = any(name.rpartition(".")[2] in IMAGE_SUFFIXES for name in index.fields)
+    return not pictures and not {"x.npy", "y.npy"}.isdisjoint(index.fields)
 
 
 def check_vectors(path: str) -> int:

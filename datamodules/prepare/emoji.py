@@ -12,7 +12,7 @@ from pathlib import Path
 from datamodules.prepare import add_output_arguments
 from datamodules.prepare.emoji_sources import EMOJIBASE, SOURCES, notice
 from datamodules.prepare.emoji_table import STYLES, Emoji, embedded, emoji_table, metadata, plain_code, split_of
-from datamodules.prepare.npm_packages import package_files
+from datamodules.prepare.npm_packages import located, package_files
 
 LARGEST = {"noto": 64, "twemoji": 64, "fluent": 256}  # pixels in the packages
 MEASURED = 240  # pictures on which the fidelity of compact files is stated
@@ -50,10 +50,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from datamodules.prepare.image_shard_writing import Samples, write_image_folder
-    from datamodules.prepare.shard_writing import refuse_to_lose
     from fewstep.files.durable import write_synced
 
-    refuse_to_lose(Path(options.out), options.overwrite)
     styles = [style for style in STYLES if style in options.styles]
     background = checked(options, styles)
     pictures, table = load(styles, options.packages)
@@ -87,8 +85,9 @@ def run(options: argparse.Namespace) -> None:
         command=options.command_line, subset=options.subset, background=options.background,
         fidelity=f"WebP; median PSNR on a sample: {', '.join(lines)}." if compact else "lossless WebP.",
     )  # fmt: skip
+    packages = located((EMOJIBASE, *(SOURCES[style][0] for style in styles)), options.packages)
     splits = {split: Samples(names, render) for split, names in keys.items() if names}
-    write_image_folder(options.out, splits, about, overwrite=options.overwrite, readme=readme)
+    write_image_folder(options.out, splits, about, overwrite=options.overwrite, readme=readme, sources=packages)
     change = f"{options.size} x {options.size} pixels, background {options.background}, {options.encoding} WebP"
     write_synced(Path(options.out) / "NOTICE", notice(styles, change).encode())
 

@@ -62,7 +62,10 @@ def run(options: argparse.Namespace) -> None:
     about = {"name": "fashion_mnist", "license": "MIT", "command": line, "image_size": options.size}
     about["notes"] = {"classes": list(CLASSES), "val_seed": options.seed}
     readme = README.format(size=options.size, seed=options.seed, command=line, **counts)
-    write_image_folder(options.out, splits, about, overwrite=options.overwrite, samples_per_shard=5000, readme=readme)
+    sources = sorted(Path(options.idx).glob("*-ubyte*"))
+    write_image_folder(
+        options.out, splits, about, options.overwrite, samples_per_shard=5000, readme=readme, sources=sources
+    )
 
 
 def captions(name: str) -> list[str]:

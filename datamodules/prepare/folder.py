@@ -16,6 +16,7 @@ from pathlib import Path
 from datamodules.prepare import add_output_arguments
 from datamodules.prepare.caption_table import CaptionTable
 from datamodules.prepare.folder_captions import Captions
+from datamodules.prepare.folder_listing import keys_of, names_of, pictures_below
 from datamodules.prepare.hashed_share import share
 from fewstep.files.text_files import check_encoding
 
@@ -57,7 +58,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.prepare.folder_listing import keys_of, pictures_below
     from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 
     check_options(options)
@@ -80,14 +80,10 @@ def run(options: argparse.Namespace) -> None:
     about = {"name": Path(options.out).name, "license": options.license, "command": options.command_line}
     about |= {"notes": {"other_files": {why: len(names) for why, names in listing.others.items()}}}
     readme = README.format(name=about["name"], count=len(captions), command=options.command_line)
-    texts = [text for text in captions.sources.values() if isinstance(text, Path)]
-    texts += [Path(options.captions)] if options.captions else []
-    samples = {
-        split: Samples(keys, render, [*texts, *(images / files[key] for key in keys)])
-        for split, keys in splits.items()
-        if keys
-    }
-    index = write_image_folder(options.out, samples, about, overwrite=options.overwrite, readme=readme)
+    samples = {split: Samples(keys, render) for split, keys in splits.items() if keys}
+    sources = [*(images / name for name in listing.pictures), *captions.files()]
+    sources += [Path(options.captions)] if options.captions else []
+    index = write_image_folder(options.out, samples, about, options.overwrite, readme=readme, sources=sources)
     for line in (*listing.told(), *captions.told(), *left_out(index, files, faults), *lacking(index, splits, options)):
         print(line)
 
@@ -136,8 +132,6 @@ def check_options(options: argparse.Namespace) -> None:
 
 def captions_for(images: Path, found: list[str], options: argparse.Namespace) -> dict[str, list[str] | Path]:
     """{picture: its captions, or the .txt that holds one}, at least one; pictures without are absent."""
-    from datamodules.prepare.folder_listing import names_of
-
     captions: dict[str, list[str] | Path] = {}
     if not options.captions:
         sidecars = {name: (images / name).with_suffix(".txt") for name in found}

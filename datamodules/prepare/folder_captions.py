@@ -27,6 +27,10 @@ class Captions:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def files(self) -> list[Path]:
+        """The texts that captions are read from, where they do not come from a table."""
+        return [source for source in self.sources.values() if isinstance(source, Path)]
+
     def of(self, picture: str) -> list[str]:
         """At least one, without white space around it; BadSample as in `captions_of`."""
         source = self.sources.get(picture)

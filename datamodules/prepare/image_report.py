@@ -105,6 +105,9 @@ def printable(line: str) -> str:
 def write_sheet(path: Path, report: Report) -> None:
     """A PNG with pictures from all over the shards and their captions."""
     from PIL import Image, ImageDraw, ImageFont
+    from PIL.PngImagePlugin import PngInfo
+
+    from datamodules.prepare.folder_replacing import SHEET
 
     if not report.examples:
         raise ValueError(f"{path}: no picture could be read for the sheet")
@@ -124,7 +127,10 @@ def write_sheet(path: Path, report: Report) -> None:
         draw.multiline_text(
             (left, top + EDGE + 1), wrapped(printable(caption), font), fill="#444444", font=font, spacing=1
         )
-    sheet.save(path, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = PngInfo()
+    mark.add_text("Software", SHEET)  # by which a folder with it may be replaced
+    sheet.save(path, "PNG", pnginfo=mark)
 
 
 def wrapped(caption: str, font) -> str:

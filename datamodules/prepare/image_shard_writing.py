@@ -8,23 +8,22 @@ index.json:
 The same samples give the same bytes: members carry no time and no owner.
 """
 
-import fcntl
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.bad_sample import BadSample
+from datamodules.prepare.build_plan import plan_of, staging_folder
 from datamodules.prepare.build_progress import BuildProgress
-from datamodules.prepare.shard_writing import checked_key, refuse_to_lose, replace_folder
+from datamodules.prepare.folder_replacing import real_folder, refuse_to_lose, replace_folder
+from datamodules.prepare.shard_writing import checked_key
 from datamodules.remote import file_sha256
 from datamodules.sample_grouping import LONGEST_KEY
 from datamodules.sample_index import read_offsets, scan_shard, write_offsets
-from fewstep.files.durable import sync_folder, write_synced
+from fewstep.files.durable import replace_file, sync_folder, write_synced
 from fewstep.files.plain_json import read_json
 
 SPLIT = re.compile(r"[A-Za-z0-9_]+")
@@ -33,14 +32,10 @@ KEYS_LISTED = 100  # skipped keys of each kind that the index names
 
 
 class Samples(NamedTuple):
-    """One split: `render(key)` gives {suffix without the first dot: content}, such as "webp", "txt", "edited.webp".
-
-    sources: the files that are rendered; a build goes on only while they are as they were.
-    """
+    """One split: `render(key)` gives {suffix without the first dot: content}, such as "webp", "txt", "edited.webp"."""
 
     keys: Sequence[str]
     render: Callable[[str], dict[str, bytes]]
-    sources: Sequence[Path] = ()
 
 
 def write_image_folder(
@@ -51,17 +46,21 @@ def write_image_folder(
     samples_per_shard: int = 1000,
     readme: str | None = None,
     progress: bool = True,
+    sources: Iterable[Path] = (),
 ) -> dict:
     """Write `splits` to the folder `out` and return its index; `description` has name, license, command and more.
 
     Every finished shard is safe in `OUT.partial`: the same call after an interruption renders only what is missing.
+    sources: files and folders that `render` reads; once one of them has changed, no build goes on.
     `render` may raise BadSample, which leaves the sample out. ValueError in one line for keys that WebDataset would
     cut or that occur twice, for a folder that is in the way, and for an `OUT.partial` of another plan.
     """
-    target = Path(out)
+    target = real_folder(out)
     refuse_to_lose(target, overwrite)
     check_plan(splits, description, samples_per_shard)
-    with staging_folder(target, splits, description, samples_per_shard) as staging:
+    keys = {split: samples.keys for split, samples in splits.items()}
+    plan = plan_of(keys, description["command"], samples_per_shard, sources)
+    with staging_folder(target, plan) as staging:
         total = sum(len(samples.keys) for samples in splits.values())
         with BuildProgress(target.name, total, quiet=not progress) as bar:
             shards = {split: write_split(staging, split, s, samples_per_shard, bar) for split, s in splits.items()}
@@ -70,8 +69,8 @@ def write_image_folder(
         write_synced(staging / "index.json", json.dumps(index, indent=1).encode() + b"\n")
         if readme:
             write_synced(staging / "README.md", readme.encode())
-        replace_folder(staging, target)
-        for file in (target / "plan.json", *target.glob("*.done.json"), *target.glob("*.tmp")):
+        replace_folder(staging, target, overwrite)
+        for file in (f for rest in ("plan.json", "*.done.json", "*.tmp", ".*.tmp.*") for f in target.glob(rest)):
             file.unlink(missing_ok=True)
     return index
 
@@ -95,49 +94,6 @@ def check_plan(splits: dict[str, Samples], description: dict, samples_per_shard:
             seen.add(key)
 
 
-@contextmanager
-def staging_folder(
-    target: Path, splits: dict[str, Samples], description: dict, samples_per_shard: int
-) -> Iterator[Path]:
-    """OUT.partial, new or left by the same plan, while no other process writes there."""
-    keys = {split: hashlib.sha256("\n".join(samples.keys).encode()).hexdigest() for split, samples in splits.items()}
-    command = hashlib.sha256(description["command"].encode()).hexdigest()
-    sources = {split: states(samples.sources) for split, samples in splits.items()}
-    content = {"command": command, "keys": keys, "sources": sources, "samples_per_shard": samples_per_shard}
-    plan = json.dumps(content).encode()
-    staging = target.with_name(f"{target.name}.partial")
-    staging.mkdir(parents=True, exist_ok=True)
-    handle = os.open(staging, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{staging}: another process is writing there; wait for it, or choose another folder"
-            ) from None
-        file = staging / "plan.json"
-        if not any(staging.iterdir()):
-            write_whole(file, plan)
-        elif not file.is_file() or file.read_bytes() != plan:
-            raise ValueError(
-                f"{staging} is left of a build with other samples or options, or of files that have changed since; "
-                "delete it to start anew"
-            )
-        yield staging
-    finally:
-        os.close(handle)  # and with it the lock, also when the process is killed
-
-
-def states(files: Sequence[Path]) -> str:
-    """A digest of what changes when one of the files is replaced or written to."""
-    digest = hashlib.sha256()
-    for file in files:
-        about = file.stat() if file.exists() else None
-        state = about and (about.st_size, about.st_mtime_ns)
-        digest.update(f"{os.fsencode(file)!r} {state}\n".encode())
-    return digest.hexdigest()
-
-
 def write_split(folder: Path, split: str, samples: Samples, samples_per_shard: int, bar: BuildProgress) -> list[dict]:
     """An entry for each shard of a split, with what was left out as `skipped`; finished shards are not made again."""
     entries = []
@@ -148,7 +104,7 @@ def write_split(folder: Path, split: str, samples: Samples, samples_per_shard: i
             bar.advance(len(keys))
         else:
             entry = write_shard(folder / f"{split}-{number:06d}.tar", keys, samples.render, bar)
-            write_whole(done, json.dumps(entry).encode())
+            replace_file(done, json.dumps(entry).encode())
         entries.append(read_json(done))
     return entries
 
@@ -220,11 +176,3 @@ def verify(folder: Path, index: dict) -> None:
             if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
                 raise ValueError(f"{folder / name} has changed since it was written; delete {folder} to start anew")
         read_offsets(str(folder / shard["offsets"]), str(folder / shard["file"]))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file, all or nothing."""
-    partial = path.with_name(f"{path.name}.tmp")
-    write_synced(partial, content)
-    partial.replace(path)
-    sync_folder(path.parent)

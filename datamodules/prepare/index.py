@@ -1,4 +1,4 @@
-"""Write index.json beside shards that were made elsewhere, such as img2dataset's; the shards stay as they are.
+"""Write index.json beside image shards that were made elsewhere, such as img2dataset's; the shards stay as they are.
 
 With an index, shards can be uploaded and then read by sample from there, with exact resume, and copies are verified.
 """
@@ -17,8 +17,8 @@ def run(options: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
-    from datamodules.prepare.image_shard_writing import write_whole
     from datamodules.shard_names import beside_shards, examples
+    from fewstep.files.durable import replace_file
 
     folder = Path(options.folder)
     target = folder / "index.json"
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         entries = [indexed(path, found) for path, found in shards]
         index["splits"][split] = {"samples": sum(entry["samples"] for entry in entries), "shards": entries}
         print(f"{split}: {len(entries)} shards, {index['splits'][split]['samples']} samples")
-    write_whole(target, json.dumps(index, indent=1).encode() + b"\n")
+    replace_file(target, json.dumps(index, indent=1).encode() + b"\n")
     if others := beside_shards(str(folder)):
         print(f"not indexed: {examples(others)}")
 
@@ -40,6 +40,7 @@ def scan_all(folder) -> dict:
     """{split: [(path, its SampleIndex)]} of the shards; ValueError unless all are whole and an index can name them."""
     from pathlib import Path
 
+    from datamodules.prepare.check import holds_vectors
     from datamodules.sample_index import scan_shard
     from datamodules.shard_names import is_plain_name, local_shards, splits_by_name
 
@@ -52,6 +53,11 @@ def scan_all(folder) -> dict:
         index, faults = scan_shard(file)
         if faults:
             raise ValueError(f"{faults[0]}; an index is for whole shards: pack or copy it again, or move it away")
+        if holds_vectors(index):
+            raise ValueError(
+                f"{file}: holds vectors (KEY.x.npy, KEY.y.npy), this index is of pictures; the folder is read as it "
+                "is, without one, and python -m datamodules.prepare table writes vectors with theirs"
+            )
         scanned.setdefault(split, []).append((Path(file), index))
     if not files:
         from datamodules.shard_sources import only_others

@@ -61,11 +61,9 @@ def run(options: argparse.Namespace) -> None:
     prompts = " and ".join(f"KEY.{name}.npy" for name in encoders.stored_names)
     facts = {"source": options.data, "size": size, "captions": captions, "hashes": named, "notice": text}
     readme = README.format(name=description["name"], command=description["command"], prompts=prompts, **facts)
-    samples = {
-        split: Samples(list(chunk.rows), chunk.render, [Path(path) for path in indexes[split].paths])
-        for split, chunk in chunks.items()
-    }
-    write_image_folder(options.out, samples, description, overwrite=options.overwrite, readme=readme)
+    samples = {split: Samples(list(chunk.rows), chunk.render) for split, chunk in chunks.items()}
+    shards = [Path(path) for index in indexes.values() for path in index.paths]
+    write_image_folder(options.out, samples, description, options.overwrite, readme=readme, sources=shards)
 
 
 def most_captions(index: Any) -> int:

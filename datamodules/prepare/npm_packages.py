@@ -9,6 +9,7 @@ import re
 import subprocess
 import tarfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,11 @@ def package_files(package: Package, folder: str | None, pattern: str) -> dict[st
     if not files:
         raise ValueError(f"{found}: holds no file {pattern}; is it the package {package.name}?")
     return files
+
+
+def located(packages: Iterable[Package], folder: str | None) -> list[Path]:
+    """Where packages lie in a user's folder; none without one, since npm brings one version of each."""
+    return [_located(package, Path(folder)) for package in packages] if folder else []
 
 
 def _located(package: Package, folder: Path) -> Path:

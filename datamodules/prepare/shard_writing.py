@@ -20,15 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.prepare.folder_replacing import real_folder, refuse_to_lose, replace_folder
 from datamodules.remote import file_sha256
-from datamodules.vector_shards import parse_index
-from fewstep.files.durable import sync_folder, write_synced
-from fewstep.files.places import require_local_folder
-from fewstep.files.plain_json import small_file
+from fewstep.files.durable import write_synced
 
 ROWS_PER_BLOCK = 1024
 SAMPLES_PER_SHARD = 256
-BESIDE_SHARDS = ("index.json", "README.md", "NOTICE", "LICENSE", "plan.json")
 KEY = re.compile(r"[A-Za-z0-9_-]+")  # WebDataset ends a key at its first dot
 
 
@@ -60,7 +57,7 @@ def write_folder(
     Arrays [N, D] become blocks of rows; arrays [G, K, D] become G samples of K rows each (probe groups).
     Everything is written beside `out`, synced, then renamed, so that `out` is never half a data set.
     """
-    target = Path(out)
+    target = real_folder(out)
     refuse_to_lose(target, overwrite)
     staging = target.with_name(f"{target.name}.tmp.{os.getpid()}")
     staging.mkdir(parents=True)
@@ -71,36 +68,10 @@ def write_folder(
         write_synced(staging / "index.json", json.dumps(index, indent=1).encode() + b"\n")
         if readme:
             write_synced(staging / "README.md", readme.encode())
-        replace_folder(staging, target)
+        replace_folder(staging, target, overwrite)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return index
-
-
-def refuse_to_lose(target: Path, overwrite: bool) -> None:
-    """ValueError if `target` cannot be written, or if that would delete anything that was not asked to go.
-
-    --overwrite takes the place of a data set as one of these builds left it; whatever else lies there, sources
-    included, is not its to delete.
-    """
-    require_local_folder(target)
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    if not overwrite:
-        raise ValueError(f"{target} already holds files; add --overwrite to replace the whole folder, or name another")
-    if not (target / "index.json").is_file():
-        raise ValueError(
-            f"{target} holds files but no index.json, so it is not a shard folder; --overwrite leaves it alone"
-        )
-    index = parse_index(small_file(target / "index.json"), str(target))
-    shards = [shard for split in index["splits"].values() for shard in split["shards"]]
-    own = {*BESIDE_SHARDS, *(shard["file"] for shard in shards), *(shard.get("offsets") for shard in shards)}
-    for entry in sorted(target.iterdir()):
-        if entry.name not in own and not entry.name.endswith((".done.json", ".tmp")):
-            raise ValueError(
-                f"{target} holds {entry.name!r}, which is no part of its data set and which --overwrite would delete; "
-                "move it away, or name another folder"
-            )
 
 
 def dims(splits: dict[str, dict[str, np.ndarray]]) -> dict[str, int]:
@@ -168,19 +139,3 @@ def npy_bytes(key: str, array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, rows, allow_pickle=False)
     return buffer.getvalue()
-
-
-def replace_folder(staging: Path, target: Path) -> None:
-    """Put `staging` in the place of `target`; the old folder is deleted only once the new one stands."""
-    old = target.with_name(f"{target.name}.tmp.{os.getpid()}.old")
-    sync_folder(staging)
-    if target.exists():
-        target.rename(old)
-    try:
-        staging.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.index_columns import LONGEST_NAME, is_name
 from datamodules.prepare import add_output_arguments
 from datamodules.prepare.number_table import TEXTS, read_table
 
@@ -76,6 +77,8 @@ def read_pairs(files: list[str], x_columns: list[str] | None, y_columns: list[st
     y, y_names = read_table(Path(files[-1]), y_columns, *reading)
     if len(x) != len(y):
         raise ValueError(f"{files[0]} has {len(x)} rows and {files[1]} {len(y)}; pairs need equally many")
+    if long := [name for name in (*(x_names or ()), *(y_names or ())) if not is_name(name)]:
+        raise ValueError(f"column {long[0][:40]!r}... has {len(long[0])} signs; rename it, to {LONGEST_NAME} at most")
     refuse_targets_among_inputs(x, y, x_names or [], y_names or [])
     return x, y, x_names, y_names
 

@@ -13,13 +13,14 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put content in the place of a file: a reader sees the old one or the new one, never a part."""
+    """Put content in the place of a file: a reader sees the old one or the new one, never a part, also after a cut."""
     partial = path.with_name(f".{path.name}.tmp.{os.getpid()}")
     try:
-        partial.write_bytes(content)
+        write_synced(partial, content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +23,22 @@ def local_path(text: str) -> str:
     if os.name != "nt" and re.match(r"[A-Za-z]:\\", text) and not os.path.lexists(text):
         raise ValueError(f"{text} is a path of Windows; give one of this machine, such as /mnt/{text[0].lower()}/..")
     return text if text.isascii() or os.path.lexists(text) else _as_on_disk(text)
+
+
+def expanded(text: str) -> Iterator[str]:
+    """The paths or addresses that a brace expansion stands for; a path that is there as written stands for itself.
+
+    ValueError in one line for a brace without its partner.
+    """
+    from braceexpand import braceexpand
+
+    if "{" not in text or ("://" not in text and Path(text).exists()):
+        yield text
+        return
+    try:
+        yield from braceexpand(text)
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}; write {{000..012}}, with both braces") from error
 
 
 def _of_address(text: str) -> str:

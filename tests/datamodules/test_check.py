@@ -186,6 +186,7 @@ def test_the_report_is_plain_when_piped_and_the_sheet_shows_pictures(mixed, tmp_
     assert "1 of them are in two splits" in captured.out
     assert "8 of 17 samples unreadable" in captured.out
     assert "fault: bad_json: 1 more samples; --limit 1 names all" in captured.err.splitlines()
+    assert main(["check", str(mixed), "--sheet", str(sheet), "--limit", "0"]) == 1  # a sheet takes its place
     with Image.open(sheet) as shown:
         colours = {colour for _, colour in shown.convert("RGB").getcolors(1 << 20)}
     assert {(3, 100, 200), (50, 100, 200)} <= colours  # pictures from both splits, with their own colours
@@ -232,6 +233,24 @@ def test_what_cannot_be_checked_is_one_line(tmp_path, capsys):
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    "sheet", ["photo.png", "file/x.png", "folder.png", "s3://b/x.png", "s3://x.png", "/proc/x.png"]
+)
+def test_a_sheet_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys, sheet):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.png", "file"):
+        Path(name).write_bytes(picture(1))
+    Path("folder.png").mkdir()
+    write(tmp_path / "shards", {"a": sample(1)})
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    assert main(["check", "shards", "--sheet", sheet]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: --sheet ")
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
 class Canary:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +27,8 @@ def render(key: str) -> dict[str, bytes]:
     return {"webp": key.encode() * 9, "edited.webp": b"other", "json": b"{}"}
 
 
-def write(out: Path, make=render, keys=KEYS, sources=(), **options):
-    splits = {"train": Samples(keys, make, sources), "val": Samples(["v"], make)}
+def write(out: Path, make=render, keys=KEYS, **options):
+    splits = {"train": Samples(keys, make), "val": Samples(["v"], make)}
     return write_image_folder(str(out), splits, ABOUT, samples_per_shard=3, progress=False, **options)
 
 
@@ -118,7 +118,7 @@ def test_a_killed_build_goes_on(tmp_path):
     assert [opened.key(i) for i in range(len(opened))] == [f"k{i:02d}" for i in range(60)]
 
 
-def interrupt(out: Path, after: int = 5, sources: Sequence[Path] = ()) -> None:
+def interrupt(out: Path, after: int = 5, **options) -> None:
     count = []
 
     def make(key):
@@ -128,7 +128,7 @@ def interrupt(out: Path, after: int = 5, sources: Sequence[Path] = ()) -> None:
         return render(key)
 
     with pytest.raises(KeyboardInterrupt):
-        write(out, make, sources=sources)
+        write(out, make, **options)
 
 
 def test_the_rest_of_another_build_is_not_continued(tmp_path):
@@ -142,34 +142,6 @@ def test_the_rest_of_another_build_is_not_continued(tmp_path):
     with pytest.raises(ValueError, match=r"mine\.partial"):
         write(tmp_path / "mine")
     assert (tmp_path / "mine.partial" / "thesis.txt").read_text() == "precious"
-
-
-@pytest.mark.parametrize("change", ["write", "delete", "touch", "another"])
-def test_a_build_of_files_that_changed_is_not_continued(tmp_path, change):
-    """Else the finished shards would hold the old captions and the others the new ones."""
-    files = [tmp_path / f"{key}.txt" for key in KEYS]
-    for file in files:
-        file.write_text("old")
-    interrupt(tmp_path / "toy", sources=files)
-    if change == "write":
-        files[0].write_text("newer")
-    elif change == "delete":
-        files[0].unlink()
-    elif change == "touch":
-        os.utime(files[0], ns=(1, 1))
-    else:
-        files = files[1:]
-    with pytest.raises(ValueError, match=r"toy\.partial is left of a build .* files that have changed since"):
-        write(tmp_path / "toy", sources=files)
-
-
-def test_a_build_of_the_same_files_is_continued(tmp_path):
-    files = [tmp_path / f"{key}.txt" for key in KEYS]
-    for file in files:
-        file.write_text("old")
-    interrupt(tmp_path / "toy", sources=files)
-    write(tmp_path / "toy", sources=files)
-    assert (tmp_path / "toy" / "index.json").is_file()
 
 
 def test_a_finished_shard_that_changed_is_noticed(tmp_path):
@@ -270,3 +242,99 @@ def test_progress_is_a_plain_line_when_nobody_watches(tmp_path, capsys, monkeypa
     assert 1 <= len(lines) < 10
     assert lines[0].startswith("toy: ")
     assert "of 10 samples" in lines[0]
+
+
+def test_overwriting_replaces_what_was_built_with_what_lies_beside_it(tmp_path):
+    out = tmp_path / "toy"
+    write(out, readme="# Toy\n")
+    for name in ("NOTICE", "plan.json", "train-000000.done.json", "train-000003.tar.tmp"):  # of a build cut off late
+        (out / name).write_text("{}")
+    write(out, keys=KEYS[:2], overwrite=True)
+    assert set(contents(out)) == {
+        *(f"{split}-000000.{end}" for split in ("train", "val") for end in ("tar", "offsets.npz")),
+        "index.json",
+    }
+
+
+@pytest.mark.parametrize(
+    "stranger", ["thesis.tex", "photos/a.jpg", "sheet.png", "other.tar", ".git/HEAD", "index.json.bak"]
+)
+def test_overwriting_leaves_a_folder_with_anything_else_alone(tmp_path, stranger):
+    out = tmp_path / "toy"
+    write(out)
+    (out / stranger).parent.mkdir(exist_ok=True)
+    (out / stranger).write_text("precious")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=stranger.partition("/")[0]) as caught:
+        write(out, overwrite=True)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"name": "my web site"}', "[]", "no json", '{"splits": {}}', '{"schema": 1, "splits": []}']
+)
+def test_overwriting_leaves_a_folder_with_another_index_alone(tmp_path, content):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "index.json").write_text(content)
+    with pytest.raises(ValueError, match="leaves the folder alone"):
+        write(tmp_path / "web", overwrite=True)
+    assert contents(tmp_path / "web") == {"index.json": content.encode()}
+
+
+def test_what_comes_into_the_folder_during_a_build_is_not_deleted(tmp_path):
+    out = tmp_path / "toy"
+
+    def meddled(key):
+        out.mkdir(exist_ok=True)
+        (out / "note").write_text("mine")
+        return render(key)
+
+    with pytest.raises(ValueError, match="already holds files"):
+        write(out, meddled)
+    assert contents(out) == {"note": b"mine"}
+    (out / "note").unlink()
+    write(out, lambda key: pytest.fail("nothing was lost"))
+
+
+def test_a_link_stays_one_and_its_folder_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    write(tmp_path / "disk" / "real")
+    (tmp_path / "toy").symlink_to("disk/real")
+    write(tmp_path / "toy", keys=KEYS[:2], overwrite=True)
+    assert (tmp_path / "toy").is_symlink()
+    assert len(open_images(str(tmp_path / "disk" / "real"), "train")) == 2
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["real"]
+
+
+@pytest.mark.parametrize(
+    "place", ["file/x", "file/x/y", "dangling", "dangling/x", "/proc/x", "/dev/null/x", "a" * 254, ".."]
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises((ValueError, OSError)) as caught:
+        write(tmp_path / place, lambda key: pytest.fail("rendered"))
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
+
+
+@pytest.mark.parametrize("change", ["content", "time", "one more", "one less", "nothing"])
+def test_an_interrupted_build_does_not_go_on_with_changed_sources(tmp_path, change):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for name in "ab":
+        (folder / name).write_text(name)
+
+    interrupt(tmp_path / "toy", sources=[folder])
+    {
+        "nothing": lambda: None,
+        "content": lambda: (folder / "a").write_text("longer"),
+        "time": lambda: os.utime(folder / "a", ns=(1, 1)),
+        "one more": lambda: (folder / "c").write_text(""),
+        "one less": lambda: (folder / "b").unlink(),
+    }[change]()
+    refused = pytest.raises(ValueError, match="sources have changed since; delete it")
+    with nullcontext() if change == "nothing" else refused:
+        write(tmp_path / "toy", sources=[folder])

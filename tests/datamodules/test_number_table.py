@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from datamodules.prepare.__main__ import main
 from datamodules.prepare.number_table import read_table
 from datamodules.prepare.table import check_float32, read_pairs, standardise
 
@@ -149,6 +150,25 @@ def test_a_target_of_another_file_is_no_input_either(tmp_path):
                 read_pairs([inputs, targets], None, columns)
     read_pairs([inputs, other], None, ["b"])
     read_pairs([inputs, copy], ["a"], ["b"])
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+def test_a_name_that_no_reader_would_take_is_refused_before_anything_is_written(tmp_path, capsys, side):
+    def built(length: int) -> int:
+        names = {"x": "a", "y": "b"} | {side: "n" * length}
+        table = tmp_path / "t.csv"
+        table.write_text(f"{names['x']},{names['y']}\n" + "".join(f"{i},{i * i}\n" for i in range(9)))
+        columns = ["--x-columns", names["x"], "--y-columns", names["y"]]
+        return main(["table", "--pairs", str(table), *columns, "--out", str(tmp_path / f"out{length}")])
+
+    assert built(200) == 0
+    assert main(["check", str(tmp_path / "out200")]) == 0
+    capsys.readouterr()
+    assert built(201) == 1
+    error = capsys.readouterr().err
+    assert "has 201 signs; rename it, to 200 at most" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out201").exists()
 
 
 def test_an_empty_table_is_called_empty(tmp_path):

@@ -122,3 +122,11 @@ def test_packages_are_read_safely(tmp_path):
     (tmp_path / package.archive).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a readable npm package"):
         package_files(package, str(tmp_path), r"([a-z]\.txt)")
+
+
+@pytest.mark.parametrize("num", [10**12, 1_000_001, 9, 0, -1])
+def test_how_many_is_asked_before_anything_is_listed(tmp_path, monkeypatch, capsys, num):
+    monkeypatch.setattr(avatars, "range", pytest.fail, raising=False)  # the keys are not begun
+    assert main(["avatars", "--out", str(tmp_path / "a"), "--num", str(num)]) == 1
+    assert f"--num {num} --size 64: expected 10 to 1,000,000 pairs" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()

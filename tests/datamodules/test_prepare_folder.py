@@ -422,3 +422,71 @@ def test_lines_of_texts_and_their_encoding(tmp_path, build):
     assert json.loads(found["a.png"]["json"])["captions"] == ["für", "zwei"]
     assert found["a.png"]["txt"].decode() == "für"
     assert "texts with several lines: 1, such as that of 'a.png'; each line is a caption" in told
+
+
+def few_pictures(folder, count=3):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"p{number}.png")
+        (folder / f"p{number}.txt").write_text(f"picture {number}")
+    return folder
+
+
+WHOLE = ("--val-fraction", "0", "--test-fraction", "0")
+
+
+@pytest.mark.parametrize("source", ["p1.txt", "p1.png", "table.csv"])
+def test_a_build_that_was_cut_off_does_not_go_on_with_corrected_sources(tmp_path, monkeypatch, capsys, source):
+    from datamodules.prepare import folder as command
+
+    images = few_pictures(tmp_path / "images")
+    table = images / "table.csv"
+    table.write_text("path,caption\n" + "".join(f"p{i}.png,text {i}\n" for i in range(3)))
+    options = [*WHOLE, *(["--captions", str(table)] if source == "table.csv" else [])]
+    whole = command.sample
+    monkeypatch.setattr(command, "sample", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        build_folder(images, tmp_path / "out", *options)
+    monkeypatch.setattr(command, "sample", whole)
+    with (images / source).open("ab") as file:
+        file.write(b" corrected\n" if source != "table.csv" else b"p0.png,more\n")
+    assert build_folder(images, tmp_path / "out", *options) == 1
+    error = capsys.readouterr().err
+    assert "sources have changed since; delete it to start anew" in error
+    assert error.count("\n") == 1
+
+
+def test_sources_inside_the_folder_that_is_replaced_stay(tmp_path, capsys):
+    out = tmp_path / "mine"
+    assert build_folder(few_pictures(tmp_path / "images"), out, *WHOLE) == 0
+    few_pictures(out / "pictures")
+    (out / "t.csv").write_text("path,caption\np0.png,text\n")
+    commands = [
+        ["folder", "--images", str(out / "pictures"), "--out", str(out)],
+        ["folder", "--images", str(tmp_path / "images"), "--captions", str(out / "t.csv"), "--out", str(out)],
+        ["table", "--pairs", str(out / "t.csv"), "--x-columns", "a", "--y-columns", "b", "--out", str(out)],
+        ["folder", "--images", str(tmp_path / "images"), "--out", str(out)],  # others' files
+        ["latents", "--data", str(out), "--autoencoder", "a", "--text-encoder", "t", "--out", str(out)],
+    ]
+    before = sorted(out.rglob("*"))
+    for command in commands:
+        capsys.readouterr()
+        assert main([*command, "--overwrite"]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+        assert sorted(out.rglob("*")) == before
+
+
+def test_a_folder_with_its_contact_sheet_is_replaced(tmp_path):
+    images, out = few_pictures(tmp_path / "images"), tmp_path / "out"
+    assert build_folder(images, out, *WHOLE) == 0
+    assert main(["check", str(out), "--sheet", str(out / "overview.png")]) == 0
+    assert build_folder(images, out, *WHOLE, "--overwrite") == 0
+    assert not (out / "overview.png").exists()
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "https://host/x", "gs://b/x"])
+def test_an_address_is_no_place_to_write_to(tmp_path, monkeypatch, capsys, address):
+    monkeypatch.chdir(tmp_path)
+    assert build_folder(few_pictures(tmp_path / "images"), address, *WHOLE) == 1
+    assert f"--out {address} is an address" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]

@@ -1,9 +1,11 @@
 """An index for shards that were made elsewhere: read by it over HTTP, and left alone without being asked."""
 
+import io
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
 from datamodules.image_folder import open_images
@@ -49,3 +51,30 @@ def test_a_damaged_shard_gets_no_index(foreign, capsys):
     assert main(["index", str(foreign)]) == 1
     assert "00001.tar" in capsys.readouterr().err
     assert not (foreign / "index.json").exists()
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+def test_vectors_get_no_index_of_pictures(tmp_path, capsys, side):
+    rows = npy(np.ones((3, 2), np.float32))
+    write_tar(tmp_path / "train_paired-000000.tar", {"a": {f"{side}.npy": rows}})
+    assert main(["check", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["index", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "train_paired-000000.tar: holds vectors" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["train_paired-000000.tar"]
+
+
+def test_arrays_called_x_beside_pictures_are_indexed_as_pictures(foreign):
+    beside = sample(3) | {"x.npy": npy(np.ones(2, np.float32))}
+    write_tar(foreign / "00002.tar", {"000020000": beside})
+    assert main(["index", str(foreign)]) == 0
+    assert main(["check", str(foreign)]) == 0
+    assert len(open_images(str(foreign), "train")) == 11
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()

@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import pickle
+import re
 import tarfile
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from datamodules import remote
 from datamodules.prepare import shard_writing
 from datamodules.prepare.__main__ import main
 from datamodules.prepare.shard_writing import Description, write_folder, write_shard
+from datamodules.shard_sources import shards_by_split
 from datamodules.tar_shard import read_shard
 from datamodules.vector_shards import ShardFolder
 
@@ -291,46 +293,6 @@ def test_overwriting_deletes_nothing_that_a_build_did_not_make(folder, arrays, n
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
-def test_a_link_is_not_replaced_by_a_folder(folder, arrays, tmp_path):
-    (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(ValueError, match="is a link to"):
-        write_folder(str(tmp_path / "link"), arrays, ABOUT, overwrite=True)
-    assert (tmp_path / "link").is_symlink()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"y_names": ["a"]},
-        {"y_names": 5},
-        {"y_names": ["a" * 200_000] * 4},
-        {"x_names": [1, 2]},
-        {"y_std": "x"},
-        {"y_std": [0.0]},
-        {"y_std": [-1.0]},
-        {"x_mean": [float("inf")]},
-        {"x_mean": [True]},
-    ],
-)
-def test_columns_that_no_plot_or_scale_could_use_are_refused_by_both(folder, capsys, wrong):
-    index = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps(index | wrong).replace("Infinity", "1e999"))
-    with pytest.raises(ValueError, match=r"index\.json") as error:
-        ShardFolder(str(folder))
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 300 + len(str(folder))
-    assert main(["check", str(folder)]) != 0
-
-
-def test_stored_offsets_of_vectors_are_judged_by_both(folder):
-    index = json.loads((folder / "index.json").read_text())
-    next(iter(index["splits"].values()))["shards"][0]["offsets"] = "../x"
-    (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="names the offsets"):
-        ShardFolder(str(folder))
-    assert main(["check", str(folder)]) != 0
-
-
 def test_a_failed_write_leaves_the_old_folder(folder, arrays, tmp_path, monkeypatch):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     with pytest.raises(ValueError, match="NaN"):
@@ -350,6 +312,71 @@ def test_a_failed_write_leaves_the_old_folder(folder, arrays, tmp_path, monkeypa
 def test_keys_that_webdataset_would_cut_are_refused(tmp_path, key):
     with pytest.raises(ValueError, match="key"):
         write_shard(tmp_path / "val-000000.tar", [(key, {"x": ONE})])
+
+
+def columns(folder, **values) -> None:
+    file = folder / "index.json"
+    index = json.loads(file.read_text()) | values
+    content = json.dumps({key: value for key, value in index.items() if value != "absent"})
+    file.write_text(content.replace("Infinity", "1e999"))
+
+
+GOOD_COLUMNS = [
+    {},
+    {"y_names": None, "y_std": None},
+    {"y_names": ["", "a" * 200], "x_names": ["$", "°C", "\\frac{"]},
+    {"y_mean": [0, -1e300], "y_std": [1, 1e-300]},
+    {"y_names": ["a", "b"], "y_dim": "absent"},
+]
+BAD_COLUMNS = [
+    ({"y_names": ["a"]}, "different numbers of columns of y: 1 in y_names, 2 in y_dim"),
+    ({"x_names": ["a"] * 5}, "different numbers of columns of x: 5 in x_names, 3 in x_dim"),
+    ({"y_names": ["a"], "y_std": [1, 2], "y_dim": "absent"}, "1 in y_names, 2 in y_std"),
+    ({"y_names": ["a"], "y_dim": "absent"}, "rows of 2 numbers, but y has 1 in the index"),
+    *(({"y_names": value}, "y_names as .* not as a list") for value in (5, "ab", {"a": 1, "b": 2}, True)),
+    *(
+        ({"y_names": ["a", name]}, "in y_names, not a text")
+        for name in (1, None, [["a"]], {}, "x" * 201, "x" * 200_000)
+    ),
+    *(({"y_std": value}, "y_std as .* not as a list") for value in ("x", 1.0, {})),
+    *(({"x_std": [1, 1, value]}, "in x_std, not a finite number above 0") for value in (0, -1, 0.0, "1", None, True)),
+    *(({"x_mean": [1, 1, value]}, "in x_mean, not a finite number") for value in ("0", None, False, [0])),
+    ({"x_mean": [1, 1, float("inf")]}, "1e999 is larger than any float64"),
+    ({"x_mean": [1, 1, 10**400]}, "a whole number of 401 digits"),
+    ({"x_mean": [0]}, "1 in x_mean, 3 in x_dim"),
+    ({"y_mean": []}, "0 in y_mean, 2 in y_dim"),
+]
+
+
+@pytest.mark.parametrize("values", GOOD_COLUMNS)
+def test_what_an_index_may_say_of_its_columns(folder, values):
+    columns(folder, **values)
+    assert ShardFolder(str(folder)).open("train_paired").y.dim == 2
+    assert main(["check", str(folder)]) == 0
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_COLUMNS)
+def test_columns_that_cannot_be_are_one_line_for_training_and_check(folder, capsys, values, message):
+    columns(folder, **values)
+    with pytest.raises(ValueError, match=message) as caught:
+        ShardFolder(str(folder)).open("train_paired")
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+    assert main(["check", str(folder)]) == 1
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+@pytest.mark.parametrize("offsets", ["junk", "../a.offsets.npz", 3, None, ["a.offsets.npz"], "a.offsets.npz"])
+def test_offsets_in_an_index_are_judged_alike_for_every_kind(folder, offsets):
+    index = json.loads((folder / "index.json").read_text())
+    index["splits"]["probe"]["shards"][0] |= {"offsets": offsets, "offsets_sha256": "0" * 63}
+    for kind in ("vectors", "images", "absent"):
+        columns(folder, **index, kind=kind)
+        with pytest.raises(ValueError, match="names the offsets"):
+            ShardFolder(str(folder))
+        with pytest.raises(ValueError, match="names the offsets"):
+            shards_by_split(str(folder))
+        assert main(["check", str(folder)]) == 1
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -1,4 +1,5 @@
 import math
+from random import Random
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from callbacks import SamplePicture, TransportMetrics
 from callbacks.metrics.rows import EvaluationRows
+from callbacks.pictures.column_labels import as_written
 from callbacks.pictures.sample_picture import SAMPLE, TRUTH, condition_title, draw
 from fewstep.metrics.two_sample import cross_halves, energy_distance, mmd, sliced_wasserstein2, wasserstein2
 
@@ -207,6 +209,53 @@ def test_every_dimension_has_a_picture(dims):
     figure.canvas.draw()
     shown = sum(ax.get_visible() and ax.axison for ax in figure.axes)
     assert shown == {1: 1, 2: 1, 3: 6, 4: 10, 6: 1}[dims] + 4 + 1
+
+
+NAMES = [
+    "$$",
+    r"$\frac{",
+    "a$b",
+    r"\$",
+    r"$x\$",
+    "_hidden",
+    "\x1b[31m\n",
+    "<b>",
+    "%",
+    "",
+    " ",
+    "°C",
+    "x" * 200,
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("dims", [2, 4])
+def test_names_of_columns_are_shown_as_written(dims):
+    pairs = {"y": random(9, dims, seed=0), "sample": random(9, dims, seed=1)}
+    probes = {"x": random(2, 4, 2, seed=2), "y": random(2, 4, dims, seed=3), "sample": random(2, 4, dims, seed=4)}
+    for first in range(0, len(NAMES), dims):
+        figure = draw(pairs, probes, [*NAMES, *NAMES][first : first + dims])
+        figure.canvas.draw()  # where matplotlib reads formulas
+    labels = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+    assert len(labels) == dims + 1
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], [1, 2], [None, None], [], None])
+def test_names_that_do_not_fit_are_replaced_by_numbers(names):
+    pairs = {"y": random(9, 2, seed=0), "sample": random(9, 2, seed=1)}
+    (ax,) = draw(pairs, {}, names).axes
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$y_{1}$", "$y_{2}$")
+
+
+def test_no_name_is_a_formula_and_no_sign_of_it_is_lost():
+    from matplotlib.text import Text
+
+    draw = Random(0)
+    for _ in range(500):
+        name = "".join(draw.choices("$\\{}_^ab", k=draw.randint(0, 12)))
+        shown, formula = Text()._preprocess_math(as_written(name))
+        assert shown.lstrip() == name.lstrip()
+        assert not formula
 
 
 def test_scatter_shows_both_clouds_in_their_colours():

@@ -153,3 +153,17 @@ def test_the_table_on_the_terminal(capsys):
     assert "a[b]" in text
     assert re.search(r"test/conditional_w2\s+0\.5000\s+0\.5000\s+0\.3000", text)
     assert re.search(r"test/nll\s+1\.000\s+2\.000\s*\n\s+±0\.034\s+±0\.034", text)
+
+
+@pytest.mark.parametrize(
+    "place", ["file", "file/x", "dangling", "dangling/x", "/proc/x", "/dev/null/x", "a" * 300, "taken"]
+)
+def test_a_report_that_could_not_be_written_is_refused_beforehand(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "taken" / "report.html").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError if len(place) < 300 else (ValueError, OSError)) as caught:
+        report.check_out(tmp_path / place, ["a"], overwrite=True)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
