@@ -1,5 +1,6 @@
 """Ranges of optimizer options against PyTorch's own checks, and in every module's arguments before anything is read."""
 
+import inspect
 import math
 import random
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ import torch
 import lightning_modules
 from commands.train.optimizer_options import OptimizerOptions
 from fewstep.optimizer_options import check_adamw, check_option
+from fewstep.optimizers import AdamW
+from lightning_modules import OTConditionalModule
 
 BAD = {
     "lr": [-1e-3, 0.0, math.nan, math.inf, -math.inf],
@@ -20,20 +23,24 @@ BAD = {
 GOOD = {"lr": 1e-3, "weight_decay": 0.0, "betas": (0.0, 0.999), "warmup_steps": 0}
 
 
-@pytest.mark.parametrize("module", lightning_modules.__all__)
 @pytest.mark.parametrize(("option", "value"), [(name, value) for name, values in BAD.items() for value in values])
-def test_every_module_refuses_it_before_it_reads_anything(module, option, value):
-    kind = getattr(lightning_modules, module)
-    parts = dict.fromkeys({"model", "unet", "autoencoder", "text_encoder", "pipeline"} & set(arguments(kind)))
-    named = [name for name in arguments(kind) if name == option or name.endswith(f"_{option}")]
-    assert named or (option == "warmup_steps" and module == "OTConditionalModule")
-    for name in named:
+def test_the_settings_are_refused_before_a_module_reads_anything(option, value):
+    with pytest.raises(ValueError, match=rf"^{option}=.*must be"):
+        AdamW(**{option: value})
+
+
+@pytest.mark.parametrize(("option", "value"), [(n, v) for n, vs in BAD.items() for v in vs if n != "warmup_steps"])
+def test_a_module_with_two_rates_refuses_it_before_it_reads_anything(option, value):
+    for name in [option] if option == "betas" else [f"cost_{option}", f"potential_{option}"]:
         with pytest.raises(ValueError, match=rf"^{name}=.*must be"):
-            kind(**parts, **{name: value})
+            OTConditionalModule(None, **{name: value})
 
 
-def arguments(kind):
-    return kind.__init__.__code__.co_varnames[1 : kind.__init__.__code__.co_argcount]
+def test_every_other_module_takes_the_settings_as_one_group():
+    kinds = [getattr(lightning_modules, name) for name in lightning_modules.__all__]
+    groups = {kind: inspect.signature(kind).parameters.get("optimizer") for kind in kinds}
+    assert [kind for kind, group in groups.items() if group is None] == [OTConditionalModule]
+    assert all(isinstance(group.default, AdamW) for group in groups.values() if group is not None)
 
 
 @pytest.mark.parametrize("seed", range(200))
