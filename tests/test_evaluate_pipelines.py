@@ -2,10 +2,7 @@
 
 import io
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ import pytest
 import torch
 
 from fewstep.rng import mix_seed
-from tests.patience import PATIENCE
+from tests.forks import finish, two_ranks
 from tests.tiny_pipeline import CHOSEN, NUM_TEST, TINY, check_one_line, measured, save_pipeline, write_pictures
 
 ROOT = Path(__file__).parent.parent
@@ -73,21 +70,18 @@ def test_batches_and_repetition_change_nothing(evaluate, pipeline, pictures, who
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(pipeline, pictures, whole, tmp_path):
+def test_two_processes_measure_what_one_does(pipeline, pictures, whole, tmp_path, monkeypatch):
     """25 samples in batches of 6: one process has 13, the other 12."""
-    arguments = pipeline_arguments(pipeline, pictures, "--batch-size", "6", "--devices", "2", "--out", str(tmp_path))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "evaluate.py"), *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    (run,) = measured(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    out = tmp_path / "out"
+    arguments = pipeline_arguments(pipeline, pictures, "--batch-size", "6", "--devices", "2", "--out", str(out))
+    text = finish(two_ranks("evaluate", arguments, tmp_path))
+    (run,) = measured(out)
     assert run["device"] == "2 x cpu"
     assert run["metrics"] == close(whole["metrics"])
     assert run["sampling"]["samples"] == NUM_TEST
-    assert done.stdout.count("report  ") == 1
-    assert not (tmp_path / "partial").exists()
+    assert text.count("report  ") == 1
+    assert not (out / "partial").exists()
 
 
 def test_an_image_is_that_of_the_plain_pipeline_with_the_samples_own_generator(pipeline, tmp_path):

@@ -1,15 +1,13 @@
 """train.py when its checkpoints cannot be written: one process and two, stop and warn."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 import train
-from tests.patience import PATIENCE
-from tests.test_train import CONFIG, ENVIRONMENT, ROOT
+from tests.forks import two_ranks
+from tests.test_train import CONFIG, ROOT
 
 BLOCKED = ["--callbacks.last_checkpoint.folder", "blocked/checkpoints", "--test_after_fit", "false"]
 
@@ -45,13 +43,8 @@ def test_stop_ends_with_the_reason(folder, capsys):
 def test_a_failure_on_the_writing_rank_ends_both(folder):
     """Rank 1 waits in the barrier after the save while rank 0 raises."""
     ddp = ["-c", str(ROOT / "configs/trainer/ddp.yaml"), "--trainer.devices", "2", "--run_dir", "run"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "fit", "-c", "tiny.yaml", *ddp, *BLOCKED],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "last.ckpt was not written" in done.stderr
+    ranks = two_ranks("train", ["fit", "-c", "tiny.yaml", *ddp, *BLOCKED], folder)
+    assert ranks[0].wait() == 1, ranks[0].text()
+    assert ranks[1].wait() != 0
+    assert "last.ckpt was not written" in ranks[0].text()
     assert Path("run/checkpoints/best.ckpt").is_file()

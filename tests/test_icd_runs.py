@@ -3,8 +3,6 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ import train
 from commands.process import leave_process_group
 from fewstep.backbones import save_guided_network
 from fewstep.icd.pair import InvertibleConsistency
-from tests.patience import PATIENCE
+from tests.forks import Fork, finish, two_ranks
 from tests.tiny_diffusion import SDXL_UNET, unet, write_pipeline
 from tests.tiny_faults import dies_before
 
@@ -39,17 +37,6 @@ def options(tmp_path_factory):
     return [*teacher(tmp_path_factory.mktemp("teacher"), (1, 2, 4, 6, 8)), *DATA, *QUIET, *small]
 
 
-def launch(*arguments, config="emoji"):
-    command = [sys.executable, "train.py", "fit", "-c", f"configs/icd/{config}.yaml", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finished(process):
-    output = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 0, output
-    return output
-
-
 def stored(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
@@ -61,9 +48,8 @@ def test_sigkill_and_resume_continue_bit_for_bit(options, tmp_path):
     fit = ["fit", "-c", str(ROOT / "configs" / "icd" / "emoji.yaml"), *options, *length]
     assert train.main([*fit, "--run_dir", str(whole)]) == 0
     death = ["--callbacks.death", json.dumps(dies_before(random.randrange(4, 12), tmp_path / "died"))]
-    first = launch(*options, *length, "--run_dir", str(killed), *death)
-    output = first.communicate(timeout=PATIENCE)[0]
-    assert first.returncode == -signal.SIGKILL, output
+    first = Fork("train", [*fit, "--run_dir", str(killed), *death], tmp_path / "output")
+    assert first.wait() == -signal.SIGKILL, first.text()
     assert 0 < torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 12
     assert train.main([*fit, "--run_dir", str(killed), "--resume", "auto"]) == 0
     for name, value in stored(whole).items():
@@ -71,11 +57,13 @@ def test_sigkill_and_resume_continue_bit_for_bit(options, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_test_and_export(options, tmp_path):
+def test_two_processes_train_test_and_export(options, tmp_path, monkeypatch):
     """Both adapters in one backward pass: alternating them breaks DistributedDataParallel."""
+    monkeypatch.chdir(ROOT)
     ddp = ["-c", "configs/trainer/ddp.yaml", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
-    output = finished(launch(*options, *ddp, "--trainer.max_steps", "6", "--run_dir", str(tmp_path / "run")))
-    assert "test/latent_mse" in output
+    fit = ["fit", "-c", "configs/icd/emoji.yaml", *options, *ddp, "--trainer.max_steps", "6"]
+    output = finish(two_ranks("train", [*fit, "--run_dir", str(tmp_path / "run")], tmp_path))
+    assert output.count("test/latent_mse") == 1
     assert all(value.isfinite().all() for value in stored(tmp_path / "run").values())
     assert any(value.any() for name, value in stored(tmp_path / "run").items() if "lora_B" in name)
     assert InvertibleConsistency.load(tmp_path / "run" / "export").guidance_scales == (1, 2, 4, 6, 8)

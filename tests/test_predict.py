@@ -1,8 +1,6 @@
 """`train.py predict`: from a checkpoint and pictures to pictures, as a user starts it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning
@@ -12,7 +10,7 @@ import yaml
 from PIL import Image
 
 import train
-from tests.patience import PATIENCE
+from tests.forks import finish, two_ranks
 
 ROOT = Path(train.__file__).parent
 EDIT = str(ROOT / "configs/icd/edit.yaml")
@@ -122,15 +120,7 @@ def test_two_processes_write_what_one_does(predict):
     Path("prompts.txt").write_text("a\nb\nc\n")
     two = ["-c", str(ROOT / "configs/trainer/ddp.yaml"), "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     given = ["predict", "-c", EDIT, "--ckpt_path", "run/checkpoints/last.ckpt", *SMALL, "--data.prompts", "prompts.txt"]
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *given, *two],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("pictures  3 in run/predictions") == 1
+    assert finish(two_ranks("train", [*given, *two], Path.cwd())).count("pictures  3 in run/predictions") == 1
     assert sorted(pictures()) == ["1-a.png", "2-b.png", "3-c.png", "sheet.png"]
 
 

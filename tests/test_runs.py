@@ -5,8 +5,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import yaml
 import evaluate
 import train
 from tests.callbacks.wandb_record import parts_of
-from tests.patience import PATIENCE
+from tests.forks import Fork, finish, two_ranks
 from tests.tiny_faults import dies_before
 
 ROOT = Path(train.__file__).parent
@@ -32,12 +30,6 @@ def config(name="swiss_roll"):
 
 def fit(*arguments, data=DATA):
     return train.main(["fit", *config(), "--data.path", data, *SMALL, *arguments])
-
-
-def launch(*arguments):
-    """train.py fit in a process of its own."""
-    command = [sys.executable, str(ROOT / "train.py"), "fit", *config(), "--data.path", DATA, *SMALL, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def weights(checkpoint):
@@ -87,9 +79,7 @@ def test_two_processes_measure_what_one_measures(finished, folder):
     checkpoint = str(finished / "checkpoints" / "best.ckpt")
     options = [checkpoint, "--bootstrap", "50"]
     assert evaluate.main([*options, "--out", "1", "--devices", "1"]) == 0
-    command = [sys.executable, str(ROOT / "evaluate.py"), *options, "--out", "2", "--devices", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
+    finish(two_ranks("evaluate", [*options, "--out", "2", "--devices", "2"], folder))
     values = [json.loads(Path(out, "metrics.json").read_text())["runs"][0]["metrics"] for out in ("1", "2")]
     assert values[0].keys() == values[1].keys()
     for name, value in values[0].items():
@@ -102,16 +92,9 @@ def test_two_processes_train_what_one_trains(folder):
     options = ["--model.model.objective", "inverse_ot", "--model.x_noise", "0", "--trainer.max_steps", "40"]
     options += ["--data.steps_per_epoch", "20", "--data.num_pairs", "132", "--test_after_fit", "false"]
     assert fit(*options, "--run_dir", "one") == 0
-    ddp = [
-        "-c",
-        str(ROOT / "configs" / "trainer" / "ddp.yaml"),
-        "--trainer.devices",
-        "2",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    two = launch(*options, *ddp, "--run_dir", "two")
-    assert two.wait(timeout=PATIENCE) == 0, two.stdout.read()
+    ddp = ["-c", str(ROOT / "configs" / "trainer" / "ddp.yaml"), "--trainer.devices", "2"]
+    alike = ["fit", *config(), "--data.path", DATA, *SMALL, *options, "--trainer.accelerator", "cpu"]
+    finish(two_ranks("train", [*alike, *ddp, "--run_dir", "two"], folder))
     for name, value in weights("one/checkpoints/last.ckpt").items():
         torch.testing.assert_close(weights("two/checkpoints/last.ckpt")[name], value, rtol=2e-4, atol=2e-5)
     curves = [
@@ -128,10 +111,10 @@ def test_sigkill_at_a_random_step_and_resume_continue_bit_for_bit(folder):
     options += ["--test_after_fit", "false"]
     assert fit(*options, "--run_dir", "whole") == 0
     moment = random.randrange(50, 600)
-    first = launch(
-        *options, "--run_dir", "killed", "--callbacks.death", json.dumps(dies_before(moment, folder / "died"))
-    )
-    assert first.wait(timeout=PATIENCE) == -signal.SIGKILL, first.stdout.read()
+    death = ["--callbacks.death", json.dumps(dies_before(moment, folder / "died"))]
+    alike = ["fit", *config(), "--data.path", DATA, *SMALL, *options]
+    first = Fork("train", [*alike, "--run_dir", "killed", *death], folder / "output")
+    assert first.wait() == -signal.SIGKILL, first.text()
     checkpoint, log = Path("killed/checkpoints/last.ckpt"), Path("killed/logs/metrics.csv")
     assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] <= moment
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import train
+from tests.forks import Fork
 from tests.patience import PATIENCE
 from tests.tiny_faults import dies_before
 
@@ -114,8 +115,8 @@ def test_killed_and_resumed_equals_never_killed(folder):
     ]
     moment = random.randrange(8, 400)
     death = ["--callbacks.death", json.dumps(dies_before(moment, folder / "killed" / "died"))]
-    killed = subprocess.run(command("--run_dir", "killed", *steps, *death), env=ENVIRONMENT, timeout=PATIENCE)
-    assert killed.returncode == -signal.SIGKILL
+    killed = Fork("train", command("--run_dir", "killed", *steps, *death)[2:], folder / "output")
+    assert killed.wait() == -signal.SIGKILL, killed.text()
     assert moment - 7 <= load("killed/checkpoints/last.ckpt")["global_step"] <= moment
     assert train.main(["fit", "--run_dir", "killed", "--resume", "auto"]) == 0
     assert train.main(command("--run_dir", "whole", *steps)[2:]) == 0
