@@ -131,7 +131,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         self.settings = self.config[self.subcommand]
         self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
-        check_ranges(self.settings)
+        check_ranges(self.settings, self.subcommand)
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._dump_config()
@@ -150,7 +150,7 @@ class CommandLine(LightningCLI):
         trainer["default_root_dir"] = trainer["default_root_dir"] or str(self.folder)
         text = yaml.safe_dump(self.saved_config, sort_keys=False)
         origin = resume.run_directory_of(self.checkpoint).resolve() if self.checkpoint else None
-        continues = origin == self.folder.resolve()
+        continues = origin == self.folder.resolve() or (bool(origin) and self.settings.resume == "auto")
         self.run_directory = RunDirectory(self.folder, text, self._loggers if own_loggers else None, continues)
         if self.settings.dry_run:
             self._scratch = tempfile.TemporaryDirectory()

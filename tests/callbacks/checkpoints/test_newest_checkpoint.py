@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 def chosen(run) -> str | None:
-    found = newest_checkpoint(run)
+    found = newest_checkpoint([run / "checkpoints"])
     return found and found.name
 
 
