@@ -48,8 +48,8 @@ def newest_checkpoint(folders: Iterable[Path]) -> Path | None:
         _skip(f"checkpoint {file}: its weights hold NaN")
     if files and not with_nan:
         raise ValueError(
-            f"no checkpoint in {files[0].parent} is one that training can go on from; to begin anew, which would replace "
-            "them, choose another --run_dir or move them away"
+            f"no checkpoint in {files[0].parent} is one that training can go on from; to begin anew, which would "
+            "replace them, choose another --run_dir or move them away"
         )
     return with_nan[0] if with_nan else None
 

@@ -78,7 +78,8 @@ def _newest(settings: Namespace, folder: Path) -> Path | None:
     if not is_run(folder):
         _refuse_others(local)
     checkpoint = newest_checkpoint(local)
-    if checkpoint is None and stores and is_run(folder):
+    whole = checkpoint is not None and checkpoint.name.startswith("last")  # a best one may be of long ago
+    if stores and not whole and is_run(folder):
         raise ValueError(
             f"checkpoints of this run go to {stores[0]}, where --resume auto does not look; name the newest one: "
             f"--resume {quote(stores[0].rstrip('/') + '/last.ckpt')} --run_dir NEW"
