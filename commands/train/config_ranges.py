@@ -31,7 +31,7 @@ def check_ranges(settings: Namespace, command: str) -> None:
             raise ValueError(f"{key}={shown(value)}: must be at least {least}")
     devices, count = settings.trainer.devices, str(settings.trainer.devices)
     if _on_cpu(settings.trainer.accelerator) and count != "auto" and not (count.isdecimal() and int(count) > 0):
-        raise ValueError(f"trainer.devices={shown(devices)}: on a CPU give the number of processes, at least 1")
+        raise ValueError(f"trainer.devices={devices!s:.60}: on a CPU give the number of processes, at least 1")
     every = settings.trainer.val_check_interval
     if isinstance(every, int | float) and not every > 0:
         raise ValueError(f"trainer.val_check_interval={every}: give a share of an epoch or a number of batches")
