@@ -34,8 +34,8 @@ def checkpoint_folders(settings: Namespace, run_dir: Path) -> tuple[list[Path], 
 def refuse_folders_in_the_way(places: Iterable[Path]) -> None:
     """ValueError in one line for a folder that has the name of a checkpoint: the first one could not be written there.
 
-    Those that torch.distributed.checkpoint has written are checkpoints themselves.
+    One that torch.distributed.checkpoint has written would be lost, and nothing here goes on from it.
     """
     for file in (file for place in places for file in checkpoints_in(place)):
-        if file.is_dir() and not (file / ".metadata").is_file():
+        if file.is_dir():
             raise ValueError(f"{file} is a folder, where a run writes a file; move it away or choose another --run_dir")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningModule
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.tuner.lr_finder import _determine_lr_attr_name
 
@@ -150,7 +151,7 @@ def test_what_lightning_says_about_an_option_is_one_line_and_a_slip_keeps_its_tr
 
     for call, said in (
         (
-            lambda: _determine_lr_attr_name(torch.nn.Linear(1, 1), "lr"),
+            lambda: _determine_lr_attr_name(LightningModule(), "lr"),
             "error: The attribute name for the learning rate",
         ),
         (lambda: CPUAccelerator.parse_devices(-1), "error: `devices` selected with `CPUAccelerator`"),

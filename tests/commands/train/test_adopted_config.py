@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import evaluate
 import train
 from commands.evaluate.build import Options, build, locate
 from commands.train.adopted_config import refuse_writes_outside
@@ -206,6 +207,21 @@ def test_an_evaluation_keeps_nothing_where_a_folder_says(trained, changed, fault
     assert "\n" not in str(error.value)
     if "write to" in fault:
         assert "--config" in str(error.value)
+
+
+def test_the_command_line_of_an_evaluation_takes_a_named_config_only_at_its_word(trained, capsys):
+    content = yaml.safe_load((trained / "config.yaml").read_text())
+    more = {"data.more": 1, **metric(cache_dir="victim")}
+    (trained / "config.yaml").write_text(yaml.safe_dump({**content, **metric(cache_dir="victim")}))
+    assert evaluate.main(["run", "--out", "out"]) == 2
+    err = capsys.readouterr().err
+    assert "lets callbacks.kid.init_args.cache_dir write to 'victim'" in err
+    assert err.count("\n") == 1
+    assert not Path("out").exists()
+    assert not any(Path("victim").glob("*"))
+    (trained / "config.yaml").write_text(yaml.safe_dump({**content, **more}))
+    assert evaluate.main(["run", "--out", "out", "--config", "run/config.yaml"]) == 2
+    assert "has the key 'data.more'" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

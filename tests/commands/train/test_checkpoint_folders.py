@@ -77,6 +77,7 @@ def test_damage_does_not_send_a_run_back_to_the_beginning(fit, capsys):
 @pytest.mark.parametrize("name", ["last.ckpt", "best-v1.ckpt"])
 def test_a_folder_in_the_place_of_a_checkpoint_is_refused_before_training(fit, capsys, how, name):
     Path("run/checkpoints", name).mkdir(parents=True)
+    Path("run/checkpoints", name, ".metadata").touch()  # as torch.distributed.checkpoint has it
     Path("run/checkpoints/best.ckpt").touch()
     assert fit("--run_dir", "run", *how) == 2
     err = capsys.readouterr().err
