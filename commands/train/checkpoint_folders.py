@@ -16,7 +16,7 @@ OPTIONS = ("dirpath", "folder")  # of ModelCheckpoint and LastCheckpoint
 
 
 def checkpoint_folders(settings: Namespace, run_dir: Path) -> tuple[list[Path], list[str]]:
-    """Folders, RUN/checkpoints first, and addresses of stores to which the callbacks of a parsed config write."""
+    """Folders, RUN/checkpoints among them, and addresses of stores to which the callbacks of a parsed config write."""
     root = settings.trainer.default_root_dir or run_dir
     places = [str(run_dir / "checkpoints")]
     for callback in vars(getattr(settings, "callbacks", None) or Namespace()).values():
