@@ -29,8 +29,9 @@ def nearest_runs(folder: Path) -> list[Path]:
         return inside[:SHOWN]
     around = [run for place in _around(folder) for run in (place, *runs_in(place)) if is_run(run)]
     names = {str(run): run for run in around}
+    names.pop(str(folder), None)  # it is no answer to itself
     close = difflib.get_close_matches(str(folder), names, n=SHOWN, cutoff=0.6)
-    return [names[name] for name in close] or around[:SHOWN]
+    return [names[name] for name in close] or list(names.values())[:SHOWN]
 
 
 def named(runs: Iterable[Path]) -> str:

@@ -1,7 +1,9 @@
 """Reading checkpoint files: never code, and never a damaged file taken for a whole one."""
 
+import errno
 import os
 import re
+import stat
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -24,13 +26,11 @@ def read_checkpoint(path: str | Path, map_location: Any = None, lazily: bool = F
     path: of a file, or an address that fsspec reads (s3://, https://).
     lazily: map the file instead of reading it, for a look at small parts of a large one; nothing is verified, and the
         tensors of a remote file have shapes only. Otherwise the checksum of every member of a local file is compared.
-    Errors: FileNotFoundError; ValueError in one line for a truncated or damaged file or one of another kind.
+    Errors: FileNotFoundError; ValueError in one line for a truncated or damaged file or one of another kind; OSError in
+    one line for a disk that does not answer.
     """
     if not is_remote(path):
-        if os.path.isdir(path):
-            raise ValueError(f"checkpoint {path} is a folder; name a .ckpt file")
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"checkpoint {path} does not exist")
+        _require_file(path)
     try:
         with warnings.catch_warnings():  # torch's remarks on odd files: what is wrong with them is said below
             warnings.simplefilter("ignore")
@@ -43,10 +43,52 @@ def read_checkpoint(path: str | Path, map_location: Any = None, lazily: bool = F
     except (FileNotFoundError, ImportError):
         raise
     except Exception as error:  # torch raises many kinds; all mean that this file is of no use
+        raise_unreachable(error, path)
         why = reason(error) if is_remote(path) else foreign_kind(path) or reason(error)
         text = f"checkpoint {path} cannot be read (truncated or not a checkpoint): {why}; {OLDER}"
         raise ValueError(text) from error
     return _lightning(checkpoint, path)
+
+
+def _require_file(path: str | Path) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        fault = f"is a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else "does not exist"
+        raise FileNotFoundError(f"checkpoint {path} {fault}") from None
+    except OSError as error:
+        raise_unreachable(error, path)
+        raise
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"checkpoint {path} is a folder; name a .ckpt file")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"checkpoint {path} is a device or a pipe; name a .ckpt file")
+
+
+def raise_unreachable(error: BaseException, path: str | Path) -> None:
+    """OSError in one line if an error came about because the system could not read `path`, not because of its bytes.
+
+    A server that does not answer or a failing disk says nothing about the file. zipfile and torch hide such errors:
+    what they report as damage is read once more.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        _raise_if_of_the_system(cause, path)
+        cause = cause.__cause__ or cause.__context__
+    if not is_remote(path) and os.path.isfile(path):
+        try:
+            with open(path, "rb") as file:
+                while file.read(1 << 20):
+                    pass
+        except OSError as failure:
+            _raise_if_of_the_system(failure, path)
+
+
+def _raise_if_of_the_system(error: BaseException, path: str | Path) -> None:
+    wrong_place = (None, errno.EINVAL, errno.EOVERFLOW)  # asked for by the file's own numbers
+    if isinstance(error, OSError) and error.errno not in wrong_place and not is_remote(path):
+        why = f"{path} cannot be read ({os.strerror(error.errno or 0)}), which does not mean that it is damaged"
+        raise OSError(error.errno, f"{why}; try again once the disk answers") from error
 
 
 def check_members(path: str | Path) -> None:

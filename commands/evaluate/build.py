@@ -2,7 +2,7 @@
 
 import warnings
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from commands.config_errors import explain, read_configs
 from commands.evaluate.metrics_by_name import by_name, of_config
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.prompts import PromptData, answer_prompts
-from commands.train.adopted_config import refuse_caches_outside
+from commands.train.adopted_config import refuse_writes_outside
 from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
 from commands.weight_mismatch import require_same_numbers
@@ -54,7 +54,7 @@ class Built(NamedTuple):
 def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
     """Checkpoint file and config file for a checkpoint or a run directory.
 
-    Errors in one line: FileNotFoundError; ValueError for a run whose own config would write elsewhere.
+    Errors in one line: FileNotFoundError; ValueError for a pipeline with a config.
     """
     if is_pipeline(path):
         if config is not None:
@@ -70,16 +70,16 @@ def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
         )
     if not (config or own).is_file():
         raise FileNotFoundError(f"config {config or own} does not exist; name the run's config with --config")
-    if config is None:
-        refuse_caches_outside(own)
     return path, config or own
 
 
-def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -> Built:
+def build(checkpoint: Path, config: Path, steps: int | None, options: Options, adopted: bool = False) -> Built:
     """Model and data of a config, the model with the weights of the checkpoint; nothing in either file is executed.
 
     With `options.prompts` these are the data, and the model draws in so many `steps`.
-    Errors: ValueError in one line for files that cannot be read or do not belong together.
+    adopted: nobody has named the config, it lies in the run's folder.
+    Errors: ValueError in one line for files that cannot be read or do not belong together, and for an adopted config
+    whose data or metrics would keep what they computed outside that folder.
     """
     for name, value in (("steps", steps), ("guidance-scale", options.guidance_scale)):
         if value is not None and options.prompts is None:
@@ -88,6 +88,8 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
     stored = read_checkpoint(checkpoint, lazily=True)
     configs = read_configs([config])
     content = configs[str(config)]
+    if dotted := next(_dotted(content), None):
+        raise ValueError(f"config {config} has the key {dotted!r}; write it without dots, one key below the other")
     parser = ArgumentParser(exit_on_error=False)
     changes: dict[str, Any] = {}
     parts = {"model": LightningModule} | ({"data": LightningDataModule} if options.prompts is None else {})
@@ -110,6 +112,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
                 raise ValueError(f"{_flag(key)} is nothing that {data} takes; leave it out") from error
         raise ValueError(explain(str(error), parser, configs, [])) from error
     check(parsed)
+    _vet(parsed, config, adopted)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=ADVICE)
         ready = parser.instantiate_classes(parsed)
@@ -121,9 +124,25 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options) -
         data, content["data"] = read_prompts_instead(options)
         answer_prompts(ready.model, options.seed, steps, options.guidance_scale)
     chosen = options.metrics and by_name(options.metrics, options.metric_options)
-    metrics = chosen or of_config(content, data, str(config))
+    metrics = chosen or of_config(content, data, str(config), lambda used: _vet({"callbacks": used}, config, adopted))
     step = stored.get("global_step")
     return Built(checkpoint, config, content, ready.model, data, metrics, averaged, step)
+
+
+def _vet(parsed: Any, config: Path, adopted: bool) -> None:
+    if adopted:
+        refuse_writes_outside(parsed, config, "--config")
+
+
+def _dotted(content: Mapping[str, Any], inside: bool = False) -> Iterator[str]:
+    """Keys with dots that train.py takes apart and that would be passed over here; not those of a class's arguments."""
+    for key, value in content.items():
+        first, *others = str(key).split(".")
+        used = inside or first in ("model", "data", "callbacks")
+        if used and others:
+            yield str(key)
+        if used and isinstance(value, Mapping) and key not in ("init_args", "dict_kwargs"):
+            yield from _dotted(value, inside=True)
 
 
 def in_flags(message: str, given: Mapping[str, Any]) -> str:

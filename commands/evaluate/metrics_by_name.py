@@ -3,7 +3,7 @@
 import difflib
 import sys
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,17 +89,20 @@ def by_name(names: Sequence[str], options: Mapping[str, dict[str, Any]]) -> list
     return [*chosen, SampleGridCallback()] if any(CHOICES[name].of_pictures for name in names) else chosen
 
 
-def of_config(content: Mapping[str, Any], data: LightningDataModule, config: str) -> list[Callback]:
+def of_config(
+    content: Mapping[str, Any], data: LightningDataModule, config: str, vet: Callable[[Any], None] = lambda _: None
+) -> list[Callback]:
     """The callbacks of a run's config that read test outputs and do something with them when the test ends.
 
     So those that log numbers or draw pictures of a test, the user's own too; none that cares for the run.
+    vet: raises ValueError for what the parser made of them if it may not be built.
     """
     entries = content.get("callbacks")
     entries = entries if isinstance(entries, dict) else {}
     reading = {
         name: entry for name, entry in entries.items() if isinstance(entry, dict) and _reads_outputs(entry, name)
     }
-    chosen = _instantiate(reading, config)
+    chosen = _instantiate(reading, config, vet)
     if hasattr(type(data), "y_names"):  # vectors, which were always measured so
         known = [type(callback) for callback in chosen]
         chosen += [kind() for kind in (TransportMetrics, SamplePicture) if kind not in known]
@@ -123,7 +126,9 @@ def _reads_outputs(entry: Mapping[str, Any], name: str) -> bool:
     )
 
 
-def _instantiate(entries: Mapping[str, Mapping[str, Any]], source: str) -> list[Callback]:
+def _instantiate(
+    entries: Mapping[str, Mapping[str, Any]], source: str, vet: Callable[[Any], None] = lambda _: None
+) -> list[Callback]:
     enforce()
     parser = ArgumentParser(exit_on_error=False)
     for name in entries:
@@ -131,6 +136,7 @@ def _instantiate(entries: Mapping[str, Mapping[str, Any]], source: str) -> list[
     try:
         parsed = parser.parse_object(dict(entries))
         check(parsed)
+        vet(parsed)
         built = parser.instantiate_classes(parsed)
     except ArgumentError as error:
         raise ValueError(f"{source}: {explain(str(error), parser, {source: entries}, [])}") from error

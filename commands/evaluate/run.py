@@ -89,7 +89,7 @@ def build_all(args: argparse.Namespace, words: Sequence[str], jobs: list[Job]) -
     return [
         build_pipeline(file, load(file), steps or 50, options, datamodules.ImageTextDataModule)
         if is_pipeline(file)
-        else build(file, config, steps, options)
+        else build(file, config, steps, options, adopted=args.config is None)
         for file, config, steps in jobs
     ]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import yaml
+from jsonargparse import Namespace
 
-from commands import config_text
 from commands.config_errors import read_configs
 
+PARTS = ("trainer", "callbacks", "data")  # what writes, or keeps copies
 FOLDERS = {"default_root_dir", "dirpath", "folder", "save_dir", "root_dir", "log_dir", "dir"}  # of what a run writes
 FOLDERS |= {"exclude_batches_path", "cache_dir", "nvme_path", "artifact_location", "tracking_uri"}
 NAMES = {"filename", "name", "version", "sub_dir"}  # parts of their names
@@ -21,28 +21,27 @@ READ = {"class_path", "monitor", "reference", "weights", "source", "tokenizer", 
 OF_THE_COMMAND = ("run_dir", "resume", "config")
 
 
-def refuse_writes_outside(file: Path) -> None:
-    """ValueError in one line if the config `file` or a link in its folder would make a run write outside the folder."""
+def refuse_foreign_folder(file: Path) -> None:
+    """ValueError in one line if config `file` decides what only a command may, or a link leads out of its folder."""
     (content,) = read_configs([file]).values()
     for key in OF_THE_COMMAND:
         if content.get(key) is not None:
             raise ValueError(f"{file} holds {key}, which only a command may; delete that line")
-    _refuse(content, ("trainer", "callbacks", "data"), file, "-c")
     for link in _links(file.parent):
         if not _within(os.path.realpath(link), file.parent):
             raise ValueError(f"{link} is a link that leads {_remedy(file, '-c')}")
 
 
-def refuse_caches_outside(file: Path) -> None:
-    """The same for what an evaluation takes over from the config: data and metrics, which keep what they computed."""
-    (content,) = read_configs([file]).values()
-    _refuse(content, ("callbacks", "data"), file, "--config")
+def refuse_writes_outside(parsed: Mapping[str, Any] | Namespace, file: Path, flag: str = "-c") -> None:
+    """ValueError in one line if what the parser made of the config `file` would write outside the file's folder.
 
-
-def _refuse(content: Mapping[str, Any], parts: tuple[str, ...], file: Path, flag: str) -> None:
-    for key, value in _texts({part: content.get(part) for part in parts}):
-        if not key.startswith("data.init_args.") and _has_options(_yaml(value)):
-            raise ValueError(f"{file} hides options of {key} in a text; write them as keys of its own")
+    Not of its text, which has many ways to say one thing: keys with dots, parts in other files, values in a text.
+    parsed: those of PARTS that are used, by name. flag: with which one names a config that one trusts.
+    """
+    for key in ("run_dir", "resume"):
+        if parsed.get(key) is not None:
+            raise ValueError(f"{file} holds {key}, which only a command may; delete that line")
+    for key, value in _texts({part: parsed[part] for part in PARTS if part in parsed}):
         if _elsewhere(key, value, file.parent):
             raise ValueError(f"{file} lets {key} write to {value!r:.80}, {_remedy(file, flag)}")
 
@@ -72,29 +71,15 @@ def _within(value: str, folder: Path) -> bool:
     )
 
 
-def _yaml(text: str) -> Any:
-    """What the parser would make of a text."""
-    try:
-        return config_text.read(text)
-    except (ValueError, yaml.YAMLError):
-        return None
-
-
-def _has_options(value: Any) -> bool:
-    """Keys with values; {epoch} in a file's name is none of these."""
-    values = value.values() if isinstance(value, Mapping) else ()
-    inner = value if isinstance(value, list) else ()
-    return any(entry is not None for entry in values) or any(map(_has_options, inner))
-
-
 def _texts(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key and value of every text."""
-    if isinstance(content, str):
-        yield name, content
+    """Dotted key and value of every text and path."""
+    content = vars(content) if isinstance(content, Namespace) else content
+    if isinstance(content, str | os.PathLike):
+        yield name, str(content)
     elif isinstance(content, Mapping):
         for key, value in content.items():
             yield from _texts(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(content, list):
+    elif isinstance(content, list | tuple | set | frozenset):
         for value in content:
             yield from _texts(value, name)
 

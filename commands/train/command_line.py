@@ -28,6 +28,7 @@ from commands.config_errors import explain, read_configs
 from commands.process import leave_process_group, quiet
 from commands.train import exit_codes, resume, run_lock
 from commands.train import stages as run_stages
+from commands.train.adopted_config import refuse_writes_outside
 from commands.train.config_ranges import check_ranges
 from commands.train.dead_ranks import RankWatch
 from commands.train.dry_run import DryRun
@@ -76,7 +77,10 @@ class CommandLine(LightningCLI):
     def __init__(self, argv: Sequence[str], default_config: str | Path) -> None:
         self.watch: RankWatch | None = None
         config_text.use_in_parsers()
-        self.argv = with_saved_model(with_saved_config(with_local_paths(trusted_code.take_trust(argv))))
+        given = with_local_paths(trusted_code.take_trust(argv))
+        self.argv = with_saved_config(given)
+        self.adopted = None if self.argv == given else Path(scan(self.argv).config[0])  # nobody has named it
+        self.argv = with_saved_model(self.argv)
         files = [str(default_config), *scan(self.argv).config]
         self.raw_configs = read_configs(files)
         self.run_name = run_name(files[1:])
@@ -114,6 +118,9 @@ class CommandLine(LightningCLI):
             raise ValueError(f"unknown command {self.argv[0]!r}; choose fit, validate, test or predict")
         try:
             self.config = parser.parse_args(self.argv)
+            if self.adopted is not None:  # without the flags, which may lead where the user likes
+                alone = parser.parse_args([self.argv[0], "-c", str(self.adopted)])
+                refuse_writes_outside(alone[self.argv[0]], self.adopted)
         except argparse.ArgumentError as error:
             raise ValueError(explain(str(error), subparser, self.raw_configs, self.argv)) from error
         trusted_code.check(self.config)
@@ -124,7 +131,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         self.settings = self.config[self.subcommand]
         self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
-        check_ranges(self.settings)
+        check_ranges(self.settings, self.subcommand)
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._dump_config()
@@ -143,7 +150,7 @@ class CommandLine(LightningCLI):
         trainer["default_root_dir"] = trainer["default_root_dir"] or str(self.folder)
         text = yaml.safe_dump(self.saved_config, sort_keys=False)
         origin = resume.run_directory_of(self.checkpoint).resolve() if self.checkpoint else None
-        continues = origin == self.folder.resolve()
+        continues = origin == self.folder.resolve() or (bool(origin) and self.settings.resume == "auto")
         self.run_directory = RunDirectory(self.folder, text, self._loggers if own_loggers else None, continues)
         if self.settings.dry_run:
             self._scratch = tempfile.TemporaryDirectory()

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -46,7 +47,13 @@ def _mendable(error: BaseException, command: Any) -> bool:
     if command is not None and command.run_directory.started:
         return False
     kinds = (ValueError, OSError, ImportError, MisconfigurationException)
-    return isinstance(error, kinds) or "loading state_dict" in str(error)
+    return isinstance(error, kinds) or "loading state_dict" in str(error) or _refused_by_lightning(error)
+
+
+def _refused_by_lightning(error: BaseException) -> bool:
+    """Whether this is a sentence of Lightning's about an option, of a kind that slips of its code have, too."""
+    last = traceback.extract_tb(error.__traceback__)[-1:] if isinstance(error, AttributeError | TypeError) else []
+    return any("lightning" in Path(frame.filename).parts and (frame.line or "").startswith("raise") for frame in last)
 
 
 def while_restoring(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from fewstep.optimizer_options import RANGES, check_option
 
 States = Sequence[Mapping[str, Any]]
 
+KEPT_FOR = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg"}  # option -> moment without which a step fails
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "sum"}
 ELEMENTWISE = ("Adam", "AdamW", "Adamax", "Adagrad", "NAdam", "RAdam", "RMSprop", "SGD")  # of torch.optim
 
@@ -78,13 +79,13 @@ def add_missing_options(groups: Sequence[dict[str, Any]], configured: States) ->
 
 
 def _require_moments(state: Mapping[str, Any], optimizer: Optimizer, name: str) -> None:
-    """Each parameter's moments must have its shape, and Adam needs all of them."""
-    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
+    """Each parameter's moments must have its shape; Adam needs all of them, an option that is on its own."""
     stored = list(chain.from_iterable(group["params"] for group in state["param_groups"]))
     if strange := [key for key in state["state"] if key not in stored]:
         raise ValueError(f"{name} has moments for parameter {shown(strange[0])}, which is in none of its groups")
-    parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
-    for key, parameter in zip(stored, parameters, strict=True):
+    pairs = list(zip(state["param_groups"], optimizer.param_groups, strict=True))
+    parameters = [(parameter, _needed(optimizer, old, new)) for old, new in pairs for parameter in new["params"]]
+    for key, (parameter, needed) in zip(stored, parameters, strict=True):
         moments = state["state"].get(key) or {}
         if missing := needed - moments.keys() if moments else set():
             raise ValueError(f"{name} has no {min(missing)} for parameter {key}")
@@ -98,9 +99,19 @@ def _require_moments(state: Mapping[str, Any], optimizer: Optimizer, name: str) 
                 refuse(value, where, f"a tensor of shape {tuple(parameter.shape)}")
 
 
+def _needed(optimizer: Optimizer, old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    """Moments without which a step of a group fails, whichever of the two groups' options will count."""
+    always = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
+    moments = KEPT_FOR | ({"momentum": "momentum_buffer"} if isinstance(optimizer, torch.optim.RMSprop) else {})
+    return always | {moment for option, moment in moments.items() if old.get(option) or new.get(option)}
+
+
 def _like(stored: Any, fresh: Any, name: str, same_length: bool = False) -> None:
     """ValueError if `stored` could not stand where `fresh` stands."""
-    if isinstance(fresh, bool) or fresh is None:
+    if isinstance(fresh, bool):
+        if not isinstance(stored, bool | None):
+            refuse(stored, name, "true or false")
+    elif fresh is None:
         if not isinstance(stored, bool | int | float | str | None):
             refuse(stored, name, "true, false or nothing")
     elif isinstance(fresh, int | float | Tensor):

@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from callbacks.checkpoints.newest_checkpoint import newest_checkpoint
+from callbacks.checkpoints.newest_checkpoint import checkpoints_in, newest_checkpoint
 from callbacks.checkpoints.printed_commands import resume_flags
 from callbacks.checkpoints.reading import require_training_state
 from callbacks.checkpoints.remote import is_remote
-from commands.nearest_runs import refuse_mistyped
+from commands.nearest_runs import is_run, refuse_mistyped
 from commands.train import run_lock
+from commands.train.checkpoint_folders import checkpoint_folders, refuse_folders_in_the_way
 from commands.train.run_directory import new_run_id, refuse_occupied, shared_run_id
 
 say = rank_zero_only(print)
@@ -30,8 +31,8 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
     settings: run_dir, resume (None, "auto", a path or an address), dry_run, trainer.num_nodes and, unless fitting,
     ckpt_path.
     Errors: ValueError for a folder that is in use or not empty, an `auto` that cannot know its folder or whose folder
-    is likely to be mistyped, a folder given as checkpoint, and unless fitting, for any resume: it would be measured
-    untrained.
+    is likely to be mistyped or holds checkpoints of which none is of use, a folder given as checkpoint or in the place
+    of one, and unless fitting, for any resume: it would be measured untrained. OSError for a disk that does not answer.
     """
     if settings.resume and not fitting:
         given = "RUN/checkpoints/best.ckpt" if settings.resume == "auto" else settings.resume
@@ -41,7 +42,9 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
     folder = Path(settings.run_dir) if settings.run_dir else None
     remote = bool(settings.resume) and is_remote(settings.resume)
     if settings.resume and settings.resume != "auto" and not remote:
-        return _continue_from(Path(settings.resume), folder)
+        folder, checkpoint = _continue_from(Path(settings.resume), folder)
+        refuse_folders_in_the_way(checkpoint_folders(settings, folder)[0])
+        return folder, checkpoint
     if not fitting and folder is None and settings.ckpt_path:
         return run_directory_of(Path(settings.ckpt_path)), None
     if folder is None:
@@ -56,14 +59,43 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
         if first:
             run_lock.refuse_in_use(folder)
             refuse_occupied(folder)
+            _refuse_others(checkpoint_folders(settings, folder)[0])
         return folder, settings.resume
     if first:
         refuse_mistyped(folder)
         if not settings.dry_run and folder.is_dir() and any(folder.iterdir()):
             run_lock.hold(folder)  # before its newest checkpoint is looked for
-    checkpoint = newest_checkpoint(folder)
+    return folder, _newest(settings, folder)
+
+
+def _newest(settings: Namespace, folder: Path) -> Path | None:
+    """The newest checkpoint in any of the folders that this config's savers write to; says which, if any.
+
+    Errors: ValueError in one line where it would replace checkpoints that it cannot go on from.
+    """
+    local, stores = checkpoint_folders(settings, folder)
+    refuse_folders_in_the_way(local)
+    if not is_run(folder):
+        _refuse_others(local)
+    checkpoint = newest_checkpoint(local)
+    whole = checkpoint is not None and checkpoint.name.startswith("last")  # a best one may be of long ago
+    if stores and not whole and is_run(folder):
+        raise ValueError(
+            f"checkpoints of this run go to {stores[0]}, where --resume auto does not look; name the newest one: "
+            f"--resume {quote(stores[0].rstrip('/') + '/last.ckpt')} --run_dir NEW"
+        )
     say(f"resume  {checkpoint}" if checkpoint else f"resume  no checkpoint in {folder}, starting from the beginning")
-    return folder, checkpoint
+    return checkpoint
+
+
+def _refuse_others(places: Iterable[Path]) -> None:
+    """ValueError in one line if a run that begins would write its checkpoints among those of another one."""
+    for place in places:
+        if others := checkpoints_in(place):
+            raise ValueError(
+                f"{others[-1]} is of another run, and this one would write into the same folder, {place}: give it one "
+                f"of its own, or go on from there with --resume {quote(str(others[-1]))}"
+            )
 
 
 def _continue_from(checkpoint: Path, folder: Path | None) -> tuple[Path, Path]:

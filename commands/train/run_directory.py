@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from callbacks.checkpoints.plain_reader import shown
 from callbacks.checkpoints.restored_paths import restored_saver
 from callbacks.checkpoints.restored_state import saver as read_saver
+from commands.nearest_runs import is_run
 from commands.train import run_lock
 from commands.train.summary import print_header
 from fewstep.files.durable import replace_file
@@ -69,7 +71,7 @@ class RunDirectory(Callback):
 
     Until `on_fit_start` the data, the model and (on resume) the checkpoint have been read: a run that cannot start
     leaves nothing behind. `started` is True from the first batch on: later errors are not the user's typing. In predict
-    they may be: the prompts and the pictures are.
+    they may be: the prompts and the pictures are. A training without a step says so.
     """
 
     def __init__(
@@ -81,15 +83,15 @@ class RunDirectory(Callback):
     ) -> None:
         self.folder = folder
         self.continues = continues  # the checkpoint resumed from is one of this folder
-        self.started = False
+        self.started = self.trained = False
         self._config_text = config_text
         self._make_loggers = make_loggers
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if run_lock.hold(self.folder) and not self.continues:
-                refuse_occupied(self.folder)  # another process may have been here since the command was read
+            if run_lock.hold(self.folder) and not self.continues and is_run(self.folder):
+                refuse_occupied(self.folder)  # another process has been here since the command was read
             replace_file(self.folder / "config.yaml", self._config_text.encode())
         print_header(trainer, pl_module, self.folder)
         if self._make_loggers is not None:
@@ -111,7 +113,19 @@ class RunDirectory(Callback):
                 print(f"resume  {shown(strays[0])} is left alone, it is outside {saver.dirpath}; best is counted anew")
 
     def on_train_batch_start(self, *args: Any) -> None:
-        self.started = True
+        self.started = self.trained = True
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One line on stderr where a resumed run had no step left; ValueError where a new one made none."""
+        if self.trained:
+            return
+        if not trainer.ckpt_path:
+            raise ValueError("not one training step was made: a limit of the trainer or of the data leaves no batch")
+        if trainer.is_global_zero:
+            limits = {"max_steps": trainer.max_steps, "max_epochs": trainer.max_epochs}
+            said = "".join(f", trainer.{name} is {limit}" for name, limit in limits.items() if limit not in (None, -1))
+            where = f"the checkpoint is of step {trainer.global_step} in epoch {trainer.current_epoch}"
+            print(f"resume  no step is left to train: {where}{said}", file=sys.stderr)
 
     def on_validation_batch_start(self, *args: Any) -> None:
         self.started = True

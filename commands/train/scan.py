@@ -10,8 +10,8 @@ from typing import Any
 from callbacks.checkpoints.printed_commands import resume_flags
 from callbacks.checkpoints.remote import is_remote
 from commands.config_errors import flatten, nearest, read_configs
-from commands.nearest_runs import named, nearest_runs
-from commands.train.adopted_config import refuse_writes_outside
+from commands.nearest_runs import is_run, named, nearest_runs
+from commands.train.adopted_config import refuse_foreign_folder
 from commands.train.resume import run_directory_of
 from fewstep.files.local_paths import local_path
 
@@ -51,7 +51,7 @@ def with_saved_config(argv: list[str]) -> list[str]:
     folder = given.run_dir or (None if given.resume == "auto" else run_directory_of(Path(given.resume)))
     saved = Path(folder or "") / "config.yaml"
     if folder and saved.is_file():
-        refuse_writes_outside(saved)
+        refuse_foreign_folder(saved)
         return [argv[0], "-c", str(saved), *argv[1:]]
     if argv[0] == "fit" and not _names_model(argv) and not {"-h", "--help"} & set(argv):
         raise ValueError(_nothing_to_resume(given, folder))
@@ -61,6 +61,8 @@ def with_saved_config(argv: list[str]) -> list[str]:
 def _nothing_to_resume(given: argparse.Namespace, folder: str | Path | None) -> str:
     if folder is None:
         return f"--resume auto cannot know which run you mean; add --run_dir RUN{named(nearest_runs(Path('runs')))}"
+    if given.resume == "auto" and is_run(Path(folder)):
+        return f"{Path(folder) / 'config.yaml'} does not exist; add -c with the config of this run"
     if given.resume == "auto":
         near = named(nearest_runs(Path(folder)))
         return f"--run_dir {folder} is not a run, it has no config.yaml{near}; a new run begins with -c METHOD/RUN.yaml"

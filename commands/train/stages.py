@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks.care.stop_signals import Stopped
+from callbacks.checkpoints.last_checkpoint import LastCheckpoint
 from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.checkpoints.remote import is_remote
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
@@ -30,8 +31,7 @@ def fit(
         if checkpoint is not None:
             require_same_numbers(read_checkpoint(checkpoint, lazily=True)["state_dict"], model)
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        last = folder / "checkpoints" / "last.ckpt"
-        chosen = best_checkpoint(trainer) or (str(last) if last.is_file() else None)
+        chosen = best_checkpoint(trainer) or last_checkpoint(trainer)
         if chosen and test_after_fit and has_test(model, data):
             results = trainer.test(model, datamodule=data, ckpt_path=chosen, weights_only=True, verbose=False)
             print_metrics(results, f"test metrics of {chosen}")
@@ -75,6 +75,12 @@ def best_checkpoint(trainer: Trainer) -> str | None:
     savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
     paths = (saver.best_model_path for saver in savers)
     return next((path for path in paths if is_remote(path) or Path(path).is_file()), None)
+
+
+def last_checkpoint(trainer: Trainer) -> str | None:
+    """Path of the newest state of the run, if one has been written."""
+    paths = [str(saver.path(trainer)) for saver in trainer.checkpoint_callbacks if isinstance(saver, LastCheckpoint)]
+    return next((path for path in paths if Path(path).is_file()), None)
 
 
 def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:

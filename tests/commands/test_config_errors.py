@@ -4,9 +4,14 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from lightning.pytorch import LightningModule
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.tuner.lr_finder import _determine_lr_attr_name
 
 import train
+from commands.train import exit_codes
 from commands.train.scan import callback_keys
 
 MODEL = "model.init_args"
@@ -72,6 +77,8 @@ def test_a_mistake_in_a_file_is_not_laid_to_the_command_line(fit, capsys, conten
         (["--trainer.val_check_interval", "-0.5"], "val_check_interval=-0.5: give a share"),
         (["--trainer.check_val_every_n_epoch", "0"], "check_val_every_n_epoch=0: must be at least 1"),
         (["--num_threads", "-1"], "num_threads=-1: must be at least 1"),
+        (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches=0 leaves nothing to train; give more"),
+        (["--trainer.devices", "-1"], "trainer.devices=-1: on a CPU give the number of processes, at least 1"),
         (
             [
                 "--callbacks.stop",
@@ -134,6 +141,28 @@ def test_a_file_that_is_no_config(fit, capsys, text, expected):
 def test_a_command_that_cannot_start(config, capsys, argv, expected):
     assert train.main(argv) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_what_lightning_says_about_an_option_is_one_line_and_a_slip_keeps_its_traceback(capsys):
+    def fails(call) -> Exception:
+        with pytest.raises((AttributeError, TypeError)) as error:
+            call()
+        return error.value
+
+    for call, said in (
+        (
+            lambda: _determine_lr_attr_name(LightningModule(), "lr"),
+            "error: The attribute name for the learning rate",
+        ),
+        (lambda: CPUAccelerator.parse_devices(-1), "error: `devices` selected with `CPUAccelerator`"),
+    ):
+        assert exit_codes.report(fails(call), None) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(said)
+        assert err.count("\n") == 1
+    for slip in (lambda: torch.nn.Linear(1, 1).lr, lambda: CPUAccelerator.parse_devices(), lambda: 1 + "1"):
+        with pytest.raises((AttributeError, TypeError)):
+            exit_codes.report(fails(slip), None)
 
 
 def test_the_traceback_is_there_on_request(fit, monkeypatch):

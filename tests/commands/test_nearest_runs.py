@@ -103,6 +103,15 @@ def test_without_a_config_the_nearest_runs_are_named(runs, capsys, arguments, ex
     assert "no model is given" not in err
 
 
+def test_a_run_without_its_config_is_not_its_own_neighbour(runs, capsys):
+    (runs / "weather" / "config.yaml").unlink()
+    (runs / "weather" / "checkpoints" / "last.ckpt").touch()
+    assert train.main(["fit", "--resume", "auto", "--run_dir", "runs/weather"]) == 2
+    err = capsys.readouterr().err
+    assert err == "error: runs/weather/config.yaml does not exist; add -c with the config of this run\n"
+    assert runs / "weather" not in nearest_runs(runs / "weather")
+
+
 def test_a_first_start_under_a_scheduler_needs_no_folder(fit, runs):
     """`--resume auto` in a job script: the same line starts a run and goes on with it."""
     assert fit("--run_dir", "runs/seed_1", "--resume", "auto", "--trainer.max_steps", "2") == 0

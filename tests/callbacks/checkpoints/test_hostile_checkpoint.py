@@ -118,7 +118,7 @@ def test_auto_passes_over_hostile_files(tmp_path, canary, capsys):
     AtomicCheckpointIO().save_checkpoint(WHOLE, folder / "best.ckpt")
     for kind in KINDS:
         (folder / f"{kind}.ckpt").write_bytes(hostile(kind, canary))
-    assert newest_checkpoint(tmp_path) == folder / "best.ckpt"
+    assert newest_checkpoint([folder]) == folder / "best.ckpt"
     assert capsys.readouterr().err.count("skipped checkpoint") == len(KINDS)
     assert not canary.exists()
 

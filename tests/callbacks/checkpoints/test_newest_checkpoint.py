@@ -1,12 +1,16 @@
 """Which checkpoint `--resume auto` takes."""
 
+import errno
 import os
 import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from callbacks import AtomicCheckpointIO
+from callbacks.checkpoints import reading
 from callbacks.checkpoints.newest_checkpoint import newest_checkpoint
 
 
@@ -33,7 +37,7 @@ def run(tmp_path):
 
 
 def chosen(run) -> str | None:
-    found = newest_checkpoint(run)
+    found = newest_checkpoint([run / "checkpoints"])
     return found and found.name
 
 
@@ -85,3 +89,95 @@ def test_a_constant_that_is_nan_does_not_send_a_run_back_to_the_beginning(run, c
 
 def test_nothing_there(tmp_path):
     assert chosen(tmp_path) is None
+
+
+def spoil_all(run, harm) -> None:
+    for path in (run / "checkpoints").iterdir():
+        harm(path)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda p: p.write_bytes(b""),
+        lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2].ljust(p.stat().st_size, b"\0")),
+        lambda p: p.write_bytes(bytes(reversed(p.read_bytes()))),
+        flip,
+        lambda p: torch.save({"state_dict": {}}, p),  # weights only
+    ],
+)
+def test_where_none_is_of_use_nothing_begins_anew(run, capsys, harm):
+    spoil_all(run, harm)
+    with pytest.raises(ValueError, match="begin anew, which would replace them, choose another --run_dir") as error:
+        chosen(run)
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().err.count("skipped ") == 3
+
+
+def test_several_folders_are_one_run(run, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    AtomicCheckpointIO().save_checkpoint(whole(40), other / "last.ckpt")
+    assert newest_checkpoint([run / "checkpoints", other]) == other / "last.ckpt"
+    assert newest_checkpoint([other / "absent", run / "checkpoints"]) == run / "checkpoints" / "last.ckpt"
+    spoil_all(run, lambda p: p.write_bytes(b""))
+    assert newest_checkpoint([run / "checkpoints", other]) == other / "last.ckpt"
+
+
+def fails(*_, code: int, **__) -> None:
+    raise OSError(code, os.strerror(code))
+
+
+def hides(*_, code: int, **__) -> None:
+    """As zipfile does."""
+    try:
+        fails(code=code)
+    except OSError:
+        raise zipfile.BadZipFile("File is not a zip file")  # noqa: B904
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT])
+@pytest.mark.parametrize(
+    ("place", "name", "how"),
+    [(reading.torch, "load", fails), (reading.os, "stat", fails), (reading.zipfile, "ZipFile", hides)],
+)
+def test_a_disk_that_does_not_answer_is_no_damage(run, monkeypatch, capsys, place, name, how, code):
+    files = sorted((run / "checkpoints").iterdir())
+    folder = [run / "checkpoints"]
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, lambda *_, **__: how(code=code))
+        with pytest.raises(OSError, match="does not mean that it is damaged") as error:
+            newest_checkpoint(folder)
+    assert error.value.errno == code
+    assert str(files[0].parent) in str(error.value)
+    assert "skipped" not in capsys.readouterr().err
+
+
+def test_what_torch_hides_is_read_once_more(run):
+    """Reading the start of a process's own memory is an input/output error of the kernel's."""
+    if not Path("/proc/self/mem").exists():
+        pytest.skip("this system has no file that cannot be read")
+    (run / "checkpoints" / "last.ckpt").unlink()
+    (run / "checkpoints" / "last.ckpt").symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="does not mean that it is damaged"):
+        chosen(run)
+
+
+def test_numbers_of_a_damaged_file_may_ask_for_the_impossible(run, monkeypatch):
+    monkeypatch.setattr(reading.torch, "load", lambda *_, **__: fails(code=errno.EINVAL))
+    with pytest.raises(ValueError, match="begin anew"):
+        chosen(run)
+
+
+def test_links_to_what_is_away_are_named(run):
+    (run / "checkpoints" / "last.ckpt").unlink()
+    (run / "checkpoints" / "last.ckpt").symlink_to("/away/last.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"last\.ckpt is a link to /away/last\.ckpt, which is not there"):
+        chosen(run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").symlink_to("/away")
+    with pytest.raises(ValueError, match="checkpoints is a link to /away, which is not there"):
+        chosen(run)
+    (run / "checkpoints").unlink()
+    (run / "checkpoints").touch()
+    with pytest.raises(ValueError, match="checkpoints is no folder"):
+        chosen(run)

@@ -307,7 +307,7 @@ def test_a_malformed_part_is_named_and_auto_takes_the_file_before(run, real, cap
     with pytest.raises(ValueError, match="is malformed") as caught:
         read_checkpoint(bad, lazily=True)
     assert expected in str(caught.value)
-    assert newest_checkpoint(run).name == "best.ckpt"
+    assert newest_checkpoint([run / "checkpoints"]).name == "best.ckpt"
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "last.ckpt is malformed" in err

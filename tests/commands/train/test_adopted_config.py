@@ -1,13 +1,17 @@
 """A config that lies in a run folder writes into that folder; one that is named on the command line is one's own."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+import evaluate
 import train
-from commands.evaluate.build import locate
+from commands.evaluate.build import Options, build, locate
+from commands.train.adopted_config import refuse_writes_outside
 from commands.train.scan import with_saved_config
+from tests.conftest import TINY
 
 SAVER = "lightning.pytorch.callbacks.ModelCheckpoint"
 PLAIN = {
@@ -35,8 +39,11 @@ def run(tmp_path, monkeypatch) -> Path:
 
 
 def adopt(run: Path, content: dict) -> list[str]:
+    """As train.py does; of `content` the parser would make the same."""
     (run / "config.yaml").write_text(yaml.safe_dump(content))
-    return with_saved_config(["fit", "--run_dir", str(run), "--resume", "auto"])
+    argv = with_saved_config(["fit", "--run_dir", str(run), "--resume", "auto"])
+    refuse_writes_outside(content, run / "config.yaml")
+    return argv
 
 
 @pytest.mark.parametrize(
@@ -70,11 +77,6 @@ def test_what_stays_inside_is_adopted(run, changed):
         {"callbacks": {"last": {"class_path": "callbacks.LastCheckpoint", "init_args": {"folder": "victim"}}}},
         {"trainer": {"default_root_dir": "."}},
         {"trainer": {"profiler": {"class_path": "SimpleProfiler", "init_args": {"dirpath": "victim"}}}},
-        {"callbacks": {"checkpoint": f"class_path: {SAVER}\ninit_args: {{dirpath: victim}}"}},
-        {"callbacks": {"checkpoint": {"class_path": SAVER, "init_args": "{dirpath: victim}"}}},
-        {"trainer": {"profiler": "class_path: SimpleProfiler\ninit_args: {dirpath: victim}"}},
-        {"trainer": "default_root_dir: victim"},
-        {"data": {"class_path": "D", "init_args": "{cache_dir: victim}"}},
         {
             "callbacks": {
                 "spikes": {"class_path": "SpikeDetection", "init_args": {"exclude_batches_path": "victim/x.json"}}
@@ -92,7 +94,7 @@ def test_what_leads_outside_is_refused_unless_the_config_is_named(run, changed):
     for link in (Path("run/checkpoints/link"), Path("run/checkpoints/a/b/link")) if "link" in str(changed) else ():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(Path("victim").absolute())
-    with pytest.raises(ValueError, match=r"-c run/config\.yaml|which only a command may|in a text") as error:
+    with pytest.raises(ValueError, match=r"-c run/config\.yaml|which only a command may") as error:
         adopt(run, {**PLAIN, **changed})
     assert "\n" not in str(error.value)
     own = ["fit", "-c", "run/config.yaml", "--run_dir", "run", "--resume", "auto"]
@@ -130,6 +132,51 @@ def test_a_run_with_its_default_record_is_resumed_by_the_printed_command(fit, ca
     assert train.main(again) == 0, capsys.readouterr().err
 
 
+HIDDEN = {  # ways to say: write to victim, and the files beside the config that they need
+    "root with dots": ({"trainer.default_root_dir": "victim"}, {}),
+    "folder with dots": ({"callbacks.checkpoint.init_args.dirpath": "victim"}, {}),
+    "section with dots": ({"callbacks.more": {"class_path": SAVER, "init_args": {"dirpath": "victim"}}}, {}),
+    "section in a file": ({"trainer": "part.yaml"}, {"part.yaml": {"default_root_dir": "victim"}}),
+    "section in a file elsewhere": ({"trainer": "../part.yaml"}, {"../part.yaml": {"default_root_dir": "victim"}}),
+    "callback in a file": (
+        {"callbacks": {"more": "part.yaml"}},
+        {"part.yaml": {"class_path": SAVER, "init_args": {"dirpath": "victim"}}},
+    ),
+    "callback in a text": ({"callbacks": {"more": f"class_path: {SAVER}\ninit_args: {{dirpath: victim}}"}}, {}),
+    "arguments of another kind": (
+        {"callbacks": {"more": {"class_path": SAVER, "dict_kwargs": {"dirpath": "victim"}}}},
+        {},
+    ),
+    "section in a text": ({"trainer": "default_root_dir: victim"}, {}),
+    "list of a section with dots": (
+        {"trainer.logger": [{"class_path": "CSVLogger", "init_args": {"save_dir": "victim"}}]},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", HIDDEN)
+def test_however_it_is_written_what_counts_is_what_the_parser_made_of_it(config, capsys, way):
+    """A run may be started with each of these by whoever names the config."""
+    content, files = HIDDEN[way]
+    (config.parent / "run" / "checkpoints").mkdir(parents=True)
+    for name, part in {**files, "config.yaml": {**TINY, **content}}.items():
+        (config.parent / "run" / name).write_text(yaml.safe_dump(part))
+    before = sorted(config.parent.rglob("*"))
+    assert train.main(["fit", "--run_dir", "run", "--resume", "auto"]) == 2
+    err = capsys.readouterr().err
+    assert "write to 'victim', outside the run" in err
+    assert err.count("\n") == 1
+    assert sorted(config.parent.rglob("*")) == before
+
+
+def test_flags_lead_where_the_user_likes(fit):
+    assert fit("--run_dir", "run", "--trainer.max_steps", "2") == 0
+    again = ["fit", "--run_dir", "run", "--resume", "auto", "--trainer.max_steps", "3"]
+    assert train.main([*again, "--callbacks.last_checkpoint.folder", "mine"]) == 0
+    assert Path("mine/last.ckpt").is_file()
+
+
 def metric(**options: str) -> dict:
     return {"callbacks": {"kid": {"class_path": "callbacks.KIDCallback", "init_args": options}}}
 
@@ -137,20 +184,58 @@ def metric(**options: str) -> dict:
 @pytest.mark.parametrize(
     ("changed", "fault"),
     [
-        (metric(cache_dir="victim"), "callbacks.kid.init_args.cache_dir"),
-        (metric(of_another_package="victim/x"), "of_another_package"),
-        ({"data": {"class_path": "D", "init_args": {"cache_dir": "victim"}}}, "data.init_args.cache_dir"),
-        (metric(cache_dir="run/cache", reference="/data/real.npz"), None),
+        (metric(cache_dir="victim"), "callbacks.kid.init_args.cache_dir write to"),
+        ({"data": {"class_path": "datamodules.ImageTextDataModule", "init_args": {"path": "x", "cache_dir": "victim"}}},
+         "data.init_args.cache_dir write to"),
+        ({"data.init_args.more": 5}, "has the key 'data.init_args.more'; write it without dots"),
+        ({"callbacks.kid": {"class_path": "callbacks.KIDCallback"}}, "has the key 'callbacks.kid'"),
+        ({"callbacks": {"kid.class_path": "callbacks.KIDCallback"}}, "has the key 'kid.class_path'"),
+        ({"model": {**TINY["model"], "init_args.lr": 0.1}}, "has the key 'init_args.lr'"),
+        (metric(cache_dir="run/cache"), None),
         ({"trainer": {"default_root_dir": "/moved/from"}}, None),  # an evaluation has no trainer of the config's
     ],
-)
-def test_an_evaluation_keeps_nothing_where_a_folder_says(run, changed, fault):
-    (run / "checkpoints" / "last.ckpt").touch()
-    (run / "config.yaml").write_text(yaml.safe_dump({**PLAIN, **changed}))
-    named = (run / "checkpoints" / "last.ckpt", run / "config.yaml")
-    assert locate(run, run / "config.yaml") == named
+)  # fmt: skip
+def test_an_evaluation_keeps_nothing_where_a_folder_says(trained, changed, fault):
+    content = yaml.safe_load((trained / "config.yaml").read_text())
+    (trained / "config.yaml").write_text(yaml.safe_dump({**content, "callbacks": {}, **changed}))
+    checkpoint, config = locate(trained, None)
     if fault is None:
-        assert locate(run, None) == named
-    else:
-        with pytest.raises(ValueError, match=rf"{fault} write to .*--config run/config\.yaml"):
-            locate(run, None)
+        build(checkpoint, config, None, Options(), adopted=True)
+        return
+    with pytest.raises(ValueError, match=fault) as error:
+        build(checkpoint, config, None, Options(), adopted=True)
+    assert "\n" not in str(error.value)
+    if "write to" in fault:
+        assert "--config" in str(error.value)
+
+
+def test_the_command_line_of_an_evaluation_takes_a_named_config_only_at_its_word(trained, capsys):
+    content = yaml.safe_load((trained / "config.yaml").read_text())
+    more = {"data.more": 1, **metric(cache_dir="victim")}
+    (trained / "config.yaml").write_text(yaml.safe_dump({**content, **metric(cache_dir="victim")}))
+    assert evaluate.main(["run", "--out", "out"]) == 2
+    err = capsys.readouterr().err
+    assert "lets callbacks.kid.init_args.cache_dir write to 'victim'" in err
+    assert err.count("\n") == 1
+    assert not Path("out").exists()
+    assert not any(Path("victim").glob("*"))
+    (trained / "config.yaml").write_text(yaml.safe_dump({**content, **more}))
+    assert evaluate.main(["run", "--out", "out", "--config", "run/config.yaml"]) == 2
+    assert "has the key 'data.more'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    file = tmp_path_factory.mktemp("original") / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    run = file.parent / "run"
+    options = ["--trainer.max_steps", "1", "--test_after_fit", "false"]
+    assert train.main(["fit", "-c", str(file), "--run_dir", str(run), *options]) == 0
+    return run
+
+
+@pytest.fixture
+def trained(original, tmp_path, monkeypatch) -> Path:
+    """A run that has a checkpoint, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(original, Path("run"))

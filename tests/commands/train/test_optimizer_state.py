@@ -64,6 +64,9 @@ def test_what_a_run_has_saved_is_taken_over(optimizer, schedule):
         (("param_groups", 0, "params"), [100, 101], "has moments for parameter 0, which is in none of its groups"),
         (("param_groups", 0, "betas"), [0.9], r"betas is \[0.9\], expected a list of 2"),
         (("param_groups", 0, "amsgrad"), [1], "amsgrad is"),
+        (("param_groups", 0, "amsgrad"), -1, "amsgrad is -1, expected true or false"),
+        (("param_groups", 0, "amsgrad"), "no", "amsgrad is 'no'"),
+        (("param_groups", 0, "amsgrad"), True, "has no max_exp_avg_sq for parameter 0"),
         (("param_groups", 0, "eps"), None, "eps is None"),
         (("state", 0, "exp_avg"), torch.zeros(7), r"exp_avg of parameter 0 is a tensor of shape \(7,\), expected"),
         (("state", 0, "exp_avg_sq"), 3, "exp_avg_sq of parameter 0 is 3"),
@@ -89,6 +92,33 @@ def test_what_is_of_another_kind_is_named(where, value, expected):
     with pytest.raises(ValueError, match=expected) as error:
         require_same_kinds([states[0]], [states[1]], [new], [fresh])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("plain", "more"),
+    [
+        (lambda p: torch.optim.AdamW(p, 0.1), lambda p: torch.optim.AdamW(p, 0.1, amsgrad=True)),
+        (lambda p: torch.optim.RMSprop(p, 0.1), lambda p: torch.optim.RMSprop(p, 0.1, centered=True)),
+        (lambda p: torch.optim.RMSprop(p, 0.1), lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.9)),
+    ],
+)
+def test_an_option_that_needs_a_moment_cannot_be_switched_on(plain, more):
+    """Off is no matter: the moment is left alone."""
+    for before, now, fails in ((plain, more, True), (more, plain, False), (more, more, False), (plain, plain, False)):
+        (old, planned), (new, fresh) = built(before, SCHEDULES[0], 2), built(now, SCHEDULES[0], 0)
+        states = [old.state_dict()], [planned.state_dict()]
+        if not fails:
+            require_same_kinds(*states, [new], [fresh])
+            continue
+        with pytest.raises(ValueError, match=r"has no \w+ for parameter 0"):
+            require_same_kinds(*states, [new], [fresh])
+        options = {k: v for k, v in new.param_groups[0].items() if k != "params"}
+        new.load_state_dict(states[0][0])
+        new.param_groups[0].update(options)  # as OptimizerOptions does
+        for parameter in new.param_groups[0]["params"]:
+            parameter.grad = torch.ones_like(parameter)
+        with pytest.raises(KeyError):
+            new.step()
 
 
 def test_options_that_the_checkpoint_lacks_are_those_of_the_config():

@@ -126,6 +126,27 @@ def test_what_cannot_be_resumed(fit, interrupted, capsys, arguments, expected):
     assert Path("run/checkpoints/last.ckpt").read_bytes() == content
 
 
+@pytest.mark.parametrize("limit", [["--trainer.max_steps", "13"], ["--trainer.max_steps", "5"]])
+def test_a_run_without_a_step_left_says_so_and_is_fine(fit, interrupted, capsys, load, limit):
+    last = load("run/checkpoints/last.ckpt")
+    capsys.readouterr()
+    assert fit("--run_dir", "run", "--resume", "auto", *limit) == 0
+    out, err = capsys.readouterr()
+    assert (
+        f"no step is left to train: the checkpoint is of step 13 in epoch 1, trainer.max_steps is {limit[1]}\n" in err
+    )
+    assert err.count("\n") == 1
+    assert "test/nll" in out
+    assert same_weights(last, load("run/checkpoints/last.ckpt"))
+
+
+def test_a_new_run_without_a_step_is_an_error(fit, capsys):
+    assert fit("--run_dir", "run", "--trainer.max_time", "00:00:00:00") == 2
+    assert capsys.readouterr().err == (
+        "error: not one training step was made: a limit of the trainer or of the data leaves no batch\n"
+    )
+
+
 def test_a_checkpoint_may_start_another_run(fit, interrupted, load):
     assert fit("--resume", "run/checkpoints/last.ckpt", "--run_dir", "branch") == 0
     assert load("branch/checkpoints/last.ckpt")["global_step"] == 20
