@@ -13,6 +13,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from datamodules.row_shortages import check_rows
 from datamodules.sample_order import SUBSET, permutation
 from datamodules.vector_batches import EvaluationBatches, Table, TrainBatches
 from datamodules.vector_shards import ShardFolder, Split
@@ -102,9 +103,10 @@ class PairedVectorsDataModule(LightningDataModule):
         """Pairs, unpaired x, unpaired y: float32 tensors in the order of their seeded subset."""
         h = self.hparams
         unpaired = h.unpaired_batch_size or h.batch_size
-        pairs = self._subset("train_paired", "xy", h.num_pairs - self.num_val, PAIRS, "num_pairs")
-        x = self._subset("train_x", "x", h.num_unpaired_x, UNPAIRED_X, "num_unpaired_x")["x"]
-        y = self._subset("train_y", "y", h.num_unpaired_y, UNPAIRED_Y, "num_unpaired_y")["y"]
+        check_rows(self.folder, h, self.num_val)
+        pairs = self._subset("train_paired", "xy", h.num_pairs - self.num_val, PAIRS)
+        x = self._subset("train_x", "x", h.num_unpaired_x, UNPAIRED_X)["x"]
+        y = self._subset("train_y", "y", h.num_unpaired_y, UNPAIRED_Y)["y"]
         return [
             Table({"x": pairs["x"], "y": pairs["y"]}, h.batch_size),
             Table({"x_unpaired": x}, unpaired),
@@ -113,7 +115,8 @@ class PairedVectorsDataModule(LightningDataModule):
 
     @cached_property
     def val_columns(self) -> dict[str, Tensor]:
-        return self._subset("val", "xy", self.num_val, VAL, "num_pairs")
+        check_rows(self.folder, self.hparams, self.num_val, ("val",))
+        return self._subset("val", "xy", self.num_val, VAL)
 
     @cached_property
     def test_columns(self) -> list[dict[str, Tensor]]:
@@ -167,17 +170,10 @@ class PairedVectorsDataModule(LightningDataModule):
                 )
         return split
 
-    def _subset(
-        self, name: str, sides: str, size: int | None = None, stream: int | None = None, option: str = ""
-    ) -> dict[str, Tensor]:
+    def _subset(self, name: str, sides: str, size: int | None = None, stream: int | None = None) -> dict[str, Tensor]:
         """`size` rows of a split chosen by the seed (all when None), with `index`, their row numbers."""
         split = self._split(name, sides)
         available = int(split.group_sizes.sum())
-        if size is not None and size > available:
-            raise ValueError(
-                f"{option}={self.hparams[option]} asks for {size} rows of {name!r}, {self.folder.path} has "
-                f"{available}; lower {option} or build a larger folder"
-            )
         index = np.arange(available)
         if stream is not None:
             index = permutation(available, self.hparams.seed, SUBSET, stream)[:size]

@@ -6,7 +6,9 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from fewstep.cadence import due
 from fewstep.optimizer_options import check_adamw
+from fewstep.transport.dimensions import check_dimensions
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
 SCHEDULES = ("constant", "cosine")
@@ -70,12 +72,13 @@ class OTConditionalModule(LightningModule):
         terms = self.model.losses(batch)
         loss = torch.stack(list(terms.values())).sum()
         # Lightning drops what is logged between two of its steps, but takes 2 ms to do so.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if due(self.global_step + 1, self.trainer.log_every_n_steps):
             self.log("train/loss", loss, prog_bar=True)
             self.log_dict({f"train/{name}_loss": term for name, term in terms.items()})
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        check_dimensions(self.model, batch["x"].shape[-1], batch["y"].shape[-1])
         if batch_idx == 0 and hasattr(self.model, "diagnostics"):
             values = self.model.diagnostics(batch["x"])
             self.log_dict({f"diagnostics/{name}": value for name, value in values.items()}, sync_dist=True)
@@ -83,6 +86,7 @@ class OTConditionalModule(LightningModule):
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Pairs (x [B, Dx]): nll and one sample per row. Probe groups (x [G, K, Dx]): one sample per row."""
+        check_dimensions(self.model, batch["x"].shape[-1], batch["y"].shape[-1])
         if batch["x"].ndim == 3:
             groups, rows = batch["x"].shape[:2]
             keys = [f"probe-{group}-{row}" for group in batch["index"].tolist() for row in range(rows)]

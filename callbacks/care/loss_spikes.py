@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.care import bad_batches
+from fewstep.cadence import due
 
 NORMAL = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 FLOOR = 1e-3  # smallest scale, relative to the median: a constant history makes no spike of its own rounding
@@ -62,7 +63,7 @@ class LossSpikes(Callback):
             self._held.append((loss.detach(), place))
         if len(self._held) >= self.block:
             self._inspect(trainer)
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if due(trainer.global_step, trainer.log_every_n_steps):
             pl_module.log("train/loss_spikes", float(self.spikes))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

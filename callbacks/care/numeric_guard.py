@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from callbacks.care import bad_batches, step_skipping
 from callbacks.care.finite_state import nonfinite_names, refuse_nonfinite_scores
 from callbacks.care.stop_signals import Stopped
+from fewstep.cadence import due
 
 LAG = 2  # steps after which a GPU's answer is read: long since there, and the same on all ranks
 COUNTS = ("steps", "skipped", "in_a_row", "charged")  # charged: those that count against max_share
@@ -139,7 +140,7 @@ class NumericGuard(Callback):
                 held.clear()
         while len(self._pending) > self._lag:
             self._settle(trainer, self._pending.popleft())
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if due(trainer.global_step, trainer.log_every_n_steps):
             pl_module.log("train/skipped_steps", float(self.skipped))
 
     def _settle(self, trainer: Trainer, step: _Step, may_stop: bool = True) -> None:

@@ -13,6 +13,7 @@ from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, real_images, to_pictures
 from callbacks.pictures.sample_grid import draw_grid
 from fewstep.files.names import safe_name, write_new
+from fewstep.one_line import one_line
 
 
 class PictureWriter(Callback):
@@ -51,7 +52,7 @@ class PictureWriter(Callback):
             raise ValueError(f"the predict_step of {type(pl_module).__name__} returns no dict with `image`")
         made = to_pictures(outputs["image"], rows.rows, "`image` of the outputs").cpu().numpy()
         for key, picture in zip(rows.keys, made, strict=True):
-            self._written.append(str(write_new(self._into / f"{safe_name(key)}.png", as_png(picture))))
+            self._written.append(str(self._write(f"{safe_name(key)}.png", as_png(picture))))
         if len(self._samples) < self.sheet:
             self._samples += _samples(batch, rows.rows, rows.keys, made)[: self.sheet - len(self._samples)]
 
@@ -65,7 +66,17 @@ class PictureWriter(Callback):
         if samples[: self.sheet]:
             page = io.BytesIO()
             draw_grid(samples[: self.sheet], self.columns).save(page, "png")
-            print(f"sheet     {write_new(self._into / 'sheet.png', page.getvalue())}")
+            print(f"sheet     {self._write('sheet.png', page.getvalue())}")
+
+    def _write(self, name: str, content: bytes) -> Path:
+        """Where it lies now; OSError with the one `line` that ends the run, since pictures are all that it is for."""
+        try:
+            return write_new(self._into / name, content)
+        except OSError as error:
+            error.line = (
+                f"{self._into / name} not written: {one_line(error)}; free the disk or name another folder"
+            )
+            raise
 
 
 def as_png(picture: np.ndarray) -> bytes:

@@ -1,5 +1,6 @@
 """A picture of the same few samples at every evaluation, with their captions."""
 
+import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, generated_images, real_images
+from callbacks.pictures.side_files import write_or_say
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
@@ -92,10 +94,9 @@ class SampleGridCallback(Callback):
     @rank_zero_only
     def _save(self, stage: str, trainer: Trainer, samples: list[Sample]) -> None:
         folder = Path(trainer.default_root_dir) / "pictures" / f"{stage}_samples"
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{trainer.global_step:08d}.png"
-        draw_grid(samples, self.columns).save(path)
-        for logger in trainer.loggers:
+        draw_grid(samples, self.columns).save(page := io.BytesIO(), "png")
+        for logger in trainer.loggers if write_or_say(path, page.getvalue()) else ():
             if hasattr(logger, "log_image"):
                 logger.log_image(key=f"{stage}/samples", images=[str(path)])
 

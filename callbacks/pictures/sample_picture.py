@@ -1,5 +1,6 @@
 """One picture of a test: where the model puts its samples, and where the truth lies."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from callbacks.metrics.rows import EvaluationRows
 from callbacks.pictures.column_labels import column_labels
+from callbacks.pictures.side_files import write_or_say
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, which a training run need not wait for
     from matplotlib.axes import Axes
@@ -70,9 +72,8 @@ class SamplePicture(Callback):
     @rank_zero_only
     def _write(self, trainer: Trainer, pairs: dict[str, Tensor], probes: dict[str, Tensor], names: list[str]) -> None:
         path = Path(trainer.default_root_dir) / "pictures" / "samples.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw(pairs, probes, names).savefig(path, dpi=150, facecolor="white")
-        for logger in trainer.loggers:
+        draw(pairs, probes, names).savefig(page := io.BytesIO(), format="png", dpi=150, facecolor="white")
+        for logger in trainer.loggers if write_or_say(path, page.getvalue()) else ():
             if hasattr(logger, "log_image"):
                 logger.log_image(key="test/samples", images=[str(path)])
 

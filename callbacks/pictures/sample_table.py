@@ -14,6 +14,7 @@ from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, generated_images, real_images
 from callbacks.metrics.measurements import KeepsRows
 from callbacks.metrics.rows import SampleValues
+from callbacks.pictures.side_files import write_or_say
 
 NUMBERS = ("score", "nfe")  # of the outputs, [B] each
 
@@ -116,11 +117,10 @@ class SampleTableCallback(Callback):
         place = {key: i for i, key in enumerate(keys)}
         rows = [s | {name: column[place[s["key"]]].item() for name, column in values.items()} for s in samples]
         folder = Path(trainer.default_root_dir) / "tables" / f"{stage}_samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{trainer.global_step:08d}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["key", "prompt", *values], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+        writer = csv.DictWriter(table := io.StringIO(newline=""), ["key", "prompt", *values], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_or_say(folder / f"{trainer.global_step:08d}.csv", table.getvalue().encode())
         columns, cells = list(rows[0]), _with_png(rows, self.max_bytes)
         histograms = {f"{stage}/{name}_of_samples": column.numpy() for name, column in values.items()}
         for logger in trainer.loggers:

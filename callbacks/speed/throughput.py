@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.speed.device_peaks import measured_cpu_flops, peak_flops
 from callbacks.speed.flop_count import FlopCount
 from callbacks.speed.step_clock import Spent, StepClock
+from fewstep.cadence import due
 
 NAMES = ("image", "latent", "caption", "key", "x")  # entries with one row per sample, in this order
 
@@ -84,7 +85,7 @@ class Throughput(Callback):
             self._clock.take()
             return
         self._rows += rows_of(batch) * trainer.world_size
-        if step % trainer.log_every_n_steps == 0 and step != self._last_step:
+        if due(step, trainer.log_every_n_steps) and step != self._last_step:
             self._measure(trainer)
             pl_module.log_dict({f"throughput/{name}": value for name, value in self.latest.items()})
 

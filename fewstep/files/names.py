@@ -43,7 +43,12 @@ def write_new(path: str | Path, content: bytes) -> Path:
     while True:
         try:
             with candidate.open("xb") as file:
-                file.write(content)
+                try:
+                    file.write(content)
+                    file.flush()
+                except OSError:  # a full disk: no half of a file stays
+                    candidate.unlink()
+                    raise
             return candidate
         except FileExistsError:
             number += 1

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.rng import PerSampleRng, standard_uniform
+from fewstep.transport.dimensions import check_dimensions
 from fewstep.transport.langevin import ReplayBuffer, langevin
 from fewstep.transport.mixtures import categorical
 from fewstep.transport.networks import mlp
@@ -105,6 +106,7 @@ class EnergyTransport(nn.Module):
 
     def initialise(self, x: Tensor, y: Tensor) -> None:
         """Take scales and integration nodes from reference samples x [Q, Dx] and y [R, Dy] of the two marginals."""
+        check_dimensions(self, x.shape[-1], y.shape[-1])
         for name, table, dim in (("x", x, self.x_dim), ("y", y, self.y_dim)):
             if table.dim() != 2 or table.shape[1] != dim or len(table) <= dim or not table.isfinite().all():
                 raise ValueError(

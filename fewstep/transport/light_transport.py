@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from fewstep.rng import PerSampleRng, standard_normal, standard_uniform
 from fewstep.transport import inverse_ot, mixtures
+from fewstep.transport.dimensions import check_dimensions
 from fewstep.transport.inverse_ot import Cost, Potential
 from fewstep.transport.networks import mlp
 
@@ -67,7 +68,8 @@ class LightTransport(nn.Module):
         _check(covariance_floor > 0, f"covariance_floor={covariance_floor}: must be positive")
         self.objective, self.blend, self.gauge, self.epsilon = objective, blend, gauge, epsilon
         self.covariance, self.covariance_floor, self.initial_variance = covariance, covariance_floor, initial_variance
-        self.num_cost, self.y_dim, self.slope_units = num_cost, y_dim, slope_units
+        self.num_cost, self.slope_units = num_cost, slope_units
+        self.x_dim, self.y_dim = x_dim, y_dim
 
         self.weight_net = mlp(x_dim, weight_hidden, num_cost)
         self.slope_net = mlp(x_dim, slope_hidden, num_cost * y_dim)
@@ -131,10 +133,7 @@ class LightTransport(nn.Module):
 
         With slopes near zero the conditional is this mixture for every x, so training starts from a density of y.
         """
-        for name, dim, table in (("x", self.reference_x.shape[1], x), ("y", self.y_dim, y)):
-            _check(
-                table.shape[1] == dim, f"the data has {name} of {table.shape[1]} dimensions, the model {name}_dim={dim}"
-            )
+        check_dimensions(self, x.shape[1], y.shape[1])
         self.reference_x.copy_(x[torch.arange(GAUGE_ROWS) % len(x)])
         self.queue = x[:0].clone()
         self.floor.copy_(self.covariance_floor * y.var(0, correction=0).clamp_min(1e-12))

@@ -155,8 +155,11 @@ def test_evaluation_batches_hold_pairs_and_probe_groups(path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_pairs": 200}, "num_pairs=200 asks for 150 rows of 'train_paired'.* has 90"),
-        ({"num_unpaired_y": 46}, "num_unpaired_y=46 asks for 46 .* has 45"),
+        (
+            {"num_pairs": 200},
+            "asks for 150 rows of 'train_paired', it has 90, num_pairs=200 asks for 50 rows of 'val', it has 30",
+        ),
+        ({"num_unpaired_y": 46}, "num_unpaired_y=46 asks for 46 .* has 45.* --data.num_unpaired_y 45$"),
         ({"num_pairs": 119, "val_fraction": 0.3}, "num_pairs=119 asks for 36 rows of 'val'"),
         ({"num_pairs": 1, "val_fraction": 0.9}, "leaves no pair"),
         ({"val_fraction": 1.0}, "val_fraction=1.0"),
@@ -170,6 +173,28 @@ def test_bad_options_are_one_line(path, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         data(options.pop("path", path), **options).setup("fit")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_all_that_is_short_is_said_at_once_with_flags_that_work(path, seed):
+    rng = np.random.default_rng(seed)
+    asked = {"num_pairs": int(rng.integers(121, 400)), "val_fraction": float(rng.choice([0.0, 0.1, 0.25, 0.5, 0.8]))}
+    asked |= {"num_unpaired_x": int(rng.integers(45, 60)), "num_unpaired_y": [None, 46, 4096][seed % 3]}
+    with pytest.raises(ValueError, match=" asks for ") as caught:
+        data(path, **asked).setup("fit")
+    _, _, flags = str(caught.value).partition("or give ")
+    words = flags.split()
+    given = dict(zip([word.removeprefix("--data.") for word in words[::2]], map(int, words[1::2]), strict=True))
+    data(path, **{**asked, **given}).setup("fit")
+    for name, number in given.items():  # as many as there are
+        with pytest.raises(ValueError, match=f"{name}={number + 1} asks for"):
+            data(path, **{**asked, **given, name: number + 1}).setup("fit")
+
+
+def test_what_a_stage_does_not_read_may_be_short(path):
+    module = data(path, num_unpaired_x=4096)
+    module.setup("validate")
+    module.setup("test")
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(path):

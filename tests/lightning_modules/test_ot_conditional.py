@@ -1,11 +1,16 @@
 """The module on its own: what it logs, returns and optimises. Whole runs are in tests/test_train.py."""
 
+from functools import partial
+
 import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from callbacks import LossSpikes, NumericGuard, SkippedSamples, Throughput
 from datamodules import PairedVectorsDataModule
+from datamodules.skipped import Skipped
+from fewstep.transport.energy import EnergyTransport
 from fewstep.transport.light_transport import LightTransport
 from lightning_modules import OTConditionalModule
 
@@ -28,7 +33,7 @@ def trainer(**options):
         "enable_model_summary": False,
         "log_every_n_steps": 1,
     }
-    return L.Trainer(accelerator="cpu", max_steps=5, num_sanity_val_steps=0, **quiet, **options)
+    return L.Trainer(accelerator="cpu", max_steps=5, num_sanity_val_steps=0, **{**quiet, **options})
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,26 @@ def test_val_nll_is_the_mean_over_held_out_rows(fitted):
     assert runner.validate(net, datamodule=rows, verbose=False)[0]["val/nll"] == pytest.approx(
         expected.item(), rel=1e-5
     )
+
+
+def test_zero_steps_between_logs_means_never():
+    watches = [LossSpikes(), NumericGuard(), SkippedSamples(), Throughput()]
+    runner, rows = trainer(log_every_n_steps=0, callbacks=watches), data()
+    rows.skipped = Skipped()
+    runner.fit(module(), datamodule=rows)
+    assert runner.global_step == 5
+    assert "val/nll" in runner.callback_metrics
+    assert not [key for key in runner.callback_metrics if key.startswith(("train/", "data/", "throughput/"))]
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+@pytest.mark.parametrize("network", [LightTransport, partial(EnergyTransport, num_nodes=64)])
+@pytest.mark.parametrize(
+    ("dims", "side"), [((3, 2), "x of 2 dimensions, the model x_dim=3"), ((2, 1), "y of 2 .* y_dim=1")]
+)
+def test_data_of_other_dimensions_are_one_line(command, network, dims, side):
+    with pytest.raises(ValueError, match=f"^the data has {side}$"):
+        getattr(trainer(), command)(OTConditionalModule(network(*dims)), datamodule=data())
 
 
 def test_padding_rows_do_not_count():

@@ -1,3 +1,6 @@
+import resource
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +87,26 @@ def test_a_step_without_pictures_is_one_line(tmp_path):
         predict(tmp_path, [batch(["a"], [0]) | {"output": {"score": torch.zeros(1)}}])
     with pytest.raises(ValueError, match=r"sheet=-1, columns=6: give 0 or more"):
         PictureWriter(sheet=-1)
+
+
+def test_pictures_that_cannot_be_written_end_the_run_with_one_line(tmp_path, monkeypatch):
+    (tmp_path / "predictions").write_text("mine")
+    with pytest.raises(OSError, match="predictions") as caught:
+        predict(tmp_path, [batch(["a"], [0])])
+    assert caught.value.line.startswith(f"{tmp_path}/predictions/a.png not written: ")
+    assert "\n" not in caught.value.line
+
+
+def test_a_full_disk_leaves_no_half_of_a_picture(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    noise = torch.rand(1, 3, 99, 99)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            predict(tmp_path, [batch(["a", "b"], [0, 0]), batch(["c"], [0]) | {"output": {"image": noise}}], sheet=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert caught.value.line.startswith(f"{tmp_path}/predictions/c.png not written: ")
+    assert sorted(file.name for file in (tmp_path / "predictions").iterdir()) == ["a.png", "b.png"]
