@@ -64,6 +64,8 @@ def missing(path: str) -> str:
     """Why there is no file at this local path, with the remedy."""
     if os.path.isdir(path):
         return "a folder, not a tar; correct the path"
+    if os.path.exists(path):
+        return "a device or a pipe, not a tar; correct the path"
     if not os.path.islink(path):
         return "no such file; correct the path"
     target = os.readlink(path)

@@ -40,11 +40,12 @@ def open_images(source: str | list[str], split: str, verify: bool = False, cache
             parts.append(open_scanned(location, cache_dir))
     index = SampleIndex.concatenate(parts)
     if not len(index):
-        raise ValueError(
-            f"{named(source)}: split {split!r} holds no samples{': ' if index.faults else ''}"
-            f"{'; '.join(index.faults[:1])}"
-        )
+        raise ValueError(": ".join([named(source), no_samples(split), *index.faults[:1]]))
     return index
+
+
+def no_samples(split: str) -> str:
+    return f"split {split!r} holds no samples"
 
 
 def open_indexed(location: str, entry: dict, verify: bool, cache_dir: str | None) -> SampleIndex:
@@ -55,7 +56,7 @@ def open_indexed(location: str, entry: dict, verify: bool, cache_dir: str | None
     else:
         path = location
         if not Path(path).is_file():
-            raise ValueError(f"{path}: missing, but index.json names it ({missing(path)}), or rebuild the folder")
+            raise ValueError(named_but_missing(path))
     if (size := Path(path).stat().st_size) != entry["bytes"]:
         what = what_lies_at(path) or "copy it again or rebuild it"
         raise ValueError(f"{path}: {size} bytes, index.json says {entry['bytes']}; {what}")
@@ -68,6 +69,10 @@ def open_indexed(location: str, entry: dict, verify: bool, cache_dir: str | None
         fault = index.faults[0] if index.faults else f"{path}: {len(index)} samples, index.json says {entry['samples']}"
         raise ValueError(f"{fault}; copy it again or rebuild it")
     return index
+
+
+def named_but_missing(path: str) -> str:
+    return f"{path}: missing, but index.json names it ({missing(path)}), or rebuild the folder"
 
 
 def stored_offsets(location: str, entry: dict, cache_dir: str | None = None) -> Path | None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ import numpy as np
 from datamodules.image_folder import open_images
 from datamodules.sample_index import SampleIndex
 from datamodules.sample_order import SUBSET, permutation
+from datamodules.sample_pictures import several_pictures
 from datamodules.sample_selection import select
-from datamodules.shard_names import MEANING, beside_shards, examples, local_shards, matching
+from datamodules.shard_names import MEANING, examples, matching, not_read
 from datamodules.shard_sources import folders_of, named, shards_by_split, splits
 from datamodules.skipped import LOG, Skipped
 
@@ -57,20 +57,21 @@ def notices(options: Mapping[str, Any]) -> list[str]:
         if split not in parts.values()
     ]
     for folder in folders_of(source):
-        read = {file for files in found.values() for file in files}
-        if others := [*beside_shards(folder), *(Path(file).name for file in local_shards(folder) if file not in read)]:
-            lines.append(f"{folder}: not read are {examples(others)}")
+        lines += not_read(folder, (file for files in found.values() for file in files))
     return lines
 
 
 def open_split(options: Mapping[str, Any], part: str, skipped: Skipped) -> SampleIndex:
     """The samples that are wanted, at least one: those that `select` matches, `num_PART` of them by the seed."""
-    source, name = place(options, part)
-    index = open_images(source, name, cache_dir=options["cache_dir"])
+    source, split = place(options, part)
+    index = open_images(source, split, cache_dir=options["cache_dir"])
     skipped.damaged(index.faults)
     index = select(index, options["select"]) if options["select"] else index
+    for name in ("", *(f"{image}." for image in options["images"] or ())):
+        if (found := several_pictures(index, name)).samples:
+            LOG.warning(f"{named(source)}: split {split!r}: {found}")
     if (wanted := options[f"num_{part}"]) is not None:
         if wanted > len(index):
-            raise ValueError(f"num_{part}={wanted}: split {name!r} of {source} has {len(index)} samples; lower it")
+            raise ValueError(f"num_{part}={wanted}: split {split!r} of {source} has {len(index)} samples; lower it")
         index = index.select(np.sort(permutation(len(index), options["seed"], SUBSET)[:wanted]))
     return index

@@ -1,4 +1,4 @@
-"""Whether a folder of vectors has as many rows as its options ask for: all that is short at once, with what would do."""
+"""Whether a folder of vectors has the rows that its options ask for: all that is short at once, and what would do."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from datamodules.foreign_files import HEAD, what_else
+from datamodules.foreign_files import HEAD, missing, what_else
 from datamodules.npy_decoding import view_npy
 from datamodules.sample_grouping import MOST_FIELDS, TOO_MANY_FIELDS, group_samples
 from datamodules.tar_members import tar_members
@@ -90,10 +91,11 @@ def scan_shard(path: str) -> tuple[SampleIndex, list[str]]:
     """Index one local tar by its headers; the faults are lines that begin with the path (they are in `.faults` too).
 
     A damaged archive gives the samples before the damage; what is no tar is called what it is. Of two samples with one
-    key, or two fields with one name, the first is kept. Members of one key need not be neighbours.
+    key, or two fields with one name, the first is kept. Members of one key need not be neighbours. ValueError in one
+    line for a file that is not there or cannot be opened.
     """
     members, damage, left_out = [], "empty file", []
-    with open(path, "rb") as file:
+    with opened(path) as file:
         if os.fstat(file.fileno()).st_size:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
                 members, damage, left_out = tar_members(raw)
@@ -105,6 +107,16 @@ def scan_shard(path: str) -> tuple[SampleIndex, list[str]]:
         fields[name][list(spans)] = list(spans.values())
     faults = [f"{path}: {fault}" for fault in [*filter(None, [damage]), *left_out, *samples.faults]]
     return SampleIndex([path], np.zeros(len(keys), np.int32), keys, fields, faults), faults
+
+
+def opened(path: str) -> BinaryIO:
+    """The file at this path; ValueError in one line without it."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: {missing(path)}")
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; make it readable, or move it away") from error
 
 
 def write_offsets(path: str, index: SampleIndex) -> None:

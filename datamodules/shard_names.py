@@ -33,16 +33,26 @@ def is_plain_name(name: object, suffix: str) -> bool:
 
 
 def local_shards(folder: str) -> list[str]:
-    """Paths of the shards in a local folder, sorted."""
-    return sorted(str(file) for file in Path(folder).iterdir() if is_shard(file.name))
+    """Paths of the shards in a local folder, sorted; links to nowhere are among them, folders are not."""
+    return sorted(str(file) for file in Path(folder).iterdir() if is_shard(file.name) and not file.is_dir())
 
 
 def beside_shards(folder: str) -> list[str]:
-    """What lies in a local folder and looks like data, but is not read: packed archives, and folders of shards."""
+    """What lies in a local folder and looks like data, but is not read: packed archives, folders that hold shards.
+
+    A folder that is called like a shard is always named.
+    """
     places = sorted(file for file in Path(folder).iterdir() if not file.name.startswith((".", "__")))
     packed = [file.name for file in places if PACKED.search(file.name)]
-    below = (file for file in places if file.is_dir() and not file.name.lower().endswith(".tar"))
-    return packed + [f"{file.name}/" for file in below if any(map(is_shard, (f.name for f in file.iterdir())))]
+    below = (file for file in places if file.is_dir())
+    return packed + [f"{f.name}/" for f in below if is_shard(f.name) or any(is_shard(one.name) for one in f.iterdir())]
+
+
+def not_read(folder: str, read: Iterable[str]) -> list[str]:
+    """One line on what of a local folder is no part of the data, if anything is; `read`: the paths of its shards."""
+    shards = set(read)
+    others = [*beside_shards(folder), *(Path(file).name for file in local_shards(folder) if file not in shards)]
+    return [f"{folder}: not read are {examples(others)}"] if others else []
 
 
 def splits_by_name(files: list[str]) -> list[str]:

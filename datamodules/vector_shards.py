@@ -92,7 +92,7 @@ class ShardFolder:
             return parse_index(small_file(folder / "index.json"), self.path)
         splits: dict[str, dict] = {}
         for file in sorted(folder.iterdir()):
-            if found := SHARD_NAME.fullmatch(file.name):
+            if (found := SHARD_NAME.fullmatch(file.name)) and not file.is_dir():
                 splits.setdefault(found[1], {"shards": []})["shards"].append({"file": file.name})
         return {"splits": splits}
 

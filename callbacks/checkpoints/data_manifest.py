@@ -64,7 +64,8 @@ def _local_shards(place: str) -> list[Path]:
     if "://" in place:
         return []
     if Path(place).is_dir():
-        return [file for file in Path(place).iterdir() if re.fullmatch(r"[^.].*\.tar", file.name, re.IGNORECASE)]
+        named = (file for file in Path(place).iterdir() if re.fullmatch(r"[^.].*\.tar", file.name, re.IGNORECASE))
+        return [file for file in named if file.is_file()]
     return [Path(place)] if Path(place).is_file() else []
 
 

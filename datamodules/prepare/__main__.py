@@ -1,11 +1,13 @@
 """Command line of datamodules.prepare."""
 
 import argparse
+import os
 import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
 
+from datamodules.prepare.saying import say
 from fewstep.files.local_paths import local_path
 from fewstep.files.places import require_writable
 
@@ -41,15 +43,23 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.command != "check":
-        options.command_line = shlex.join(["python", "-m", "datamodules.prepare", *arguments])
+        options.command_line = " ".join(map(shell_word, ["python", "-m", "datamodules.prepare", *arguments]))
     try:
         for name in PLACES:
             setattr(options, name, on_disk(getattr(options, name, None)))
         check_written(options)
         return import_module(f"datamodules.prepare.{options.command}").run(options) or 0
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
+
+
+def shell_word(word: str) -> str:
+    r"""The word as a shell takes it, in text that every file can hold: bytes that are no UTF-8 become $'\xff'."""
+    if (raw := os.fsencode(word)) == word.encode("utf-8", "replace"):
+        return shlex.quote(word)
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in raw)
+    return f"$'{''.join(plain)}'"
 
 
 def check_written(options: argparse.Namespace) -> None:

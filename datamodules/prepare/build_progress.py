@@ -4,6 +4,9 @@ import sys
 import time
 from typing import Any
 
+from datamodules.prepare.saying import say
+from fewstep.one_line import printable
+
 SECONDS = 5.0  # between two plain lines
 
 
@@ -19,12 +22,13 @@ class BuildProgress:
     def __enter__(self) -> "BuildProgress":
         if not self.quiet and sys.stderr.isatty():
             from rich.console import Console
+            from rich.markup import escape
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self.bar.start()
-            self.task = self.bar.add_task(self.name, total=self.total)
+            self.task = self.bar.add_task(escape(printable(self.name)), total=self.total)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,5 +42,5 @@ class BuildProgress:
             self.bar.advance(self.task, samples)
         elif not self.quiet and time.monotonic() >= self.next_line:
             rate = self.done / (time.monotonic() - self.started)
-            print(f"{self.name}: {self.done} of {self.total} samples, {rate:.0f}/s", file=sys.stderr, flush=True)
+            say(f"{self.name}: {self.done} of {self.total} samples, {rate:.0f}/s", sys.stderr, flush=True)
             self.next_line = time.monotonic() + SECONDS

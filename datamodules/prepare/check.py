@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from datamodules.prepare.saying import say
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", metavar="DIR", help="a folder of shards, a .tar, or a brace expansion of .tar files")
@@ -21,6 +23,8 @@ def run(options: argparse.Namespace) -> int:
     from datamodules.prepare.folder_replacing import is_sheet
     from datamodules.prepare.image_check import check_images
     from datamodules.prepare.image_report import print_report, write_sheet
+    from datamodules.shard_names import local_shards, not_read
+    from datamodules.shard_sources import folders_of
 
     if options.sheet and (options.quick or not options.sheet.endswith(".png")):
         raise ValueError(f"--sheet {options.sheet}: name a .png file, and leave --quick out")
@@ -28,6 +32,9 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--sheet {options.sheet} is there, and no contact sheet; name another file")
     report = check_images(options.folder, decode=not options.quick, examples=bool(options.sheet), progress=True)
     print_report(options.folder, report, not options.quick, options.limit)
+    for folder in folders_of(options.folder):
+        for line in not_read(folder, local_shards(folder)):  # an index that does not name one is a fault above
+            say(line)
     if options.sheet:
         write_sheet(Path(options.sheet), report)
     return 0 if report.sound else 1
@@ -60,22 +67,25 @@ def check_vectors(path: str) -> int:
     """Compare vector shards with their index; 1 if there are faults."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from datamodules.vector_shards import ShardFolder
+    from fewstep.one_line import printable
 
     folder, faults = ShardFolder(path, verify=True), []
-    table = Table("split", "shards", "rows", "x", "y", title=f"{path}: {folder.index.get('name', 'no index')}")
+    title = Text(printable(f"{path}: {folder.index.get('name', 'no index')}"))
+    table = Table("split", "shards", "rows", "x", "y", title=title)
     for split, entry in folder.index["splits"].items():
         found = split_faults(folder, split)
         faults += found
         if not found:
             opened = folder.open(split)
             sides = [str(side.dim) if side else "-" for side in (opened.x, opened.y)]
-            table.add_row(split, str(len(entry["shards"])), str(opened.group_sizes.sum()), *sides)
+            table.add_row(Text(printable(split)), str(len(entry["shards"])), str(opened.group_sizes.sum()), *sides)
     faults += unlisted(folder)
     Console().print(table)
     for fault in faults:
-        print(f"fault: {fault}", file=sys.stderr)
+        say(f"fault: {fault}", sys.stderr)
     return 1 if faults else 0
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from datamodules.sample_pictures import SeveralPictures
+
 
 @dataclass
 class SplitReport:
@@ -16,6 +18,7 @@ class SplitReport:
     sizes: Counter = field(default_factory=Counter)  # (width, height) of the pictures
     captions: list[int] = field(default_factory=list)  # characters of the first caption of each sample
     unreadable: Counter = field(default_factory=Counter)  # bad samples by kind
+    several: SeveralPictures = field(default_factory=SeveralPictures)
 
 
 @dataclass

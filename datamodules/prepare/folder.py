@@ -9,16 +9,18 @@ transparency becomes white.
 import argparse
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.prepare import add_output_arguments
-from datamodules.prepare.caption_table import CaptionTable
-from datamodules.prepare.folder_captions import Captions
-from datamodules.prepare.folder_listing import keys_of, names_of, pictures_below
+from datamodules.prepare.caption_table import CaptionTable, captions_by_name
+from datamodules.prepare.folder_captions import Captions, content_of
+from datamodules.prepare.folder_listing import Listing, keys_of, pictures_below
 from datamodules.prepare.hashed_share import share
+from datamodules.prepare.saying import say
+from datamodules.prepare.sidecars import texts_of
 from fewstep.files.text_files import check_encoding
+from fewstep.one_line import printable
 
 KEPT = {"jpeg": "jpg", "png": "png", "webp": "webp"}  # format: suffix in a shard
 MAX_PIXELS = 1 << 26  # as the datamodules have it
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     check_options(options)
     images = Path(options.images)
     listing = pictures_below(images, texts=not options.captions)
-    captions = Captions(captions_for(images, listing.pictures, options), options.caption_lines, options.encoding)
+    captions = Captions(captions_for(images, listing, options), options.caption_lines, options.encoding)
     files = keys_of(listing.pictures)
     faults: dict[str, str] = {}  # kind: what was wrong with the first of it
 
@@ -77,15 +79,15 @@ def run(options: argparse.Namespace) -> None:
             raise
 
     splits = split_keys(files, captions, options)
-    about = {"name": Path(options.out).name, "license": options.license, "command": options.command_line}
-    about |= {"notes": {"other_files": {why: len(names) for why, names in listing.others.items()}}}
+    about = {"name": printable(Path(options.out).name), "license": options.license, "command": options.command_line}
+    about |= {"notes": {"other_files": {printable(why): len(names) for why, names in listing.others.items()}}}
     readme = README.format(name=about["name"], count=len(captions), command=options.command_line)
     samples = {split: Samples(keys, render) for split, keys in splits.items() if keys}
     sources = [*(images / name for name in listing.pictures), *captions.files()]
     sources += [Path(options.captions)] if options.captions else []
     index = write_image_folder(options.out, samples, about, options.overwrite, readme=readme, sources=sources)
     for line in (*listing.told(), *captions.told(), *left_out(index, files, faults), *lacking(index, splits, options)):
-        print(line)
+        say(line)
 
 
 def split_keys(files: dict[str, str], captions: Captions, options: argparse.Namespace) -> dict[str, list[str]]:
@@ -130,21 +132,17 @@ def check_options(options: argparse.Namespace) -> None:
     check_encoding(options.encoding, "--encoding")
 
 
-def captions_for(images: Path, found: list[str], options: argparse.Namespace) -> dict[str, list[str] | Path]:
+def captions_for(images: Path, listing: Listing, options: argparse.Namespace) -> dict[str, list[str] | Path]:
     """{picture: its captions, or the .txt that holds one}, at least one; pictures without are absent."""
     captions: dict[str, list[str] | Path] = {}
+    found = listing.pictures
     if not options.captions:
-        sidecars = {name: (images / name).with_suffix(".txt") for name in found}
-        captions |= {name: path for name, path in sidecars.items() if path.is_file()}
+        captions |= {name: images / text for name, text in texts_of(found, listing.texts).items()}
     else:
         table = CaptionTable(options.captions, options.image_column, options.caption_column, options.encoding)
-        names = {name: names_of(name) for name in found}
-        shared = Counter(other for others in names.values() for other in others)
-        for name, (own, *others) in names.items():
-            if (texts := table.of([own, *(other for other in others if shared[other] == 1)])) is not None:
-                captions[name] = texts
+        captions |= captions_by_name(table, found)
         for line in table.told(images):
-            print(line)
+            say(line)
     if not captions:
         why = f"no row of {options.captions} names one" if options.captions else "name a table of them with --captions"
         raise ValueError(
@@ -155,14 +153,8 @@ def captions_for(images: Path, found: list[str], options: argparse.Namespace) ->
 
 def sample(path: Path, name: str, captions: Captions, size: int | None, max_pixels: int) -> dict[str, bytes]:
     """The files of one sample; BadSample if the picture cannot be read or has no caption."""
-    from datamodules.bad_sample import BadSample
-
     lines = captions.of(name)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadSample("unreadable", str(error)) from error
-    suffix, content = stored_picture(content, size, max_pixels)
+    suffix, content = stored_picture(content_of(path), size, max_pixels)
     about = {"file": os.fsencode(name).decode("utf-8", "replace"), **({"captions": lines} if len(lines) > 1 else {})}
     return {suffix: content, "txt": lines[0].encode(), "json": json.dumps(about, ensure_ascii=False).encode()}
 

@@ -63,13 +63,20 @@ class Captions:
         return told
 
     def _text(self, path: Path) -> bytes:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise BadSample("unreadable", str(error)) from error
+        content = content_of(path)
         if self.encoding is None:
             return content
         try:
             return decode_text(content, path.name, self.encoding).encode()
         except ValueError as error:
             raise BadSample("not_utf8", str(error)) from error
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a file; BadSample where it cannot be read, or is a device or a pipe, which might never end."""
+    try:
+        if path.exists() and not path.is_file():
+            raise BadSample("unreadable", "a device or a pipe, not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSample("unreadable", str(error)) from error

@@ -9,15 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from datamodules.prepare.picture_formats import readable, why_not
+from datamodules.prepare.sidecars import stem, texts_of
 
 LONGEST_NAME = 120  # characters of a path that its key keeps
 LINES = 12  # kinds of files that are said to be left out
 
 
 class Listing(NamedTuple):
-    """pictures: paths relative to the folder, sorted. others: {why they are left out: paths}."""
+    """pictures, texts: paths relative to the folder, sorted. others: {why they are left out: paths}."""
 
     pictures: list[str]
+    texts: list[str]
     others: dict[str, list[str]]
 
     def told(self) -> list[str]:
@@ -33,7 +35,7 @@ class Listing(NamedTuple):
 
 
 def pictures_below(folder: Path, texts: bool) -> Listing:
-    """All files below a folder by what becomes of them; `texts`: a .txt belongs to the picture with its name."""
+    """All files below a folder by what becomes of them; `texts`: a .txt belongs to the picture that texts_of says."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; name the one with the pictures with --images")
     pictures, others = [], {}
@@ -42,17 +44,19 @@ def pictures_below(folder: Path, texts: bool) -> Listing:
             pictures.append(path)
         else:
             others.setdefault(why, []).append(path)
-    captions = [why for why in others if why.startswith(".txt")] if texts else []
-    rest = [*pictures, *(path for why in others.keys() - captions for path in others[why])]
-    stems = {str(PurePosixPath(path).with_suffix("")) for path in rest}
-    for why in captions:
-        alone = [path for path in others.pop(why) if str(PurePosixPath(path).with_suffix("")) not in stems]
-        others |= {"texts without a picture of their name": alone} if alone else {}
+    sidecars = [path for why in [*others] if texts and why.startswith(".txt,") for path in others.pop(why)]
+    rest = [path for paths in others.values() for path in paths]
+    taken = {text for some in (pictures, rest) for text in texts_of(some, sidecars).values()}
+    doubled = {stem(text) for text in taken}
+    for path in sidecars:
+        if path not in taken:
+            why = "beside another text" if stem(path) in doubled else "without a picture"
+            others.setdefault(f"texts {why} of their name", []).append(path)
     if not pictures:
         seen = Counter({why.split(",")[0]: len(paths) for why, paths in others.items()})
         has = f"; it has {', '.join(why for why, _ in seen.most_common(5))}" if seen else ""
         raise ValueError(f"{folder}: no picture that ends in {', '.join(readable())}{has}")
-    return Listing(pictures, others)
+    return Listing(pictures, sidecars, others)
 
 
 def _files(folder: Path) -> list[tuple[str, str | None]]:

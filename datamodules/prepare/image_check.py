@@ -9,13 +9,13 @@ from typing import BinaryIO
 import numpy as np
 
 from datamodules.bad_sample import BadSample
-from datamodules.image_folder import stored_offsets
+from datamodules.image_folder import named_but_missing, no_samples, stored_offsets
 from datamodules.prepare.build_progress import BuildProgress
 from datamodules.prepare.check_account import Report, SplitReport
 from datamodules.remote import file_sha256, is_remote, local_copy
 from datamodules.sample_grouping import MOST_FIELDS, TOO_MANY_FIELDS
 from datamodules.sample_index import SampleIndex, read_offsets, scan_shard
-from datamodules.sample_pictures import IMAGE_SUFFIXES, picture_of
+from datamodules.sample_pictures import IMAGE_SUFFIXES, SeveralPictures, picture_of, several_pictures
 from datamodules.shard_files import MOST_BYTES
 from datamodules.shard_names import local_shards
 from datamodules.shard_sources import shards_by_split
@@ -50,7 +50,7 @@ def unusable(report: Report) -> Iterator[str]:
     """What keeps training from opening a split although each of its shards is whole."""
     for split, about in report.splits.items():
         if not about.samples and not report.faults:
-            yield f"split {split!r} holds no samples"
+            yield no_samples(split)
         if len(about.fields) > MOST_FIELDS:
             yield f"split {split!r} has {len(about.fields)} different field names; {TOO_MANY_FIELDS}"
 
@@ -137,11 +137,13 @@ def check_shard(location: str, entry: dict | None) -> tuple[SampleIndex | None, 
     try:
         remote = entry and is_remote(location)
         path = str(local_copy(location, entry["sha256"], size=entry["bytes"])) if remote else location
+        if entry and not Path(path).is_file():
+            return None, [named_but_missing(path)]
         index, faults = scan_shard(path)
         offsets = entry and stored_offsets(location, entry)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        return None, [f"{location}: {reason}"]
+        reason = str((isinstance(error, OSError) and error.strerror) or error)
+        return None, [reason if reason.startswith(location) else f"{location}: {reason}"]
     if entry:
         faults = [*faults, *(f"{location}: {fault}" for fault in differences(Path(path), offsets, index, entry))]
     return index, faults
@@ -175,6 +177,9 @@ def count(report: SplitReport, index: SampleIndex) -> None:
     report.samples += len(index)
     for name, spans in index.fields.items():
         report.fields[name] += int((spans[:, 0] >= 0).sum())
+    for name in {name.rpartition(".")[0] for name in index.fields}:
+        found = several_pictures(index, name and f"{name}.")
+        report.several = SeveralPictures(report.several.samples + found.samples, report.several.first or found.first)
 
 
 def unlisted(source: str | list[str]) -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.prepare.check_account import Report, SplitReport
+from datamodules.prepare.saying import say
+from fewstep.one_line import printable
 
 QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 SHEET_COLUMNS, EDGE, MARGIN, LINES = 10, 112, 10, 2  # pixels, but for the columns and the lines of a caption
@@ -29,18 +31,19 @@ def print_report(title: str, report: Report, decoded: bool, limit: int) -> None:
         for name, justify in {"pixels": "left", "captions": "right", "unreadable": "right"}.items():
             table.add_column(name, justify=justify)
     for split, about in report.splits.items():
-        cells = [split, str(about.shards), str(about.samples), fields(about)]
+        cells = [printable(split), str(about.shards), str(about.samples), fields(about)]
         bad = sum(about.unreadable.values())
         last = [Text(str(bad), "bold red" if bad else "")] if decoded else []
         table.add_row(*cells, *([pixels(about), str(len(about.captions))] if decoded else []), *last)
-    console.print(title, style="bold")
+    console.print(printable(title), style="bold")
     console.print(table)
     for split, about in report.splits.items():
         if about.captions:
             lengths = np.quantile(about.captions, QUANTILES, method="inverted_cdf")
             numbers = " / ".join(map(str, lengths))
-            console.print(f"{split} captions: {numbers} characters (least, 5 %, median, 95 %, most)", style="dim")
-    for fact in duplicate_facts(report):
+            what = f"{split} captions: {numbers} characters (least, 5 %, median, 95 %, most)"
+            console.print(printable(what), style="dim")
+    for fact in (*duplicate_facts(report), *several_facts(report)):
         console.print(fact)
     samples = sum(about.samples for about in report.splits.values())
     if report.sound:
@@ -54,7 +57,7 @@ def print_report(title: str, report: Report, decoded: bool, limit: int) -> None:
             parts.append(f"{len(report.unreadable)} of {samples} samples unreadable ({names})")
         console.print(f"not sound: {', '.join(parts)}", style="bold red")
     for line in fault_lines(report, limit):
-        print(f"fault: {printable(line)}", file=sys.stderr)
+        say(f"fault: {line}", sys.stderr)
 
 
 def fields(about: SplitReport) -> str:
@@ -85,6 +88,12 @@ def duplicate_facts(report: Report) -> list[str]:
     return [printable(fact) for fact in facts]
 
 
+def several_facts(report: Report) -> list[str]:
+    """A line for each split in which one of several pictures of a sample is chosen."""
+    found = {split: about.several for split, about in report.splits.items() if about.several.samples}
+    return [printable(f"{split}: {several}") for split, several in found.items()]
+
+
 def fault_lines(report: Report, limit: int) -> list[str]:
     """One line per fault of a file, then the unreadable samples by kind."""
     lines, named = [*report.faults], Counter()
@@ -95,11 +104,6 @@ def fault_lines(report: Report, limit: int) -> list[str]:
     return lines + [
         f"{kind}: {n - limit} more samples; --limit {n} names all" for kind, n in named.items() if n > limit
     ]
-
-
-def printable(line: str) -> str:
-    """The line without characters that could steer a terminal: keys come from files that anybody may have made."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def write_sheet(path: Path, report: Report) -> None:

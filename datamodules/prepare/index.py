@@ -5,6 +5,8 @@ With an index, shards can be uploaded and then read by sample from there, with e
 
 import argparse
 
+from datamodules.prepare.saying import say
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", metavar="DIR", help="folder with .tar files")
@@ -17,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     import json
     from pathlib import Path
 
-    from datamodules.shard_names import beside_shards, examples
+    from datamodules.shard_names import local_shards, not_read
     from fewstep.files.durable import replace_file
 
     folder = Path(options.folder)
@@ -30,16 +32,17 @@ def run(options: argparse.Namespace) -> None:
     for split, shards in scanned.items():
         entries = [indexed(path, found) for path, found in shards]
         index["splits"][split] = {"samples": sum(entry["samples"] for entry in entries), "shards": entries}
-        print(f"{split}: {len(entries)} shards, {index['splits'][split]['samples']} samples")
+        say(f"{split}: {len(entries)} shards, {index['splits'][split]['samples']} samples")
     replace_file(target, json.dumps(index, indent=1).encode() + b"\n")
-    if others := beside_shards(str(folder)):
-        print(f"not indexed: {examples(others)}")
+    for line in not_read(str(folder), local_shards(str(folder))):
+        say(line)
 
 
 def scan_all(folder) -> dict:
     """{split: [(path, its SampleIndex)]} of the shards; ValueError unless all are whole and an index can name them."""
     from pathlib import Path
 
+    from datamodules.image_folder import no_samples
     from datamodules.prepare.check import holds_vectors
     from datamodules.sample_index import scan_shard
     from datamodules.shard_names import is_plain_name, local_shards, splits_by_name
@@ -59,6 +62,9 @@ def scan_all(folder) -> dict:
                 "is, without one, and python -m datamodules.prepare table writes vectors with theirs"
             )
         scanned.setdefault(split, []).append((Path(file), index))
+    for split, shards in scanned.items():
+        if not any(len(index) for _, index in shards):
+            raise ValueError(f"{folder}: {no_samples(split)}; pack its shards again, or move them away")
     if not files:
         from datamodules.shard_sources import only_others
 

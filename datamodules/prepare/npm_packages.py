@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.prepare.saying import say
+
 MOST_BYTES_PER_FILE = 1 << 26
 MOST_BYTES = 1 << 29  # of all files taken from one package
 
@@ -74,7 +76,7 @@ def _fetched(package: Package) -> Path:
         return cache / package.archive
     staging = cache / f"tmp.{os.getpid()}"
     staging.mkdir(parents=True, exist_ok=True)
-    print(f"fetching {spec(package)} with npm ...", flush=True)
+    say(f"fetching {spec(package)} with npm ...", flush=True)
     command = ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(staging), spec(package)]
     by_hand = f"place {package.archive} in a folder and name it with --packages"
     try:

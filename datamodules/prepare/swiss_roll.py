@@ -11,6 +11,7 @@ import argparse
 import numpy as np
 
 from datamodules.prepare import add_output_arguments
+from datamodules.prepare.saying import say
 
 BATCH, REGULARISATION = 64, 0.05
 PAPER_PROBES = np.array([[-2.0, 0.0], [2.0, 2.0], [0.0, 0.0]])
@@ -36,9 +37,7 @@ def run(options: argparse.Namespace) -> None:
     line = options.command_line
     about = Description("swiss_roll", "CC0-1.0", line, ["x1", "x2"], ["y1", "y2"], notes=notes)
     write_folder(options.out, splits, about, README.format(command=line), options.overwrite)
-    print(
-        f"{options.out}: {residuals['plans']} plans, residual of the marginals at most {residuals['max_residual']:.1e}"
-    )
+    say(f"{options.out}: {residuals['plans']} plans, residual of the marginals at most {residuals['max_residual']:.1e}")
 
 
 def build(seed: int, sizes: dict[str, int]) -> tuple[dict, dict]:

@@ -12,6 +12,7 @@ import numpy as np
 from datamodules.index_columns import LONGEST_NAME, is_name
 from datamodules.prepare import add_output_arguments
 from datamodules.prepare.number_table import TEXTS, read_table
+from datamodules.prepare.saying import say
 
 ROUNDING = 2  # in units of the last place: a smaller deviation is none
 
@@ -53,12 +54,12 @@ def run(options: argparse.Namespace) -> None:
             )
         splits[f"train_{side}"] = {side: rows}
         if not file:
-            print(f"no --unpaired-{side}: train_{side} holds the {side} of the {len(rows)} training pairs")
+            say(f"no --unpaired-{side}: train_{side} holds the {side} of the {len(rows)} training pairs")
     scale = standardise(splits, *titles) if options.standardise else {}
     check_float32(splits, *titles)
     about = Description(options.name, options.license, options.command_line, *titles, **scale)
     index = write_folder(options.out, splits, about, overwrite=options.overwrite)
-    print(f"{options.out}: " + ", ".join(f"{split} {entry['rows']}" for split, entry in index["splits"].items()))
+    say(f"{options.out}: " + ", ".join(f"{split} {entry['rows']}" for split, entry in index["splits"].items()))
 
 
 def read_pairs(files: list[str], x_columns: list[str] | None, y_columns: list[str] | None, *reading) -> tuple:

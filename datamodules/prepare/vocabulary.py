@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from datamodules.prepare.saying import say
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", required=True, metavar="DIR", help="shard folder, as ImageTextDataModule reads it")
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     captions = list(read_captions(options.data, options.split, options.fields))
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     tokens = write_vocabulary(captions, options.size, options.out)
-    print(f"{options.out}: {tokens} tokens from {len(captions)} captions")
+    say(f"{options.out}: {tokens} tokens from {len(captions)} captions")
     return 0
 
 

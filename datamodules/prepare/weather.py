@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.prepare import add_output_arguments
+from datamodules.prepare.saying import say
 
 READINGS = ["temp", "dewp", "wind_speed", "pressure"]  # Fahrenheit, Fahrenheit, mph, hPa
 X_NAMES = [*READINGS, "sin_hour", "cos_hour", "sin_day", "cos_day"]
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     readme = README.format(command=line, groups=GROUPS, neighbours=NEIGHBOURS)
     write_folder(options.out, splits, about, readme, options.overwrite)
     for note, value in notes.items():
-        print(f"{note.replace('_', ' ')}: {value}")
+        say(f"{note.replace('_', ' ')}: {value}")
 
 
 def installed_csv() -> Path:

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+import unicodedata
 from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
@@ -11,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from datamodules.bad_sample import BadSample
-from datamodules.prepare.caption_table import CaptionTable
+from datamodules.prepare.caption_table import CaptionTable, captions_by_name
 from datamodules.prepare.folder import captions_for
 from datamodules.prepare.folder_captions import LONG, Captions
-from datamodules.prepare.folder_listing import names_of
+from datamodules.prepare.folder_listing import Listing, names_of
 
 IMAGES = Path("pictures")
 
@@ -90,7 +91,10 @@ def test_captions_may_be_numbers_and_lists_and_those_that_lack_are_counted(tmp_p
     table = CaptionTable(str(tmp_path / "t.parquet"))
     found = [table.of(names_of(f"{number}.png")) for number in range(len(values))]
     assert found == [["7"], ["7"], ["7.5"], ["a", "b", "3"], ["bytes"], [], [], [" "], [], [], []]
-    assert table.told(IMAGES) == [f"{table.path}: 6 rows hold no caption, such as row or line 6"]
+    assert table.told(IMAGES) == [
+        f"{table.path}: 6 rows hold no caption, such as row or line 6",
+        f"{table.path}: 1 entries in lists of captions are no texts and left out, such as None in row or line 4",
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -181,5 +185,48 @@ def test_texts_in_other_encodings_are_read_when_named(tmp_path, encoding):
 def test_names_are_the_same_in_any_normal_form(tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\ncafe\u0301,one\nb\u00fc.jpg,two\n", encoding="utf-8")
     options = SimpleNamespace(captions=str(tmp_path / "t.csv"), image_column=None, caption_column=None, encoding=None)
-    found = captions_for(IMAGES, ["caf\u00e9.jpg", "bu\u0308.jpg"], options)
+    found = captions_for(IMAGES, Listing(["caf\u00e9.jpg", "bu\u0308.jpg"], [], {}), options)
     assert found == {"caf\u00e9.jpg": ["one"], "bu\u0308.jpg": ["two"]}
+
+
+FORMS = ("NFC", "NFD")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_caption_goes_to_two_pictures_and_none_is_lost_in_silence(tmp_path, seed):
+    """Names that differ in their normal form, folder or suffix only; rows that call them by any part of their path."""
+    rng = random.Random(seed)
+    bases = [f"{folder}{stem}.png" for folder in ("", "\u00fc/") for stem in ("caf\u00e9", "\u1e69", "plain")]
+    spelt = sorted({unicodedata.normalize(form, base) for form in FORMS for base in bases})
+    pictures = sorted(rng.sample(spelt, rng.randint(2, len(spelt))))
+    called = [unicodedata.normalize(rng.choice(FORMS), rng.choice(names_of(rng.choice(spelt)))) for _ in range(15)]
+    rows = [{"image": name, "caption": str(number)} for number, name in enumerate([*called, *pictures])]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = CaptionTable(str(tmp_path / "t.jsonl"))
+    found = captions_by_name(table, pictures)
+    given = [caption for captions in found.values() for caption in captions]
+    assert len(given) == len(set(given))
+    for number, picture in enumerate(pictures, len(called)):
+        assert str(number) in found[picture]  # the row that spells it as it is
+    lost = {row["image"] for row in rows if row["caption"] not in given}
+    assert f"{len(lost)} pictures of the table" in " ".join(table.told(IMAGES)) if lost else not table.told(IMAGES)
+
+
+@pytest.mark.parametrize("other", [["b"], {"c": 1}, None, True, [[]]])
+def test_what_is_no_text_in_a_list_of_captions_is_counted_and_shown(tmp_path, other):
+    rows = [{"image": "a.png", "caption": ["a", other, 5]}, {"image": "b.png", "caption": [other, other]}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = CaptionTable(str(tmp_path / "t.jsonl"))
+    assert table.of(["a.png"]) == ["a", "5"]
+    assert table.of(["b.png"]) == []
+    wordless, foreign = table.told(IMAGES)
+    assert "1 rows hold no caption, such as row or line 2" in wordless
+    assert "3 entries in lists of captions are no texts and left out, such as " in foreign
+    assert foreign.endswith(f"such as {other!a} in row or line 1")
+
+
+def test_long_things_in_a_list_are_shown_in_part(tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"image": "a.png", "caption": ["a", {"k" * 999: 1}]}))
+    table = CaptionTable(str(tmp_path / "t.jsonl"))
+    table.of(["a.png"])
+    assert len(table.told(IMAGES)[0]) < 250

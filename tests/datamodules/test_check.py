@@ -14,9 +14,9 @@ from PIL import Image
 
 from datamodules.prepare.__main__ import main
 from datamodules.prepare.image_check import check_images, check_shard
-from datamodules.prepare.image_report import printable
 from datamodules.prepare.image_shard_writing import Samples, write_image_folder
 from datamodules.remote import file_sha256
+from fewstep.one_line import printable
 
 
 def picture(number: int, size: tuple[int, int] = (8, 8), suffix: str = "png") -> bytes:
@@ -110,7 +110,10 @@ def test_the_command_says_what_is_wrong_where(copied, capsys):
     (file.parent / "stray.tar").write_bytes(content)
     assert main(["check", str(file.parent)]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert [line.rpartition(": ")[2] for line in lines] == ["No such file or directory", "not in index.json"]
+    assert [line.rpartition(": ")[2] for line in lines] == [
+        "missing, but index.json names it (no such file; correct the path), or rebuild the folder",
+        "not in index.json",
+    ]
 
 
 def test_offsets_that_tell_another_story_are_found(copied):

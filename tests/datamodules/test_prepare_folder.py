@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -490,3 +491,88 @@ def test_an_address_is_no_place_to_write_to(tmp_path, monkeypatch, capsys, addre
     assert build_folder(few_pictures(tmp_path / "images"), address, *WHOLE) == 1
     assert f"--out {address} is an address" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_names_that_steer_a_terminal_or_are_no_text_end_nothing(tmp_path, monkeypatch):
+    """On a strict stdout; the last line comes, and the folder and its index are whole."""
+    folder = tmp_path / "p"
+    for name in ("good.png", "\x1b[31mred.png", "bad.png"):
+        captioned(folder, name, drawn("PNG")[0] if "bad" not in name else b"no picture")
+    for name in (b"x.\xff", b"y.\x1b[31mRED", b"z\n.\xe2\x80\xaetxt", b"\xff.mp4"):
+        Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(b"x")
+    stream = io.TextIOWrapper(raw := io.BytesIO(), "utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert build_folder(folder, tmp_path / "a", "--val-fraction", "0", "--test-fraction", "0") == 0
+    stream.flush()
+    lines = raw.getvalue().decode().removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert sum(line.startswith("left out, ") for line in lines) == 5
+    assert "not an image: 1, such as 'bad.png'" in raw.getvalue().decode()
+    kinds = json.loads((tmp_path / "a" / "index.json").read_text())["notes"]["other_files"]
+    assert all(kind.isprintable() for kind in kinds)
+    assert main(["check", str(tmp_path / "a")]) == 0
+
+
+@pytest.mark.parametrize("latin", ["images", "out", "captions"])
+def test_paths_need_not_be_utf8(tmp_path, capsys, latin):
+    names = {name: os.fsdecode(b"caf\xe9" if name == latin else name.encode()) for name in ("images", "out")}
+    names["captions"] = os.fsdecode(b"caf\xe9.csv") if latin == "captions" else "t.csv"
+    for name in ("a.png", "b.png"):
+        captioned(tmp_path / names["images"], name, drawn("PNG")[0])
+    (tmp_path / names["captions"]).write_text("image,caption\na.png,words\n")
+    table = ("--captions", str(tmp_path / names["captions"])) if latin == "captions" else ()
+    shares = ("--val-fraction", "0", "--test-fraction", "0")
+    out = tmp_path / names["out"]
+    assert build_folder(tmp_path / names["images"], out, *shares, *table) == 0
+    assert "pictures: 2 .png" in capsys.readouterr().out
+    command = json.loads((out / "index.json").read_text())["command"]
+    assert "caf\\xe9" in command
+    assert command in (out / "README.md").read_text()
+    assert main(["check", str(out)]) == 0
+    assert "sound: " in capsys.readouterr().out
+
+
+def test_errors_about_names_are_one_plain_line(tmp_path, capsys):
+    assert build_folder(tmp_path / "\x1b[31m\nx", tmp_path / "a") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert "no such folder" in line
+
+
+def test_texts_may_end_in_capitals(tmp_path, build):
+    for name in ("a", "b", "c"):
+        captioned(tmp_path / "p", f"{name}.png", drawn("PNG")[0])
+    (tmp_path / "p" / "b.txt").rename(tmp_path / "p" / "b.TXT")
+    (tmp_path / "p" / "c.TXT").write_text("other words")
+    found, told = build()
+    assert {name: files["txt"] for name, files in found.items()} == dict.fromkeys(["a.png", "b.png", "c.png"], b"words")
+    assert told == "left out, texts beside another text of their name: 1, such as 'c.TXT'"
+
+
+def test_twins_in_normal_form_keep_their_own_captions(tmp_path, build):
+    for name in ("caf\u00e9.png", "cafe\u0301.png"):
+        captioned(tmp_path / "p", name, drawn("PNG")[0])
+    (tmp_path / "t.csv").write_text(
+        "image,caption\ncaf\u00e9.png,composed\ncafe\u0301.png,decomposed\n", encoding="utf-8"
+    )
+    found, told = build("--captions", str(tmp_path / "t.csv"))
+    assert {name: files["txt"] for name, files in found.items()} == {
+        "caf\u00e9.png": b"composed",
+        "cafe\u0301.png": b"decomposed",
+    }
+    assert "captions" not in "".join(files["json"].decode() for files in found.values())
+    assert "of the table" not in told
+
+
+@pytest.mark.parametrize("what", ["endless.png", "endless.txt"])
+def test_devices_and_pipes_are_not_read(tmp_path, build, what):
+    captioned(tmp_path / "p", "good.png", drawn("PNG")[0])
+    captioned(tmp_path / "p", "endless.png", drawn("PNG")[0])
+    (tmp_path / "p" / what).unlink()
+    if what.endswith("png"):
+        (tmp_path / "p" / what).symlink_to("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / "p" / what)
+    found, told = build()
+    assert set(found) == {"good.png"}
+    assert "left out, unreadable: 1, such as 'endless.png' (a device or a pipe, not a file)" in told
