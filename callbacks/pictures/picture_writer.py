@@ -73,9 +73,7 @@ class PictureWriter(Callback):
         try:
             return write_new(self._into / name, content)
         except OSError as error:
-            error.line = (
-                f"{self._into / name} not written: {one_line(error)}; free the disk or name another folder"
-            )
+            error.line = f"{self._into / name} not written: {one_line(error)}; free the disk or name another folder"
             raise
 
 
