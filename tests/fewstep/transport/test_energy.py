@@ -308,6 +308,6 @@ def test_a_constant_target_column_is_one_clear_line():
 @pytest.mark.parametrize("bad", [torch.zeros(50, 3), torch.zeros(2, 2), torch.full((50, 2), float("nan"))])
 def test_unusable_reference_is_one_clear_line(bad):
     with pytest.raises(
-        ValueError, match="^(reference y must be finite|the data has y of 3 dimensions, the model y_dim=2)"
+        ValueError, match=r"^(reference y must be finite|the data has y of 3 dimensions, the model y_dim=2)"
     ):
         EnergyTransport(1, 2).initialise(torch.randn(50, 1), bad)
