@@ -34,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     A run killed at any moment leaves the previous checkpoint or the new one, never a part of one. Nothing passes
     through TMPDIR and the file is streamed, not built in memory. It is flushed to the disk, the checksum of every
     member is compared and its values are loaded once before the rename. Loading is always `weights_only=True`, so a
-    checkpoint cannot run code. Addresses (s3://, gs://) get the same as far as a store allows: remote_checkpoint.py.
+    checkpoint cannot run code. Addresses (s3://, gs://) get the same as far as a store allows: remote.py.
 
     on_failure: what follows when a file cannot be written (disk full, folder read-only, a value that could not be
         loaded again). "stop" raises, "warn" says so in one line and lets training go on.

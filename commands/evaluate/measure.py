@@ -34,7 +34,7 @@ def check_devices(number: int) -> None:
 
 
 def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[dict[str, Any], bytes | None] | None:
-    """Run the test; returns (run as in report.py, PNG of the samples), or None in all processes but the first.
+    """Run the test; returns (run as in commands.report, PNG of the samples), or None in all processes but the first.
 
     The averaged weights are measured where the checkpoint has them. Vectors in full precision, images in that of the
     run's config, so that the numbers are those that the run logged itself.

@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: metrics.json, report.md, report.html and a table on the terminal.
 
-The runs that all functions take are those of report_rows.py.
+The runs that all functions take are those of rows.py.
 """
 
 import base64

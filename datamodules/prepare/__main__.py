@@ -85,7 +85,7 @@ def refuse_to_read(options: argparse.Namespace) -> None:
         for place in given if isinstance(given, list) else [given]:
             if isinstance(place, str) and "://" not in place and Path(place).resolve().is_relative_to(out):
                 flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag} {place} lies in --out {options.out}, which is replaced; name another folder")
+                raise ValueError(f"{flag} {place} lies in {options.out}, which --out replaces; name another folder")
 
 
 def on_disk(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Gradio's two picture inputs, which decode whatever they are given, with the limits of picture_files.py before."""
+"""Gradio's two picture inputs, which decode whatever they are given, with the limits of fewstep.files.pictures."""
 
 import base64
 from pathlib import Path
