@@ -134,8 +134,9 @@ def _values_of_others(trainer: Trainer, stage: str, num: int) -> dict[str, Tenso
     """Name -> [num] on the CPU, in the order of the keys, of every callback that keeps such values of this stage."""
     found: dict[str, Tensor] = {}
     for callback in trainer.callbacks:
-        for key, column in callback.rows.items() if isinstance(callback, KeepsRows) else ():
-            if key.startswith(f"{stage}/") and column.shape == (num,):
+        rows = callback.rows if isinstance(callback, KeepsRows) else None
+        for key, column in rows.items() if isinstance(rows, dict) else ():  # a user's callback may call a list so
+            if str(key).startswith(f"{stage}/") and isinstance(column, Tensor) and column.shape == (num,):
                 found[key.removeprefix(f"{stage}/")] = column.cpu()
     return found
 

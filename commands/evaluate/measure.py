@@ -96,9 +96,9 @@ def _beside(
     """Intervals [low, high], and how each number was taken, by metric name."""
     intervals, protocol = {}, {}
     for metric in metrics:
-        if isinstance(metric, GivesIntervals):
+        if isinstance(metric, GivesIntervals) and callable(metric.intervals):
             intervals |= {k: v for k, v in metric.intervals(num_bootstrap, seed).items() if k in values}
-        measured = metric.measured if isinstance(metric, Measures) else {}
+        measured = metric.measured if isinstance(metric, Measures) and isinstance(metric.measured, dict) else {}
         intervals |= {k: entry["interval"] for k, entry in measured.items() if "interval" in entry}
         beside = ("value", "interval")
         protocol |= {k: {n: v for n, v in entry.items() if n not in beside} for k, entry in measured.items()}
