@@ -21,6 +21,7 @@ import torch
 import yaml
 
 import train
+from tests.forks import own_environment
 from tests.patience import PATIENCE
 
 TINY = {
@@ -106,7 +107,7 @@ def fit_alone(config: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, train.__file__, "fit", "-c", str(config), *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parent)}
+        environment = {**own_environment(), "PYTHONPATH": str(Path(train.__file__).parent)}
         return subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
         )

@@ -29,7 +29,7 @@ class Fork:
     def __init__(self, script: str, argv: Sequence[str], output: Path, **environment: str) -> None:
         """script: "train" or "evaluate"; the working directory and the environment are the caller's."""
         self.output = output
-        common = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        common = {**own_environment(), "OMP_NUM_THREADS": "1", **environment}
         self.pid = _ask(script=script, argv=list(argv), cwd=os.getcwd(), output=str(output), environment=common)
 
     def wait(self) -> int:
@@ -62,10 +62,15 @@ def finish(forks: Sequence[Fork]) -> str:
     return text
 
 
+def own_environment() -> dict[str, str]:
+    """That of this process, but for the address of its W&B recorder, which writes to another folder."""
+    return {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+
+
 def _ask(**request: Any) -> Any:
     if not _servers:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**own_environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         _servers.append(subprocess.Popen([sys.executable, "-m", "tests.forks"], cwd=ROOT, env=environment, **pipes))
         atexit.register(_servers[0].kill)
     server = _servers[0]

@@ -10,14 +10,14 @@ from tests.forks import two_ranks
 from tests.test_train import CONFIG, ROOT
 
 BLOCKED = ["--callbacks.last_checkpoint.folder", "blocked/checkpoints", "--test_after_fit", "false"]
+BLOCKED += ["--callbacks.block", "tests.tiny_faults.Blocks", "--callbacks.block.path", "blocked"]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """`blocked` is a file, so that no folder can be made there: root's writes fail too."""
+    """Where `blocked` becomes a file as training begins, so that no folder can be made there."""
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(yaml.safe_dump(CONFIG))
-    Path("blocked").touch()
     return tmp_path
 
 
@@ -30,6 +30,13 @@ def test_warn_trains_to_the_end(folder, capsys):
     err = capsys.readouterr().err
     assert [f"(failure {n} of 9 in a row)" in err for n in (1, 2, 3, 4)] == [True, True, True, False]
     assert Path("run/checkpoints/best.ckpt").is_file()
+
+
+def test_what_is_in_the_way_from_the_beginning_is_said_before_a_step(folder, capsys):
+    Path("blocked").touch()
+    assert fit() == 2
+    assert capsys.readouterr().err == "error: blocked/checkpoints is no folder; checkpoints go there: move it away\n"
+    assert not Path("run").exists()
 
 
 def test_stop_ends_with_the_reason(folder, capsys):

@@ -28,6 +28,16 @@ def dies_before(step: int, marker: Path) -> dict[str, Any]:
     return {"class_path": "tests.tiny_faults.DiesOnce", "init_args": {"rank": 0, "step": step, "marker": str(marker)}}
 
 
+class Blocks(Callback):
+    """Put a file where checkpoints were to go, once training has begun: root's writes fail there, too."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.path.touch()
+
+
 class FusedModule(TinyModule):
     """The tiny regression with fused AdamW."""
 
