@@ -84,7 +84,8 @@ def accumulating(folder: Path, trial: int, rng: random.Random) -> str:
     """Gradients of several batches make a step; validations fall due between them, clipping is on."""
     gathered, ranks = WINDOWS[trial % len(WINDOWS)]
     steps, shared = 12, {"trainer__accumulate_grad_batches": gathered, "trainer__val_check_interval": 4}
-    shared |= {"trainer__gradient_clip_val": 0.5, "trainer__max_steps": steps, "callbacks__early_stopping": "null"}
+    shared |= {"trainer__gradient_clip_val": 0.5, "trainer__max_steps": steps}
+    shared |= {"callbacks__early_stopping__init_args__patience": 100}
     shared["callbacks__last_checkpoint__every_n_steps"] = 100  # only validations write
     whole = uninterrupted("weather", folder.parent, ranks, **shared)
     with start(folder, options("weather", folder, hold=steps - 2, **shared), ranks) as training:
