@@ -10,7 +10,7 @@ commands
 
 options (each is also a key of the YAML; the command line wins over files, later files over earlier ones)
   -c FILE                  config of the run; repeat it for shared parts such as configs/trainer/ddp.yaml
-  --KEY VALUE              any key: --trainer.max_steps 500, --model.lr 1e-3, --callbacks.ema.decay 0.99
+  --KEY VALUE              any key: --trainer.max_steps 500, --model.optimizer.lr 1e-3, --callbacks.ema.decay 0.99
   --callbacks.NAME null    switch a callback off
   --run_dir DIR            where the run writes; runs/CONFIG/ID if not given
   --resume auto|CKPT       go on from the newest whole checkpoint in --run_dir, or from this one
