@@ -24,6 +24,7 @@ from datamodules.sample_index import SampleIndex
 from datamodules.sample_order import ORDER, EndlessOrder, local_permutation
 from datamodules.shard_sources import Shard, shards_of
 from datamodules.skipped import Skipped
+from datamodules.topology import topology
 
 
 class ImageTextDataModule(LightningDataModule):
@@ -188,11 +189,6 @@ class ImageTextDataModule(LightningDataModule):
         return EvaluationImages(
             samples, self.hparams.eval_batch_size, *topology(self.trainer), self._workers(), self.skipped
         )
-
-
-def topology(trainer: Any) -> tuple[int, int]:
-    """(rank, number of processes), asked here in the parent: worker processes do not know it."""
-    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
 
 def to_unit_range(image: Tensor) -> Tensor:

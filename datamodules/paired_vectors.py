@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.row_shortages import check_rows
 from datamodules.sample_order import SUBSET, permutation
+from datamodules.topology import topology
 from datamodules.vector_batches import EvaluationBatches, Table, TrainBatches
 from datamodules.vector_shards import ShardFolder, Split
 
@@ -124,7 +125,7 @@ class PairedVectorsDataModule(LightningDataModule):
         return [self._subset("test", "xy")] + ([self._probes()] if "probe" in self.folder else [])
 
     def train_dataloader(self) -> TrainBatches:
-        rank, world = self._topology()
+        rank, world = topology(self.trainer)
         for name, size in (("batch_size", 0), ("unpaired_batch_size", 1)):
             if self.train_tables[size].batch_size % world:
                 raise ValueError(
@@ -137,23 +138,19 @@ class PairedVectorsDataModule(LightningDataModule):
         """The held-out pairs; an empty list when val_fraction leaves none."""
         if not self.num_val:
             return []
-        return EvaluationBatches(self.val_columns, self.hparams.eval_batch_size, *self._topology())
+        return EvaluationBatches(self.val_columns, self.hparams.eval_batch_size, *topology(self.trainer))
 
     def test_dataloader(self) -> list[EvaluationBatches]:
         """[pairs, probes]; only [pairs] when the folder has no split `probe`."""
         rows_per_item = [columns["x"][0].numel() // self.x_dim for columns in self.test_columns]
         return [
-            EvaluationBatches(columns, max(1, self.hparams.eval_batch_size // rows), *self._topology())
+            EvaluationBatches(columns, max(1, self.hparams.eval_batch_size // rows), *topology(self.trainer))
             for columns, rows in zip(self.test_columns, rows_per_item, strict=True)
         ]
 
     def reference(self, num: int = 4096) -> dict[str, Tensor]:
         """The first `num` rows of x, y (pairs), x_unpaired and y_unpaired; the same in every process."""
         return {name: column[:num] for table in self.train_tables for name, column in table.columns.items()}
-
-    def _topology(self) -> tuple[int, int]:
-        """(rank, number of processes), asked here in the parent: worker processes do not know it."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _dim(self, side: str) -> int:
         if side not in self.folder.dims:

@@ -17,10 +17,11 @@ from datamodules.image_decoding import decode_image, image_size
 from datamodules.image_options import parse_color
 from datamodules.image_samples import collate
 from datamodules.image_stream import EvaluationImages, Workers
-from datamodules.image_text import to_unit_range, topology
+from datamodules.image_text import to_unit_range
 from datamodules.image_transforms import ImageTransform
 from datamodules.request_files import Request, read_prompts, read_requests, single_request
 from datamodules.skipped import Skipped
+from datamodules.topology import topology
 
 
 class PictureRequests(LightningDataModule):

@@ -6,10 +6,16 @@ number of devices.
 
 import hashlib
 import operator
+import os
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+
+def run_seed() -> int:
+    """The seed of the run: what Lightning's `seed_everything` leaves to all processes, 0 where it was off."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def mix_seed(seed: int, key: int | str) -> int:

@@ -130,10 +130,10 @@ class DiffusionTeacherModule(LightningModule):
         return losses if gamma is None else self.parametrization.min_snr_weight(t, gamma) * losses
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["frozen"] = dict(self.encoders.hashes)
+        self.encoders.store_hashes(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.encoders.check_hashes(checkpoint.get("frozen"))
+        self.encoders.check_hashes(checkpoint)
 
     def export(self, folder: str) -> None:
         """Write a StableDiffusionPipeline that plain diffusers loads."""

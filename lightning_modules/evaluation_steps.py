@@ -1,6 +1,5 @@
 """What the evaluation steps of all modules share: means over the rows that count, noise that belongs to a sample."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from fewstep.rng import PerSampleRng
+from fewstep.rng import PerSampleRng, run_seed
 
 
 def log_mean(module: LightningModule, key: str, values: Tensor, weight: Tensor, **options: Any) -> None:
@@ -22,4 +21,4 @@ def log_mean(module: LightningModule, key: str, values: Tensor, weight: Tensor, 
 
 def sample_rng(keys: Sequence[str | int], device: torch.device) -> PerSampleRng:
     """Random numbers of samples by their keys and the seed of `seed_everything`: no batch and no rank changes them."""
-    return PerSampleRng(int(os.environ.get("PL_GLOBAL_SEED", 0)), keys, device)
+    return PerSampleRng(run_seed(), keys, device)

@@ -106,10 +106,10 @@ class GuidanceDistillationModule(LightningModule):
         log_mean(self, f"{stage}/relative_error", total, batch["weight"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["frozen"] = dict(self.encoders.hashes)
+        self.encoders.store_hashes(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.encoders.check_hashes(checkpoint.get("frozen"))
+        self.encoders.check_hashes(checkpoint)
 
     def export(self, folder: str) -> None:
         """Write the network and its scales. A diffusers pipeline with this UNet guides in a single pass."""

@@ -176,10 +176,10 @@ class ICDModule(LightningModule):
         return {"image": self.pair.edit(batch["image"], source, target, rng, editing, batch.get("mask"))}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["frozen"] = dict(self.encoders.hashes)
+        self.encoders.store_hashes(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.encoders.check_hashes(checkpoint.get("frozen"))
+        self.encoders.check_hashes(checkpoint)
 
     def export(self, folder: str) -> None:
         """Write the students, in the formats of peft and diffusers, and icd.json, which says how to use them."""

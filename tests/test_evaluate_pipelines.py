@@ -92,7 +92,7 @@ def test_an_image_is_that_of_the_plain_pipeline_with_the_samples_own_generator(p
     from fewstep.backbones import load_pipeline
 
     module = PipelineModule(load_pipeline(pipeline), steps=3, guidance_scale=4.0, seed=5)
-    module.kept = Partial(tmp_path, "command", {}, [], ()).images(0)
+    module.kept = Partial(tmp_path, "command", {}, [], ()).of_run(0)
     batch = {"key": ["a", "/b", "c"], "caption": ["red cat", "blue dog", ""], "weight": torch.tensor([1.0, 1.0, 0.0])}
     made = module.test_step(batch, 0)
     plain = StableDiffusionPipeline.from_pretrained(pipeline, safety_checker=None)
@@ -105,7 +105,7 @@ def test_an_image_is_that_of_the_plain_pipeline_with_the_samples_own_generator(p
     again = module.test_step(batch, 0)  # read from the folder
     assert torch.equal(again["image"], made["image"])
     assert torch.equal(again["seconds"], made["seconds"])
-    assert module.kept.read("c") is None  # padding is not kept
+    assert len(list((tmp_path / "partial" / "000").iterdir())) == 2  # padding is not kept
 
 
 def test_a_broken_evaluation_goes_on(evaluate, pipeline, pictures, whole, tmp_path, monkeypatch, capsys):
@@ -164,8 +164,8 @@ def test_prompts_are_lines_and_repeat_under_new_keys(tmp_path):
 
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\n two \n")
-    assert read_prompts(file, None) == [("000001", "one"), ("000003", "two")]
-    assert read_prompts(file, 3) == [("000001", "one"), ("000003", "two"), ("000001.2", "one")]
+    assert read_prompts(file, None) == [("1-one", "one"), ("3-two", "two")]
+    assert read_prompts(file, 3) == [("1-one", "one"), ("3-two", "two"), ("1-one.2", "one")]
     data = PromptData(file, 3, batch_size=1)
     seen = []
     for rank in range(2):
@@ -173,8 +173,8 @@ def test_prompts_are_lines_and_repeat_under_new_keys(tmp_path):
         batches = list(data.test_dataloader())
         assert len(batches) == 2  # as many on each, the rest is padding
         seen += [(b["key"][0], b["weight"].item()) for b in batches]
-    assert [key for key, weight in sorted(seen) if weight] == ["000001", "000001.2", "000003"]
-    for content, message in ((b"\n \n", "holds no prompt"), (b"a\nf\xfcr", "is not UTF-8 text: .* line 2")):
+    assert [key for key, weight in sorted(seen) if weight] == ["1-one", "1-one.2", "3-two"]
+    for content, message in ((b"\n \n", "holds nothing"), (b"a\nf\xfcr", "is not UTF-8 text: .* line 2")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_prompts(file, None)

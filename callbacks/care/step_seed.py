@@ -1,12 +1,13 @@
 """Randomness as a function of the step, so that a resumed run sees the same noise."""
 
-import os
 import random
 import sys
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from fewstep.rng import run_seed
 
 _MASK = 2**64 - 1
 
@@ -41,7 +42,7 @@ class StepSeed(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.seed is None:
-            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+            self.seed = run_seed()
         if self._stored not in (None, self.seed) and trainer.is_global_zero:
             text = f"seed  {self._stored} until the checkpoint, {self.seed} from now on: the noise is another one"
             print(text, file=sys.stderr)

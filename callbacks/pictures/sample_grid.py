@@ -1,24 +1,20 @@
 """A picture of the same few samples at every evaluation, with their captions."""
 
 import io
-import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from PIL import Image
 
 from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, generated_images, real_images
 from callbacks.pictures.side_files import write_or_say
+from fewstep.files.contact_sheet import Sample, contact_sheet
 
-if TYPE_CHECKING:
-    from PIL import Image, ImageFont
-
-LEAST_SIDE, MARGIN, TEXT, LINES = 112, 8, 11, 3  # pixels, pixels, font size in pixels, lines of a caption
-INK, GREY, PAPER = "#333333", "#777777", "#ffffff"
-Sample = dict[str, Any]  # "key", "caption", numbers such as "score", and uint8 [3, H, W] by field name
+Drawn = dict[str, Any]  # "key", "caption", numbers such as "score", and uint8 [3, H, W] by field name
 
 
 class SampleGridCallback(Callback):
@@ -47,7 +43,7 @@ class SampleGridCallback(Callback):
         self.num_images, self.fields, self.original, self.columns = num_images, tuple(fields), original, columns
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._samples: list[Sample] = []
+        self._samples: list[Drawn] = []
 
     def on_validation_batch_end(
         self,
@@ -92,7 +88,7 @@ class SampleGridCallback(Callback):
             self._save(stage, trainer, samples[: self.num_images])
 
     @rank_zero_only
-    def _save(self, stage: str, trainer: Trainer, samples: list[Sample]) -> None:
+    def _save(self, stage: str, trainer: Trainer, samples: list[Drawn]) -> None:
         folder = Path(trainer.default_root_dir) / "pictures" / f"{stage}_samples"
         path = folder / f"{trainer.global_step:08d}.png"
         draw_grid(samples, self.columns).save(page := io.BytesIO(), "png")
@@ -101,50 +97,14 @@ class SampleGridCallback(Callback):
                 logger.log_image(key=f"{stage}/samples", images=[str(path)])
 
 
-def draw_grid(samples: list[Sample], columns: int = 8) -> "Image.Image":
+def draw_grid(samples: list[Drawn], columns: int = 8) -> Image.Image:
     """Each sample: its images one below the other, enlarged by whole factors, its caption, score and passes."""
-    from PIL import Image, ImageDraw
-
-    names = [name for name, value in samples[0].items() if isinstance(value, np.ndarray)]
-    height, width = (max(sample[name].shape[i] for sample in samples for name in names) for i in (1, 2))
-    factor = max(1, -(-LEAST_SIDE // min(height, width)))
-    height, width = height * factor, width * factor
-    font, small = _font(TEXT), _font(TEXT - 2)
-    labels = max((small.getbbox(name)[2] for name in names), default=0) + MARGIN if len(names) > 1 else 0
-    numbers = any(name in samples[0] for name in ("score", "nfe"))
-    cell = (width + MARGIN, len(names) * (height + 2) + (LINES + numbers) * (TEXT + 3) + 2 * MARGIN)
-    columns = min(columns, len(samples))
-    size = (labels + columns * cell[0] + MARGIN, -(-len(samples) // columns) * cell[1] + MARGIN)
-    page = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(page)
-    for number, sample in enumerate(samples):
-        left, top = labels + MARGIN + number % columns * cell[0], MARGIN + number // columns * cell[1]
-        for name in names:
-            if number % columns == 0 and labels:
-                pen.text((MARGIN // 2, top + height // 2), name, GREY, small, anchor="lm")
-            picture = Image.fromarray(sample[name].transpose(1, 2, 0))
-            whole = (picture.width * factor, picture.height * factor)
-            page.paste(picture.resize(whole, Image.Resampling.NEAREST), (left, top))
-            top += height + 2
-        for line in _wrapped(sample["caption"] or sample["key"], font, width):
-            pen.text((left, top), line, INK, font)
-            top += TEXT + 3
-        values = [f"score {sample['score']:.3g}"] if "score" in sample else []
-        values += [f"{sample['nfe']:.3g} passes"] if "nfe" in sample else []
-        pen.text((left, top), "  ".join(values), GREY, small)
-    return page
+    return contact_sheet([_shown(sample) for sample in samples], columns)
 
 
-def _wrapped(text: str, font: "ImageFont.FreeTypeFont", width: int) -> list[str]:
-    """At most LINES lines that fit; the last one ends in an ellipsis where something was left out."""
-    characters = max(int(width / font.getlength("n")), 8)
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    return textwrap.wrap(printable, characters, max_lines=LINES, placeholder=" …")
-
-
-def _font(size: int) -> "ImageFont.FreeTypeFont":
-    """DejaVu Sans, which matplotlib brings along: PIL's own font knows Latin letters only."""
-    import matplotlib as mpl
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+def _shown(drawn: Drawn) -> Sample:
+    arrays = {name: value for name, value in drawn.items() if isinstance(value, np.ndarray)}
+    notes = [f"score {drawn['score']:.3g}"] if "score" in drawn else []
+    notes += [f"{drawn['nfe']:.3g} passes"] if "nfe" in drawn else []
+    pictures = {name: Image.fromarray(value.transpose(1, 2, 0)) for name, value in arrays.items()}
+    return Sample(drawn["caption"] or drawn["key"], pictures, "  ".join(notes))

@@ -12,8 +12,8 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.checkpoints.atomic_checkpoint import read_checkpoint
 from callbacks.checkpoints.data_manifest import data_manifests
+from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from fewstep.files.secrets import without_secrets
 

@@ -2,7 +2,7 @@
 
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +10,13 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from callbacks.care.ema import EMA
-from callbacks.checkpoints.atomic_checkpoint import read_checkpoint
+from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.metrics.catalogue import CHOICES
 from commands.config_errors import explain, read_configs
+from commands.evaluate.kept_outputs import keeping_outputs
 from commands.evaluate.metrics_by_name import by_name, of_config
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
-from commands.evaluate.prompts import PromptData, answer_prompts
+from commands.evaluate.prompts import PromptData, answering_prompts
 from commands.train.adopted_config import refuse_writes_outside
 from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
@@ -113,20 +114,29 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
         raise ValueError(explain(str(error), parser, configs, [])) from error
     check(parsed)
     _vet(parsed, config, adopted)
+    if options.prompts is not None:
+        prompts, content["data"] = read_prompts_instead(options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=ADVICE)
-        ready = parser.instantiate_classes(parsed)
+        ready = parser.instantiate(parsed, instantiators=[(instantiator(steps, options), LightningModule, True)])
     _load_weights(ready.model, stored, checkpoint, config)
     averaged = EMA().state_key in stored.get("callbacks", {})
-    if options.prompts is None:
-        data = ready.data
-    else:
-        data, content["data"] = read_prompts_instead(options)
-        answer_prompts(ready.model, options.seed, steps, options.guidance_scale)
+    data = ready.data if options.prompts is None else prompts
     chosen = options.metrics and by_name(options.metrics, options.metric_options)
     metrics = chosen or of_config(content, data, str(config), lambda used: _vet({"callbacks": used}, config, adopted))
     step = stored.get("global_step")
     return Built(checkpoint, config, content, ready.model, data, metrics, averaged, step)
+
+
+def instantiator(steps: int | None, options: Options) -> Callable[..., LightningModule]:
+    """Builds a config's model as the kind that an evaluation tests: its outputs are kept, and prompts answered."""
+
+    def instantiate(kind: type[LightningModule], *arguments: Any, **named: Any) -> LightningModule:
+        if options.prompts is not None:
+            kind = answering_prompts(kind, options.seed, steps, options.guidance_scale)
+        return keeping_outputs(kind)(*arguments, **named)
+
+    return instantiate
 
 
 def _vet(parsed: Any, config: Path, adopted: bool) -> None:

@@ -137,7 +137,7 @@ def _instantiate(
         parsed = parser.parse_object(dict(entries))
         check(parsed)
         vet(parsed)
-        built = parser.instantiate_classes(parsed)
+        built = parser.instantiate(parsed)
     except ArgumentError as error:
         raise ValueError(f"{source}: {explain(str(error), parser, {source: entries}, [])}") from error
     return [built[name] for name in entries]

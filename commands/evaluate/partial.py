@@ -1,16 +1,13 @@
 """OUT/partial: what an evaluation that broke off had finished, so that the same command goes on from there."""
 
 import hashlib
-import io
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from commands.report.write import FILES
 from fewstep.files.durable import replace_file
@@ -21,12 +18,6 @@ RUN = re.compile(r"\d{3,}")
 KEPT = re.compile(r"plan\.json|\d{3,}\.(json|png)|\d{3,}/[0-9a-f]{32}\.(png|pt)")  # in OUT/partial
 LONGEST_PATH = 4096  # signs
 HALF_WRITTEN = re.compile(r"\.(.+)\.tmp\.\d+")
-
-
-class KeptImage(NamedTuple):
-    pixels: np.ndarray  # uint8 [3, H, W]
-    nfe: float
-    seconds: float
 
 
 class Partial:
@@ -96,8 +87,8 @@ class Partial:
             self.write(f"{number:03d}.png", picture)
         self.write(f"{number:03d}.json", content)  # last: where it is, all is
 
-    def images(self, number: int) -> "KeptImages":
-        return KeptImages(self, f"{number:03d}")
+    def of_run(self, number: int) -> "RunFiles":
+        return RunFiles(self, f"{number:03d}")
 
     def write(self, name: str, content: bytes) -> None:
         if not (self.folder / "plan.json").exists():
@@ -118,35 +109,18 @@ class Partial:
             self.folder.rmdir()
 
 
-class KeptImages:
-    """Generated images of one run by key, as PNG files with what they cost."""
+class RunFiles:
+    """What was generated for one run, file by file."""
 
     def __init__(self, partial: Partial, name: str) -> None:
         self._partial, self._name = partial, name
 
-    def read(self, key: str) -> KeptImage | None:
-        """None where there is none, or a damaged one."""
-        from PIL import Image
+    def read(self, name: str) -> bytes:
+        """OSError where there is none."""
+        return (self._partial.folder / self._name / name).read_bytes()
 
-        try:
-            with Image.open(self._partial.folder / self._file(key)) as picture:
-                pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
-                return KeptImage(pixels.copy(), float(picture.text["nfe"]), float(picture.text["seconds"]))
-        except (OSError, SyntaxError, ValueError, KeyError, AttributeError):
-            return None
-
-    def keep(self, key: str, image: KeptImage) -> None:
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
-
-        notes, file = PngInfo(), io.BytesIO()
-        notes.add_text("nfe", repr(image.nfe))
-        notes.add_text("seconds", repr(image.seconds))
-        Image.fromarray(image.pixels.transpose(1, 2, 0)).save(file, "png", pnginfo=notes)
-        self._partial.write(self._file(key), file.getvalue())
-
-    def _file(self, key: str) -> str:
-        return f"{self._name}/{hashlib.sha256(key.encode()).hexdigest()[:32]}.png"  # a key may hold anything
+    def write(self, name: str, content: bytes) -> None:
+        self._partial.write(f"{self._name}/{name}", content)
 
 
 def _digest(content: Any) -> str:

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from commands.evaluate.partial import KeptImage, KeptImages
+from commands.evaluate.kept_images import KeptImage, keep_image, read_image
+from commands.evaluate.partial import RunFiles
 from fewstep.one_line import one_line
 from fewstep.pixels import to_uint8
 from fewstep.rng import PerSampleRng
@@ -56,7 +57,7 @@ class PipelineModule(LightningModule):
         w = default if guidance_scale is None else guidance_scale
         self.settings = {"steps": steps, "guidance_scale": w, "seed": seed}
         self._given = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-        self.kept: KeptImages | None = None
+        self.kept: RunFiles | None = None
 
     @property
     def pipeline(self) -> Any:
@@ -72,7 +73,8 @@ class PipelineModule(LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         size, rows = self.image_size, len(batch["key"])
         counts = (batch["weight"] > 0).tolist()
-        kept = [self.kept.read(key) if self.kept and c else None for key, c in zip(batch["key"], counts, strict=True)]
+        pairs = zip(batch["key"], counts, strict=True)
+        kept = [read_image(self.kept, key) if self.kept and counted else None for key, counted in pairs]
         wanted = [i for i in range(rows) if counts[i] and kept[i] is None]
         if wanted:
             made = self._generate([batch["key"][i] for i in wanted], [batch["caption"][i] for i in wanted])
@@ -104,7 +106,7 @@ class PipelineModule(LightningModule):
         made = [KeptImage(image, nfe, seconds) for image in pixels]
         if self.kept:
             for key, image in zip(keys, made, strict=True):
-                self.kept.keep(key, image)
+                keep_image(self.kept, key, image)
         return made
 
 

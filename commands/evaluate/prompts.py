@@ -2,44 +2,48 @@
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fewstep.files.text_files import numbered_lines, read_text
+from datamodules import request_files
+from datamodules.topology import topology
 from fewstep.rng import PerSampleRng
 
 
-def answer_prompts(module: LightningModule, seed: int, steps: int | None, guidance_scale: float | None) -> None:
-    """Make `module.test_step` draw an `image` for each prompt: by its own `generate_images(prompts, rng, **options)`.
+def answering_prompts(
+    kind: type[LightningModule], seed: int, steps: int | None, guidance_scale: float | None
+) -> type[LightningModule]:
+    """The same class, but `test_step` draws an `image` for each prompt: by `generate_images(prompts, rng, **options)`.
 
     That returns [B, 3, H, W] in [-1, 1]. The noise of a sample comes from (seed, key), whatever its batch. Options are
-    `num_steps` and `guidance_scale` (1 is unguided), where given. ValueError in one line if the module lacks any.
+    `num_steps` and `guidance_scale` (1 is unguided), where given. ValueError in one line if the class lacks any.
     """
-    name, draw = type(module).__name__, getattr(module, "generate_images", None)
+    name, draw = kind.__name__, getattr(kind, "generate_images", None)
     if draw is None:
         raise ValueError(f"a {name} draws no pictures from prompts alone; leave --prompts out")
     known = inspect.signature(draw).parameters
-    options: dict[str, Any] = {}
-    for flag, option, value in (
-        ("steps", "num_steps", steps),
-        ("guidance-scale", "guidance_scale", guidance_scale),
-    ):
+    given = {"num_steps": ("steps", steps), "guidance_scale": ("guidance-scale", guidance_scale)}
+    for option, (flag, value) in given.items():
         if value is not None and option not in known:
             raise ValueError(f"--{flag} {value}: the {name} of this checkpoint takes no {option}; leave it out")
-        options |= {} if value is None else {option: value}
+    options = {option: value for option, (_, value) in given.items() if value is not None}
 
-    def test_step(batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        rng = PerSampleRng(seed, batch["key"], module.device)
-        with torch.no_grad():
-            return {"image": draw(batch["caption"], rng, **options)}
+    chosen = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
 
-    module.test_step = test_step  # type: ignore[method-assign]
-    settings = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
-    module.settings = {key: value for key, value in settings.items() if value is not None}  # type: ignore[assignment]
+    class Answering(kind):
+        settings: ClassVar = {key: value for key, value in chosen.items() if value is not None}  # for the report
+
+        def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+            rng = PerSampleRng(seed, batch["key"], self.device)
+            with torch.no_grad():
+                return {"image": self.generate_images(batch["caption"], rng, **options)}
+
+    Answering.__module__, Answering.__qualname__, Answering.__name__ = kind.__module__, kind.__qualname__, kind.__name__
+    return Answering
 
 
 class PromptData(LightningDataModule):
@@ -50,8 +54,7 @@ class PromptData(LightningDataModule):
         self.prompts, self.batch_size = read_prompts(file, num_samples), batch_size
 
     def test_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        rank, world = topology(self.trainer)
         size = len(self.prompts)
         rows = range(rank, -(-size // world) * world, world)
         batches = [self._batch(rows[i : i + self.batch_size], size) for i in range(0, len(rows), self.batch_size)]
@@ -64,18 +67,16 @@ class PromptData(LightningDataModule):
 
 
 def read_prompts(file: Path, num_samples: int | None) -> list[tuple[str, str]]:
-    """[(key, prompt)]: the lines that are not blank, from the first again where more samples are wanted.
+    """[(key, prompt)] of the lines that are not blank, from the first again where more samples are wanted.
 
-    The key is the line's number, and .2, .3, ... at each repetition. ValueError in one line.
+    Keys are those of `train.py predict`, and end in .2, .3, ... at each repetition. ValueError in one line.
     """
     try:
-        lines = list(numbered_lines(read_text(file)))
+        lines = [(request.key, request.source) for request in request_files.read_prompts(file)]
     except ValueError as error:
         raise ValueError(f"--prompts {error}") from None
-    if not lines:
-        raise ValueError(f"--prompts {file} holds no prompt; write one per line")
     prompts = []
     for i in range(num_samples or len(lines)):
-        (number, prompt), turn = lines[i % len(lines)], i // len(lines)
-        prompts.append((f"{number:06d}.{turn + 1}" if turn else f"{number:06d}", prompt))
+        (key, prompt), turn = lines[i % len(lines)], i // len(lines)
+        prompts.append((f"{key}.{turn + 1}" if turn else key, prompt))
     return prompts

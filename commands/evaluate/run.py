@@ -16,8 +16,7 @@ from commands.evaluate.build import Built, Options, build, build_pipeline, in_fl
 from commands.evaluate.measure import check_devices, measure
 from commands.evaluate.metrics_by_name import check_names, read_options
 from commands.evaluate.partial import Partial, files_in
-from commands.evaluate.pipeline import PipelineModule, is_pipeline
-from commands.evaluate.replay import keep_outputs
+from commands.evaluate.pipeline import is_pipeline
 from commands.process import leave_process_group, quiet
 from commands.report import write as report
 from commands.trusted_code import take_trust
@@ -115,10 +114,7 @@ def measure_and_keep(
     one: Built, number: int, partial: Partial, args: argparse.Namespace
 ) -> tuple[dict[str, Any], bytes | None] | None:
     """The run and its picture, kept in OUT/partial as they come; None in all processes but the first."""
-    if isinstance(one.model, PipelineModule):
-        one.model.kept = partial.images(number)
-    else:
-        keep_outputs(one.model, partial, number)
+    one.model.kept = partial.of_run(number)
     if result := measure(one, args.seed, args.devices, args.bootstrap):
         partial.keep(number, *result)
     return result

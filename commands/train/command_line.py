@@ -18,9 +18,9 @@ from lightning.pytorch.loggers import Logger
 from callbacks.care import stop_signals
 from callbacks.care.preemption import silence_lightning
 from callbacks.checkpoints.accumulation_windows import AccumulationWindows
-from callbacks.checkpoints.atomic_checkpoint import read_checkpoint
 from callbacks.checkpoints.finished_epochs import FinishedEpochs
 from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
+from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.tracking.csv_logger import AppendingCSVLogger
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands import config_text, trusted_code

@@ -11,7 +11,7 @@ from datamodules.prepare.saying import say
 from fewstep.one_line import printable
 
 QUANTILES = (0, 0.05, 0.5, 0.95, 1)
-SHEET_COLUMNS, EDGE, MARGIN, LINES = 10, 112, 10, 2  # pixels, but for the columns and the lines of a caption
+SHEET_COLUMNS, SHEET_SIDE = 10, 112  # pictures in a row, pixels of the longer side of one
 
 
 def print_report(title: str, report: Report, decoded: bool, limit: int) -> None:
@@ -108,49 +108,17 @@ def fault_lines(report: Report, limit: int) -> list[str]:
 
 def write_sheet(path: Path, report: Report) -> None:
     """A PNG with pictures from all over the shards and their captions."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     from datamodules.prepare.folder_replacing import SHEET
+    from fewstep.files.contact_sheet import Sample, contact_sheet
 
     if not report.examples:
         raise ValueError(f"{path}: no picture could be read for the sheet")
-    font, height = ImageFont.load_default(11), EDGE + LINES * 14
-    columns = min(SHEET_COLUMNS, len(report.examples))
-    rows = -(-len(report.examples) // columns)
-    size = columns * (EDGE + MARGIN) + MARGIN, rows * (height + MARGIN) + MARGIN
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, (caption, pixels) in enumerate(report.examples):
-        row, column = divmod(number, columns)
-        left, top = MARGIN + column * (EDGE + MARGIN), MARGIN + row * (height + MARGIN)
-        picture = Image.fromarray(np.ascontiguousarray(pixels))
-        scale = EDGE / max(picture.size)
-        shown = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
-        sheet.paste(shown, (left + (EDGE - shown.width) // 2, top + (EDGE - shown.height) // 2))
-        draw.multiline_text(
-            (left, top + EDGE + 1), wrapped(printable(caption), font), fill="#444444", font=font, spacing=1
-        )
+    pictures = [(caption, Image.fromarray(np.ascontiguousarray(pixels))) for caption, pixels in report.examples]
+    samples = [Sample(caption, {"": picture}) for caption, picture in pictures]
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = PngInfo()
     mark.add_text("Software", SHEET)  # by which a folder with it may be replaced
-    sheet.save(path, "PNG", pnginfo=mark)
-
-
-def wrapped(caption: str, font) -> str:
-    """The caption in LINES lines of EDGE pixels, cut with an ellipsis."""
-    lines = [""]
-    for word in caption.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= EDGE or not lines[-1]:
-            lines[-1] = longer
-        elif len(lines) < LINES:
-            lines.append(word)
-        else:
-            lines[-1] += "…"
-            break
-    for number, line in enumerate(lines):
-        while font.getlength(line) > EDGE:
-            line = line.rstrip("…")[:-1] + "…"
-        lines[number] = line
-    return "\n".join(lines)
+    contact_sheet(samples, SHEET_COLUMNS, SHEET_SIDE, lines=2, largest=SHEET_SIDE).save(path, "PNG", pnginfo=mark)

@@ -31,7 +31,6 @@ class FrozenEncoders:
             text_encoder = load_prompt_encoder(text_encoder, image_size=image_size)
         self.latents, self.prompts = autoencoder, text_encoder
         self.null_condition = self.prompts.null_condition()  # each [1, ...]
-        # For checkpoints, which hold none of them.
         self.hashes = {"autoencoder": weights_sha256(self.latents.autoencoder)}
         self.hashes |= {name: weights_sha256(network) for name, network in self.prompts.networks.items()}
 
@@ -47,8 +46,13 @@ class FrozenEncoders:
         if config["sample_size"] is None:
             raise ValueError("the network has no sample_size: give the side of the latents, which pipelines ask for")
 
-    def check_hashes(self, stored: Mapping[str, str] | None) -> None:
+    def store_hashes(self, checkpoint: dict[str, Any]) -> None:
+        """Note in a checkpoint, which holds none of the frozen weights, what they are."""
+        checkpoint["frozen"] = dict(self.hashes)
+
+    def check_hashes(self, checkpoint: Mapping[str, Any]) -> None:
         """ValueError in one line if a checkpoint was trained with other weights."""
+        stored = checkpoint.get("frozen")
         for part, present in self.hashes.items():
             if stored is not None and stored.get(part) != present:
                 raise ValueError(f"the checkpoint was trained with another {part} ({stored.get(part)}, here {present})")

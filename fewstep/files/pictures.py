@@ -1,13 +1,13 @@
 """One picture from a file of any size, as a model wants it, and back; without torchvision, slow to import."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose as Flip
 from torch import Tensor
 
@@ -20,10 +20,8 @@ Picture = str | Path | Image.Image
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
-LEAST_SIDE, MARGIN, TEXT = 160, 10, 13  # of a sheet, in pixels
 TURNS = dict(enumerate((Flip.FLIP_LEFT_RIGHT, Flip.ROTATE_180, Flip.FLIP_TOP_BOTTOM, Flip.TRANSPOSE), 2))
 TURNS |= dict(enumerate((Flip.ROTATE_270, Flip.TRANSVERSE, Flip.ROTATE_90), 6))
-INK, PAPER = "#333333", "#ffffff"
 
 
 def read_picture(file: Picture, size: int, crop: str = "center") -> Tensor:
@@ -55,19 +53,6 @@ def as_png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "png")
     return file.getvalue()
-
-
-def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Pictures of one size side by side, enlarged by a whole factor if they are small, each with its label below."""
-    factor = max(1, -(-LEAST_SIDE // pictures[0][1].width))
-    width, height = (side * factor for side in pictures[0][1].size)
-    page = Image.new("RGB", (len(pictures) * (width + MARGIN) + MARGIN, height + 2 * MARGIN + TEXT + 6), PAPER)
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(TEXT)
-    for number, (label, picture) in enumerate(pictures):
-        left = MARGIN + number * (width + MARGIN)
-        page.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, MARGIN))
-        pen.text((left, MARGIN + height + 4), label, INK, font)
-    return page
 
 
 def _opened(file: Picture) -> Image.Image:

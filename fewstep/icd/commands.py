@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewstep.files.contact_sheet import Sample, contact_sheet
 from fewstep.files.names import write_new
-from fewstep.files.pictures import as_png, read_mask, read_picture, sheet, to_picture
+from fewstep.files.pictures import as_png, read_mask, read_picture, to_picture
 from fewstep.icd.editing import Editing
 from fewstep.icd.pair import InvertibleConsistency
 from fewstep.icd.watched_pair import Watch
@@ -121,7 +122,8 @@ def _write(
     if options.steps_sheet is not None:
         views = [(f"t = {t:.2f}", picture) for t, picture in watch.pictures(pair)]
         shown = [*before, *views, ("result", image)]
-        _put(options.steps_sheet, as_png(sheet([(label, to_picture(picture)) for label, picture in shown])), True)
+        samples = [Sample(label, {"": to_picture(picture)}) for label, picture in shown]
+        _put(options.steps_sheet, as_png(contact_sheet(samples, len(samples), side=160, lines=1)), True)
     return f"{out}  {watch.calls} network calls"
 
 

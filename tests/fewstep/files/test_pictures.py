@@ -6,7 +6,7 @@ from PIL import Image
 from datamodules.image_decoding import decode_image
 from datamodules.image_transforms import ImageTransform
 from fewstep.files.names import distinct, safe_name, write_new
-from fewstep.files.pictures import as_png, read_mask, read_picture, sheet, to_picture
+from fewstep.files.pictures import as_png, read_mask, read_picture, to_picture
 
 
 def noise(width, height, mode="RGB"):
@@ -79,13 +79,6 @@ def test_pictures_survive_the_way_there_and_back(tmp_path):
     image = torch.rand(1, 3, 8, 8) * 2 - 1
     (tmp_path / "a.png").write_bytes(as_png(to_picture(image)))
     assert (read_picture(tmp_path / "a.png", 8) - image).abs().max() <= 0.5001 / 127.5
-
-
-def test_a_sheet_shows_all_pictures():
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    page = np.asarray(sheet([(str(c), Image.new("RGB", (16, 16), c)) for c in colours]))
-    for colour in colours:
-        assert (page == colour).all(2).sum() == 160 * 160
 
 
 @pytest.mark.parametrize(
