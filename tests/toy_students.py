@@ -13,9 +13,15 @@ from fewstep.distillation.consistency import Weights
 from fewstep.distillation.network_calls import SeparateNetworks
 
 SD = Parametrization(DiscreteSchedule(), "eps")
+COSINE = DiscreteSchedule("squaredcos_cap_v2")
 FOUR = Boundaries((0, 0.26, 0.52, 0.78, 1), 0.02)
 MEAN, STD = torch.tensor([1.5, -0.5, 0.2], dtype=torch.float64), torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
 KINDS = [SD, Parametrization(DiscreteSchedule(), "v"), Parametrization(RectifiedFlow(3), "velocity")]
+
+
+def of_timesteps(inner, start=19):
+    """Boundaries from training steps between the ends, as the released adapters have them."""
+    return Boundaries((0.0, *((step + 1) / 1000 for step in inner), 1.0), (start + 1) / 1000)
 
 
 def name(value):

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.ot_conditional.methods import METHODS, Recipe
 from callbacks.metrics.transport_metrics import CONDITIONAL, MARGINAL
 from datamodules import PairedVectorsDataModule
-from fewstep.metrics import two_sample
+from fewstep.metrics import point_clouds
 
 UNPAIRED = {"swiss_roll": 1024, "weather": 4096}
 EVALUATIONS = 25  # validations per run
@@ -148,10 +148,10 @@ def distances(model: nn.Module, rows: PairedVectorsDataModule) -> dict[str, floa
     torch.manual_seed(0)
     pairs, probes = rows.test_columns
     sample, at_probes = model.sample(pairs["x"]), model.sample(probes["x"].flatten(0, 1)).view_as(probes["y"])
-    result = {n: two_sample.cross_halves(f, sample, pairs["y"])[0].item() for n, f in MARGINAL.items()}
+    result = {n: point_clouds.cross_halves(f, sample, pairs["y"])[0].item() for n, f in MARGINAL.items()}
     for name, distance in CONDITIONAL.items():
         groups = zip(at_probes, probes["y"], strict=True)
-        result[name] = torch.stack([two_sample.cross_halves(distance, a, b)[0] for a, b in groups]).mean().item()
+        result[name] = torch.stack([point_clouds.cross_halves(distance, a, b)[0] for a, b in groups]).mean().item()
     return result
 
 

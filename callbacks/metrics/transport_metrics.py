@@ -9,15 +9,15 @@ from torch import Tensor
 from callbacks.metrics.both_stages import in_stages
 from callbacks.metrics.measurements import Measured, publish
 from callbacks.metrics.rows import EvaluationRows, intervals
-from fewstep.metrics import two_sample
+from fewstep.metrics import point_clouds
 from fewstep.metrics.intervals import jackknife_error
 
 CONDITIONAL = {
-    "conditional_w2": two_sample.wasserstein2,
-    "conditional_sw2": two_sample.sliced_wasserstein2,
-    "conditional_energy": two_sample.energy_distance,
+    "conditional_w2": point_clouds.wasserstein2,
+    "conditional_sw2": point_clouds.sliced_wasserstein2,
+    "conditional_energy": point_clouds.energy_distance,
 }
-MARGINAL = {"marginal_sw2": two_sample.sliced_wasserstein2, "mmd": two_sample.mmd}
+MARGINAL = {"marginal_sw2": point_clouds.sliced_wasserstein2, "mmd": point_clouds.mmd}
 
 
 @in_stages("test")
@@ -28,7 +28,7 @@ class TransportMetrics(Callback):
       draws of y at the same conditions; with `_se`, the standard error of that mean;
     * `test/marginal_sw2`, `test/mmd`: the distance between all samples and all true y of the test pairs;
     * each with `_floor`: the same distance between two halves of the truth, which is what a perfect sampler scores on
-      average (`two_sample.cross_halves`; therefore the metrics, too, compare halves).
+      average (`point_clouds.cross_halves`; therefore the metrics, too, compare halves).
 
     Reads dataloader 0 as pairs and 1 as probes. After the test, `rows` holds one value per row or group behind each
     mean, `pairs` the sampled and true y, and `intervals` turns both into confidence intervals.
@@ -57,7 +57,7 @@ class TransportMetrics(Callback):
             distances = self.rows[f"test/{name}"]
             values[f"test/{name}_se"] = distances.std().item() / math.sqrt(len(distances))  # nan for a single group
         for name in MARGINAL if pairs else ():
-            both = two_sample.cross_halves(MARGINAL[name], *_finite(pairs))
+            both = point_clouds.cross_halves(MARGINAL[name], *_finite(pairs))
             values |= zip((f"test/{name}", f"test/{name}_floor"), (value.item() for value in both), strict=True)
         groups = probes["y"].shape[:2] if probes else (0, 0)
         protocol = {"metric": "halves of samples against halves of the truth", "num_rows": len(self.pairs.get("y", ()))}
@@ -74,7 +74,7 @@ class TransportMetrics(Callback):
         for name in MARGINAL if len(self.pairs.get("y", ())) >= 40 else ():
 
             def halves(sample: Tensor, y: Tensor, name: str = name) -> Tensor:
-                return two_sample.cross_halves(MARGINAL[name], sample, y)[0]
+                return point_clouds.cross_halves(MARGINAL[name], sample, y)[0]
 
             value = float(halves(self.pairs["sample"], self.pairs["y"]))
             margin = 1.96 * jackknife_error(halves, self.pairs["sample"], self.pairs["y"])
@@ -96,7 +96,7 @@ def _per_group(probes: dict[str, Tensor]) -> dict[str, Tensor]:
     samples, truths = _finite(probes)
     values: dict[str, Tensor] = {}
     for name, distance in CONDITIONAL.items():
-        both = [torch.stack(two_sample.cross_halves(distance, s, y)) for s, y in zip(samples, truths, strict=True)]
+        both = [torch.stack(point_clouds.cross_halves(distance, s, y)) for s, y in zip(samples, truths, strict=True)]
         values[f"test/{name}"], values[f"test/{name}_floor"] = torch.stack(both).T
     return values
 

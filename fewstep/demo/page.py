@@ -93,9 +93,7 @@ def _edit_tab(gr: Any, answers: Answers) -> None:
                 label="Picture", type="pil", brush=brush, transforms=(), layers=False, height=340,
                 sources=["upload", "clipboard"], placeholder="Drop a picture here",
             )  # fmt: skip
-            gr.Markdown(
-                "The middle square is used. Paint where it may change; nothing painted: anywhere.", elem_classes="hint"
-            )
+            gr.Markdown(HINT, elem_classes="hint")
             source = gr.Textbox(label="What it shows", placeholder="the picture in words")
             target = gr.Textbox(label="What it shall show", placeholder="the same words, with your change")
             scale, tau, seed = _guidance(gr, answers.pair, 0.8)

@@ -80,25 +80,6 @@ class DynamicGuidance:
         return torch.lerp(torch.ones_like(scale), scale, gamma)
 
 
-class GuidanceByTime:
-    """An explicit scale for each visited time: scales[i] wherever times[i] is the nearest of the times."""
-
-    def __init__(self, times: Sequence[float], scales: Sequence[float]) -> None:
-        if len(times) != len(scales) or not times:
-            raise ValueError(f"guidance needs one scale per time, got {len(scales)} scales for {len(times)} times")
-        self.times, self.scales = tuple(times), tuple(scales)
-
-    def __call__(self, t: Tensor) -> Tensor:
-        """Scales shaped like t."""
-        scale, distance = torch.ones_like(t), torch.full_like(t, math.inf)
-        for time, value in zip(
-            self.times, self.scales, strict=True
-        ):  # a few numbers; tables would be sent to the device
-            nearer = (t - time).abs() < distance
-            scale, distance = torch.where(nearer, value, scale), torch.where(nearer, (t - time).abs(), distance)
-        return scale
-
-
 def unguided(t: Tensor) -> Tensor:
     """The guidance schedule that is 1 everywhere."""
     return torch.ones_like(t)

@@ -93,36 +93,6 @@ class DiscreteSchedule:
         return self._tables[key]
 
 
-class CosineSchedule:
-    """alpha_t = cos((t + offset) / (1 + offset) pi / 2) over its value at t = 0 (Nichol and Dhariwal 2021, Eq. 17)."""
-
-    def __init__(self, offset: float = 0.008, num_train_timesteps: int = 1000) -> None:
-        self.offset, self.num_train_timesteps = offset, num_train_timesteps
-        self._at_data = math.cos(offset / (1 + offset) * math.pi / 2)
-
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha = (torch.sin((1 - _times(t)) * self._rate) / self._at_data).clamp(0, 1)
-        square = torch.sin(t * self._rate) * torch.sin((t + 2 * self.offset) * self._rate)  # keeps its digits near 0
-        return alpha, (square.sqrt() / self._at_data).clamp(0, 1)
-
-    @property
-    def _rate(self) -> float:
-        return math.pi / 2 / (1 + self.offset)
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        """Infinite at both ends."""
-        alpha, sigma = self(t)
-        return 2 * (alpha / sigma).log()
-
-    def time(self, log_snr: Tensor) -> Tensor:
-        alpha = torch.sigmoid(log_snr).sqrt()
-        return (1 - torch.asin(alpha * self._at_data) / self._rate).clamp(0, 1)
-
-    def timestep(self, t: Tensor) -> Tensor:
-        """The nearest of N training steps, int64, as for `DiscreteSchedule`."""
-        return (t * self.num_train_timesteps).round().long().sub(1).clamp(min=0)
-
-
 class RectifiedFlow:
     """alpha = 1 - u, sigma = u with u = shift t / (1 + (shift - 1) t).
 

@@ -59,31 +59,6 @@ def ddim(
     return x
 
 
-def heun(
-    denoiser: Denoiser,
-    parametrization: Parametrization,
-    x: Tensor,
-    times: Sequence[float],
-    condition: Condition,
-    guidance: GuidanceSchedule = unguided,
-) -> Tensor:
-    """Second order, two calls a step but one for the step that ends in t = 0 (Karras et al. 2022, Algorithm 1).
-
-    The average is of velocities: every x_t / (alpha_t + sigma_t) is a rectified flow in sigma_t / (alpha_t + sigma_t).
-    """
-    flow = Parametrization(parametrization.schedule, "velocity")
-    for start, end in pairwise(times):
-        t, s = time_like(x, start), time_like(x, end)
-        velocity = parametrization.convert(denoiser(x, t, guidance(t), condition), x, t, "velocity")
-        proposal = flow.jump(x, velocity, t, s)
-        if end > 0:
-            output = denoiser(proposal, s, guidance(s), condition)
-            second = parametrization.convert(output, proposal, s, "velocity")
-            proposal = flow.jump(x, (velocity + second) / 2, t, s)
-        x = proposal
-    return x
-
-
 def fixed_point(
     denoiser: Denoiser,
     parametrization: Parametrization,

@@ -49,12 +49,6 @@ class Boundaries:
         return cls((*(index * width / num_steps for index in range(num_segments)), 1.0), start)
 
     @classmethod
-    def from_timesteps(cls, inner: Sequence[int], start: int = 19, num_train_timesteps: int = 1000) -> "Boundaries":
-        """From training steps between the ends, as the released adapters have them; start = -1 is the data."""
-        times = ((step + 1) / num_train_timesteps for step in inner)
-        return cls((0.0, *times, 1.0), (start + 1) / num_train_timesteps)
-
-    @classmethod
     def from_log_snr(
         cls, schedule: Schedule, inner: Sequence[float], start: float | None = None, num_steps: int | None = 50
     ) -> "Boundaries":

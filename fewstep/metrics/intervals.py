@@ -27,7 +27,7 @@ def jackknife_error(statistic: Callable[..., Tensor], *tables: Tensor, num_block
     """Standard error of statistic(*tables) by leaving out each of num_blocks interleaved blocks of rows in turn.
 
     For statistics that are no means, where resampling with replacement adds bias (a distance sees repeated points).
-    Rows 2k and 2k + 1 stay together, so that `two_sample.cross_halves` keeps its halves. Source: Efron and Stein 1981.
+    Rows 2k and 2k + 1 stay together, so that `point_clouds.cross_halves` keeps its halves. Source: Efron, Stein 1981.
     """
     rows = len(tables[0])
     if rows < 4 * num_blocks:

@@ -72,18 +72,6 @@ def log_density_matrix(y: Tensor, potential: Potential, cost: Cost) -> Tensor:
     return potential_value(potential, y) + tilt - log_normalizer(potential, cost)[:, None]
 
 
-def log_density_mixture(y: Tensor, potential: Potential, cost: Cost) -> Tensor:
-    """The same density as the explicit mixture of Prop. 3.2: O(B·N·M·D) memory, for checks and plots. Returns [B]."""
-    num_w = len(potential.log_w)
-    batch, num_v, dim = cost.slope.shape
-    index = torch.arange(num_w, device=y.device).expand(batch, num_v, num_w).flatten()
-    slope = cost.slope[:, :, None].expand(batch, num_v, num_w, dim).reshape(-1, dim)
-    mean = (potential.center[index] + potential.covariance.shift(slope, index)).unflatten(0, (batch, num_v, num_w))
-    component = torch.distributions.MultivariateNormal(mean, potential.covariance.dense(), validate_args=False)
-    log_z = log_components(potential, cost).flatten(1).log_softmax(-1)
-    return torch.logsumexp(log_z + component.log_prob(y[:, None, None]).flatten(1), dim=-1)
-
-
 def sample(potential: Potential, cost: Cost, uniform: Tensor, noise: Tensor) -> Tensor:
     """One draw y ~ π(·|x_i) per condition (Prop. 3.2), from uniform [B] and standard normal noise [B, noise_dim].
 

@@ -10,7 +10,7 @@ from callbacks import SamplePicture, TransportMetrics
 from callbacks.metrics.rows import EvaluationRows
 from callbacks.pictures.column_labels import as_written
 from callbacks.pictures.sample_picture import SAMPLE, TRUTH, condition_title, draw
-from fewstep.metrics.two_sample import cross_halves, energy_distance, mmd, sliced_wasserstein2, wasserstein2
+from fewstep.metrics.point_clouds import cross_halves, energy_distance, mmd, sliced_wasserstein2, wasserstein2
 
 torch.set_num_threads(1)
 N, G, K, D = 61, 5, 16, 2

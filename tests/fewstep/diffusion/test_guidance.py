@@ -10,7 +10,6 @@ from torch import nn
 from fewstep.diffusion.guidance import (
     ClassifierFree,
     DynamicGuidance,
-    GuidanceByTime,
     GuidanceEmbedding,
     draw_scales,
     guidance_distillation,
@@ -117,14 +116,6 @@ def test_scales_per_sample_and_scalar_times():
 def test_thresholds_out_of_order_are_refused(low, high):
     with pytest.raises(ValueError, match="dynamic guidance needs 0 <= full_below <= off_above <= 1, got"):
         DynamicGuidance(8.0, low, high)
-
-
-def test_guidance_by_time_takes_the_nearest():
-    guidance = GuidanceByTime([1.0, 0.78, 0.52, 0.26], [1, 8, 12, 20])
-    assert guidance(torch.tensor([1.0, 0.7800001, 0.26, 0.52])).tolist() == [1, 8, 20, 12]
-    assert guidance(torch.tensor(0.52)).item() == 12
-    with pytest.raises(ValueError, match="one scale per time, got 1 scales for 2 times"):
-        GuidanceByTime([1.0, 0.5], [1.0])
 
 
 def test_drawn_scales_are_the_given_ones_equally_often():

@@ -8,10 +8,10 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscret
 from diffusers.training_utils import compute_snr
 
 from fewstep.diffusion.predictions import Parametrization, parametrization_of_config
-from fewstep.diffusion.schedules import CosineSchedule, DiscreteSchedule, RectifiedFlow
+from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow
 
 KINDS = ["eps", "x0", "v", "velocity"]
-SCHEDULES = [DiscreteSchedule(), CosineSchedule(), RectifiedFlow(), RectifiedFlow(3)]
+SCHEDULES = [DiscreteSchedule(), DiscreteSchedule("squaredcos_cap_v2"), RectifiedFlow(), RectifiedFlow(3)]
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 EVERY = [Parametrization(s, k) for s, k in itertools.product(SCHEDULES, KINDS)]
 

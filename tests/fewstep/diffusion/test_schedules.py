@@ -7,7 +7,6 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from fewstep.diffusion.schedules import (
-    CosineSchedule,
     DiscreteSchedule,
     RectifiedFlow,
     add_noise,
@@ -15,7 +14,8 @@ from fewstep.diffusion.schedules import (
     training_times,
 )
 
-ALL = [DiscreteSchedule(), DiscreteSchedule("linear", 1e-4, 0.02), CosineSchedule(), RectifiedFlow(), RectifiedFlow(3)]
+COSINE = DiscreteSchedule("squaredcos_cap_v2")
+ALL = [DiscreteSchedule(), DiscreteSchedule("linear", 1e-4, 0.02), COSINE, RectifiedFlow(), RectifiedFlow(3)]
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
@@ -96,14 +96,15 @@ def test_timesteps_come_back():
     schedule = DiscreteSchedule()
     steps = torch.arange(1000)
     assert (schedule.timestep(schedule.time_of_timestep(steps)) == steps).all()
-    assert (CosineSchedule().timestep(times(dtype=torch.float32)) == steps).all()
     assert schedule.timestep(torch.zeros(1)).item() == 0
     assert schedule.timestep(torch.zeros(1)).dtype == torch.int64
 
 
-def test_cosine_in_closed_form_is_the_discrete_one():
+def test_the_cosine_schedule_is_its_closed_form():
+    """Nichol and Dhariwal 2021, Eq. 17."""
     t = times()[:990]  # the last betas are capped
-    torch.testing.assert_close(CosineSchedule()(t), DiscreteSchedule("squaredcos_cap_v2")(t))
+    alpha = torch.cos((t + 0.008) / 1.008 * math.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2)
+    torch.testing.assert_close(COSINE(t), (alpha, (1 - alpha**2).sqrt()))
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -154,7 +155,7 @@ def test_mistakes_are_named(make, message):
         make()
 
 
-@pytest.mark.parametrize("schedule", [DiscreteSchedule(), CosineSchedule(), RectifiedFlow(3.0)])
+@pytest.mark.parametrize("schedule", [DiscreteSchedule(), COSINE, RectifiedFlow(3.0)])
 def test_training_times_are_the_steps_each_as_likely(schedule):
     uniform = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     times, counts = training_times(schedule, uniform).unique(return_counts=True)

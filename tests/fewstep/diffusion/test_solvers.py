@@ -8,8 +8,8 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from fewstep.diffusion.guidance import DynamicGuidance
 from fewstep.diffusion.predictions import Parametrization
-from fewstep.diffusion.schedules import CosineSchedule, DiscreteSchedule, RectifiedFlow
-from fewstep.diffusion.solvers import consistency_sampling, ddim, even_times, fixed_point, heun, jumps
+from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow
+from fewstep.diffusion.solvers import consistency_sampling, ddim, even_times, fixed_point, jumps
 from fewstep.rng import PerSampleRng
 
 MEAN, STD = torch.tensor([1.5, -0.5, 0.2], dtype=torch.float64), torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
@@ -17,7 +17,7 @@ CASES = [
     Parametrization(DiscreteSchedule(), "eps"),
     Parametrization(DiscreteSchedule(), "v"),
     Parametrization(DiscreteSchedule(), "x0"),
-    Parametrization(CosineSchedule(), "v"),
+    Parametrization(DiscreteSchedule("squaredcos_cap_v2"), "v"),
     Parametrization(RectifiedFlow(), "velocity"),
     Parametrization(RectifiedFlow(3), "velocity"),
 ]
@@ -48,14 +48,13 @@ def exact(parametrization, x, start, end):
 
 @pytest.mark.parametrize("parametrization", CASES, ids=name)
 @pytest.mark.parametrize(("start", "end"), [(0.98, 0.04), (0.04, 0.98)], ids=["decode", "encode"])
-@pytest.mark.parametrize(("solver", "order"), [(ddim, 1), (heun, 2)])
-def test_order_of_convergence_to_the_exact_flow(solver, order, parametrization, start, end):
+def test_first_order_convergence_to_the_exact_flow(parametrization, start, end):
     x, denoiser = normal(4, 3), partial(gaussian, parametrization, STD)
     truth = exact(parametrization, x, start, end)
     errors = [
-        (solver(denoiser, parametrization, x, even_times(n, start, end), {}) - truth).abs().mean() for n in (80, 160)
+        (ddim(denoiser, parametrization, x, even_times(n, start, end), {}) - truth).abs().mean() for n in (80, 160)
     ]
-    assert 0.75 * 2**order < errors[0] / errors[1] < 1.3 * 2**order
+    assert 1.5 < errors[0] / errors[1] < 2.6
     assert errors[1] < 0.05
 
 
@@ -63,7 +62,7 @@ def test_order_of_convergence_to_the_exact_flow(solver, order, parametrization, 
 def test_a_single_point_is_reached_in_one_step(parametrization):
     denoiser = partial(gaussian, parametrization, torch.zeros(3))
     x = normal(4, 3)
-    for solver in (ddim, heun, consistency_sampling):
+    for solver in (ddim, consistency_sampling):
         torch.testing.assert_close(
             solver(denoiser, parametrization, x, (0.98, 0.0), {}), MEAN.expand(4, 3), rtol=1e-6, atol=1e-6
         )
@@ -140,9 +139,7 @@ def recorded(calls):
     return denoiser
 
 
-@pytest.mark.parametrize(
-    ("solver", "calls_a_step"), [(ddim, 1), (heun, 2), (fixed_point, 6), (consistency_sampling, 1)]
-)
+@pytest.mark.parametrize(("solver", "calls_a_step"), [(ddim, 1), (fixed_point, 6), (consistency_sampling, 1)])
 def test_calls_are_of_b_rows_with_scales_per_sample(solver, calls_a_step):
     """The authors computed twice the rows and threw half away, and took the first of two prompts for a null one."""
     calls, scale = [], torch.tensor([2.0, 8.0])

@@ -7,6 +7,7 @@ import torch
 
 from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow
 from fewstep.distillation.boundaries import Boundaries
+from tests.toy_students import of_timesteps
 
 FOUR = Boundaries((0, 0.26, 0.52, 0.78, 1), 0.02)
 
@@ -30,7 +31,7 @@ def test_published_lookup(dtype):
 def test_lookup_is_the_authors_rule_on_the_whole_grid(direction):
     """Theirs: from t, the last E <= t - 20 or the first F >= t + 20 (E_0 = 0 stands for the data)."""
     for inner in ([259, 519, 779], [259, 519, 699], [339, 699], [499], []):
-        boundaries = Boundaries.from_timesteps(inner)
+        boundaries = of_timesteps(inner)
         for t in range(19, 1000, 20):
             if direction == "reverse":
                 expected = max(e for e in [-1, *inner] if e <= t - 20)
@@ -43,7 +44,7 @@ def test_lookup_is_the_authors_rule_on_the_whole_grid(direction):
 
 def test_own_boundaries_are_used_not_the_default_ones():
     """One of the authors' scripts trained on 679 whatever it was given, and decoded from 699."""
-    default, own = Boundaries.even(3), Boundaries.from_timesteps([339, 699])
+    default, own = Boundaries.even(3), of_timesteps([339, 699])
     assert default.times == (0, 0.34, 0.68, 1)
     assert own.times == (0, 0.34, 0.7, 1)
     between = of_step([699])
@@ -120,7 +121,7 @@ def test_mistakes_are_named(arguments, message):
 
 
 def test_boundaries_off_the_grid_are_named():
-    released = Boundaries.from_timesteps([249, 499, 699])
+    released = of_timesteps([249, 499, 699])
     with pytest.raises(ValueError, match=r"boundary 0.25 is not on the grid of num_steps = 50; 0.24 is, or choose"):
         released.require_on_grid(50)
     released.require_on_grid(100)

@@ -9,13 +9,14 @@ import torch
 from diffusers import DDIMScheduler
 
 from fewstep.diffusion.predictions import Parametrization
-from fewstep.diffusion.schedules import CosineSchedule, DiscreteSchedule, RectifiedFlow
+from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.consistency import ConsistencyDistillation, Weights
 from fewstep.distillation.network_calls import SeparateNetworks
 from fewstep.icd.inversion import decode, encode
 from fewstep.losses import l2, pseudo_huber
 from tests.toy_students import (
+    COSINE,
     FORWARD,
     FOUR,
     KINDS,
@@ -29,6 +30,7 @@ from tests.toy_students import (
     drawn,
     gaussian,
     name,
+    of_timesteps,
     perfect_pair,
 )
 
@@ -85,7 +87,7 @@ def steps(times):
 @pytest.mark.parametrize("inner", [[259, 519, 779], [339, 699]], ids=["four", "three"])
 def test_all_four_losses_are_the_authors(inner):
     """With 259, 519, 779 and with 339, 699, which one of the authors' scripts ignored."""
-    distillation = ConsistencyDistillation(SD, Boundaries.from_timesteps(inner))
+    distillation = ConsistencyDistillation(SD, of_timesteps(inner))
     draw, theirs = drawn(distillation), Authors([-1, *inner], [*inner, 999])
     rows = list(zip(draw.data, draw.noise, draw.condition["text"], strict=True))
     close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)  # their table of levels is float32
@@ -135,7 +137,7 @@ def test_perfect_students_lose_nothing_but_the_teachers_error(parametrization):
         assert 12 < coarse / fine < 20, term
 
 
-@pytest.mark.parametrize("parametrization", [*KINDS, Parametrization(CosineSchedule(), "x0")], ids=name)
+@pytest.mark.parametrize("parametrization", [*KINDS, Parametrization(COSINE, "x0")], ids=name)
 def test_a_single_point_is_distilled_without_error_down_to_time_zero(parametrization):
     """The authors' target at t = 0 kept noise that the prediction had not. An "x0" target there would be 0 / 0."""
     distillation = ConsistencyDistillation(parametrization, FOUR, distance=l2)
@@ -204,7 +206,7 @@ def test_a_sample_does_not_see_its_batch():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ConsistencyDistillation(SD, Boundaries.from_timesteps([249, 499, 699])), "0.25 is not on the grid"),
+        (lambda: ConsistencyDistillation(SD, of_timesteps([249, 499, 699])), "0.25 is not on the grid"),
         (lambda: ConsistencyDistillation(Parametrization(RectifiedFlow(), "eps"), FOUR), "of the data at t = 1"),
         (
             lambda: ConsistencyDistillation(Parametrization(DiscreteSchedule(), "x0"), Boundaries(FOUR.times, 0.0)),

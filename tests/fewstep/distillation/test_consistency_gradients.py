@@ -6,14 +6,14 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from fewstep.diffusion.guidance import ClassifierFree, DynamicGuidance, GuidanceByTime, draw_scales, guidance_features
+from fewstep.diffusion.guidance import ClassifierFree, DynamicGuidance, draw_scales, guidance_features
 from fewstep.diffusion.predictions import Parametrization
-from fewstep.diffusion.schedules import CosineSchedule
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.consistency import ConsistencyDistillation, Weights
 from fewstep.distillation.network_calls import SeparateNetworks
 from fewstep.icd.inversion import decode
 from tests.toy_students import (
+    COSINE,
     FORWARD,
     FOUR,
     KINDS,
@@ -130,7 +130,7 @@ def test_only_the_decoders_consistency_is_guided():
         assert all(torch.equal(call.guidance_scale.float(), expected) for (call,) in networks.rounds), term
 
 
-@pytest.mark.parametrize("parametrization", [*KINDS, Parametrization(CosineSchedule(), "v")], ids=name)
+@pytest.mark.parametrize("parametrization", [*KINDS, Parametrization(COSINE, "v")], ids=name)
 def test_nothing_waits_for_a_value_from_the_device(parametrization):
     """Tensors of the meta device have no values: reading one, as .item() does, raises."""
     boundaries = Boundaries((0, 0.26, 0.52, 1), 0.02, (0, 0.1, 0.26, 0.52, 1))
@@ -146,6 +146,6 @@ def test_nothing_waits_for_a_value_from_the_device(parametrization):
     draw = distillation.draw(image, image, uniform, scale, {"image": image})
     total, _ = distillation.objective(SeparateNetworks(teacher, net, net), draw)
     assert total.shape == (8,)
-    for guidance in (DynamicGuidance(8.0, 0.7), DynamicGuidance(scale, 0.5, 0.7), GuidanceByTime([1, 0.5], [1, 8])):
+    for guidance in (DynamicGuidance(8.0, 0.7), DynamicGuidance(scale, 0.5, 0.7)):
         edited = decode(net, parametrization, boundaries, image, {}, guidance)
         assert (edited.device.type, edited.shape, edited.dtype) == ("meta", image.shape, torch.float32)

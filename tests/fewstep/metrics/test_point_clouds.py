@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from fewstep.metrics import intervals, two_sample
-from fewstep.metrics.two_sample import cross_halves, energy_distance, mmd, sliced_wasserstein2, wasserstein2
+from fewstep.metrics import intervals, point_clouds
+from fewstep.metrics.point_clouds import cross_halves, energy_distance, mmd, sliced_wasserstein2, wasserstein2
 
 torch.set_num_threads(1)
 ALL = [wasserstein2, sliced_wasserstein2, energy_distance, mmd]
@@ -81,7 +81,7 @@ def test_mmd_by_brute_force():
 def test_chunks_do_not_change_the_result(monkeypatch):
     x, y = cloud(50, 2, 0), cloud(41, 2, 1) + 0.5
     whole = [f(x, y).item() for f in (energy_distance, mmd)]
-    monkeypatch.setattr(two_sample, "CHUNK", 7)
+    monkeypatch.setattr(point_clouds, "CHUNK", 7)
     assert [f(x, y).item() for f in (energy_distance, mmd)] == pytest.approx(whole, rel=1e-12)
 
 
