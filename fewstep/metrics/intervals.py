@@ -7,20 +7,23 @@ import math
 from collections.abc import Callable
 from statistics import NormalDist
 
+import numpy as np
 import torch
 from torch import Tensor
+
+MOST_DRAWN = 1 << 20  # values of a bootstrap held at once
 
 
 def bootstrap_mean(values: Tensor, num_draws: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) for the mean of values [n]; needs n >= 2. Source: Efron 1979."""
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"an interval needs a vector of at least 2 values, got shape {tuple(values.shape)}")
-    values = values.double().cpu()
-    rng = torch.Generator().manual_seed(seed)
-    draws = (torch.randint(len(values), values.shape, generator=rng) for _ in range(num_draws))
-    means = torch.stack([values[rows].mean() for rows in draws])
-    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
-    return low, high
+    from scipy.stats import bootstrap  # takes a second to import, which a training run need not wait for
+
+    draws = {"n_resamples": num_draws, "batch": max(1, MOST_DRAWN // len(values)), "rng": seed}
+    sample = (values.double().cpu().numpy(),)
+    low, high = bootstrap(sample, np.mean, confidence_level=level, method="percentile", **draws).confidence_interval
+    return float(low), float(high)
 
 
 def jackknife_error(statistic: Callable[..., Tensor], *tables: Tensor, num_blocks: int = 10) -> float:

@@ -47,6 +47,20 @@ def test_plain_webdataset_reads_the_same_samples(tmp_path):
     assert [opened.key(i) for i in range(len(opened))] == list(read)
 
 
+def test_wids_reads_the_same_samples_at_any_place(tmp_path):
+    from wids import ShardListDataset
+
+    index = write(tmp_path / "toy")
+    shards = index["splits"]["train"]["shards"]
+    listed = [{"url": str(tmp_path / "toy" / shard["file"]), "nsamples": shard["samples"]} for shard in shards]
+    read = ShardListDataset(listed, cache_dir=str(tmp_path / "cache"), transformations=lambda sample: sample)
+    assert len(read) == index["splits"]["train"]["samples"]
+    for row in (8, 0, 5, 3):
+        fields = {name[1:]: value.read() for name, value in read[row].items() if name[0] == "."}
+        assert fields == render(read[row]["__key__"])
+    assert [read[row]["__key__"] for row in range(len(read))] == [key for key in KEYS if key != "k04"]
+
+
 def test_the_index_says_what_is_there_and_what_was_left_out(tmp_path):
     index = write(tmp_path / "toy", readme="# Toy\n")
     assert json.loads((tmp_path / "toy" / "index.json").read_text()) == index
