@@ -1,7 +1,7 @@
 """What a picture says about itself before any pixel is decoded: format, size, orientation, by a walk over its parts.
 
 The walks take a few microseconds and trust nothing: lengths lead only forward, and where one leads beyond the end the
-picture is truncated. JPEG markers are followed as libjpeg follows them, so both see the same frame.
+picture is truncated.
 """
 
 import io
@@ -12,17 +12,14 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 
 from datamodules.bad_sample import BadSample
-from fewstep.files.orientation import orientation
+from fewstep.files.orientation import MOST_PARTS, SCAN, jpeg_segments, orientation
 from fewstep.files.picture_work import MAX_EXTENSIONS, before_frame
 from fewstep.one_line import one_line
 
 MAX_SCANS = 256  # of a JPEG; progressive ones in use have about ten, and each costs a pass over all pixels
-MAX_PARTS = 1 << 16  # segments, chunks or stray bytes of a picture, each of which costs Python a microsecond
-SEGMENT = struct.Struct(">BBH")  # 0xFF, marker, length with its own two bytes
 FRAME = struct.Struct(">BHHB")  # bits, height, width, components
 CHUNK = struct.Struct(">I4s")  # of a PNG: length without name and checksum, name
 SOF = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
-ALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD8)))  # stuffed zero, TEM, RSTn: no length follows
 
 
 class Header(NamedTuple):
@@ -58,16 +55,9 @@ def read_header(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    at, frame = 2, None
-    for _ in range(MAX_PARTS):
-        start, marker, length = SEGMENT.unpack_from(data, at)
-        if start != 0xFF or marker == 0xFF:  # libjpeg skips stray and fill bytes too
-            at += 1
-            continue
-        if marker in ALONE:
-            at += 2
-            continue
-        if marker == 0xDA:  # the first scan
+    frame = None
+    for at, marker, length in jpeg_segments(data):
+        if marker == SCAN:
             break
         if marker == 0xD9 or length < 2:
             raise BadSample("not_an_image", f"JPEG without a picture, byte {at}")
@@ -75,9 +65,8 @@ def _jpeg(data: bytes) -> Header:
             if frame is not None:
                 raise BadSample("not_an_image", f"JPEG with a second frame, byte {at}")
             frame = (marker, *FRAME.unpack_from(data, at + 4))
-        at += 2 + length
     else:
-        raise BadSample("too_large", f"JPEG with more than {MAX_PARTS} parts before its picture")
+        raise BadSample("too_large", f"JPEG with more than {MOST_PARTS} parts before its picture")
     if frame is None:
         raise BadSample("not_an_image", "JPEG without a frame header")
     if data.rfind(b"\xff\xd9", at) < 0:
@@ -93,14 +82,14 @@ def _png(data: bytes) -> Header:
         raise BadSample("truncated_image" if len(data) < 16 else "not_an_image", "PNG without a header")
     width, height = struct.unpack_from(">II", data, 16)
     at = 8
-    for _ in range(MAX_PARTS):
+    for _ in range(MOST_PARTS):
         length, name = CHUNK.unpack_from(data, at)
         at += 12 + length
         if at > len(data):
             raise BadSample("truncated_image", f"PNG needs {at} bytes or more, has {len(data)}")
         if name == b"IEND":
             return Header("png", width, height, orientation(data))
-    raise BadSample("too_large", f"PNG of more than {MAX_PARTS} chunks")
+    raise BadSample("too_large", f"PNG of more than {MOST_PARTS} chunks")
 
 
 def _webp(data: bytes) -> Header:

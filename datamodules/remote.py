@@ -13,11 +13,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urljoin
 
+from fewstep.files.durable import replacing
 from fewstep.files.remote_reading import NotThereError, parts, read_bytes, with_retries
 
 __all__ = ["NotThereError", "is_remote", "list_tars", "local_copy", "local_file", "read_bytes"]
 
 from fewstep.files.local_paths import local_path
+from fewstep.files.places import user_cache
 
 SCHEMES = ("file", "s3", "gs", "http", "https", "hf")
 MOST_BYTES = 1 << 38  # of a file whose size no index tells
@@ -81,16 +83,12 @@ def local_copy(url: str, sha256: str, cache_dir: str | None = None, size: int = 
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{sha256}.tmp.{os.getpid()}")
-    try:
+    with replacing(target) as partial:
         download(url, partial, size)
         if (found := file_sha256(partial)) != sha256:
             raise ValueError(
                 f"{url}: sha256 {found[:12]}..., index.json says {sha256[:12]}...; rebuild or upload it again"
             )
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
@@ -129,9 +127,7 @@ def download(url: str, path: Path, most_bytes: int = MOST_BYTES, beat: Callable[
 
 def cache_folder(cache_dir: str | None = None) -> Path:
     """Where copies and indexes are kept: `cache_dir`, or fewstep in the user's cache folder."""
-    if cache_dir:
-        return Path(local_path(cache_dir))
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fewstep")
+    return Path(local_path(cache_dir)) if cache_dir else user_cache()
 
 
 def file_sha256(path: Path) -> str:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fewstep.files.durable import replacing
 
 PART_ROWS = 4096  # features held in memory before they are written
 MAX_BYTES = 2**32  # of one network's features; further images are computed anew
@@ -95,18 +96,8 @@ class FeatureCache:
         return np.array(self._parts[part][row]) if part else None
 
 
-def default_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / "features"
-
-
 def _write(path: Path, array: np.ndarray) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from callbacks.metrics.feature_cache import FeatureCache, content_ids, default_folder
+from callbacks.metrics.feature_cache import FeatureCache, content_ids
 from callbacks.metrics.image_outputs import Counted, generated_images, real_images
+from fewstep.files.places import user_cache
 
 
 class SharedFeatures:
@@ -79,7 +80,7 @@ def shared_features(network: nn.Module, cache_dir: str | None, trainer: Trainer)
         raise ValueError(f"{type(network).__name__} has no {lacking[0]}; see fewstep/metrics/features.py")
     if not network.protocol:
         raise ValueError(f"the protocol of {type(network).__name__} is empty; say what its features depend on")
-    folder = str(cache_dir or default_folder())
+    folder = str(cache_dir or user_cache() / "features")
     identity = json.dumps([network.protocol, network.name, folder], sort_keys=True)
     shared = _SHARED.get(identity)
     if shared is None:

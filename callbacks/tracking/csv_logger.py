@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
-from fewstep.files.durable import replace_file
+from fewstep.files.durable import replace_file, replacing
 
 
 class AppendingCSVLogger(CSVLogger):
@@ -49,15 +49,14 @@ class _AppendingWriter(ExperimentWriter):
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Lightning empties the file before it writes it anew, which on a full disk is all that remains."""
         target = Path(self.metrics_file_path)
-        partial = target.with_name(f".{target.name}.tmp.{os.getpid()}")
-        try:
-            with target.open(newline="") as old, partial.open("w", newline="") as new:
-                writer = csv.DictWriter(new, fieldnames=fieldnames)
-                writer.writeheader()
-                writer.writerows(csv.DictReader(old))
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with (
+            replacing(target) as partial,
+            target.open(newline="") as old,
+            partial.open("w", newline="") as new,
+        ):
+            writer = csv.DictWriter(new, fieldnames=fieldnames)
+            writer.writeheader()
+            writer.writerows(csv.DictReader(old))
 
     def _check_log_dir_exists(self) -> None:
         """Take over the columns of an existing file instead of deleting it."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.prepare.saying import say
+from fewstep.files.places import user_cache
 
 MOST_BYTES_PER_FILE = 1 << 26
 MOST_BYTES = 1 << 29  # of all files taken from one package
@@ -71,7 +72,7 @@ def spec(package: Package) -> str:
 
 def _fetched(package: Package) -> Path:
     """The archive in the user's cache; npm brings it, and checks it against the registry's hash, if it is not there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewstep" / "npm"
+    cache = user_cache() / "npm"
     if (cache / package.archive).is_file():
         return cache / package.archive
     staging = cache / f"tmp.{os.getpid()}"

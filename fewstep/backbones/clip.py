@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fewstep.backbones.foreign_code import no_foreign_code
 from fewstep.backbones.pretrained import from_pretrained
+from fewstep.one_line import one_line
 
 
 class TransformersCLIP(nn.Module):
@@ -130,7 +131,7 @@ def load_clip_text_encoder(folder: str | Path) -> tuple[Any, Any]:
         with no_foreign_code():
             clip = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True, weights_only=True)
     except Exception as error:  # OSError, RuntimeError, KeyError, whatever the weight readers raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        reason = one_line(error, 160)
         raise ValueError(f"cannot load a CLIP from the folder {folder}: {reason}") from None
     vocabulary = Path(folder, "bpe.txt.gz")
     tokenizer = clip_tokenizer(vocabulary if vocabulary.is_file() else None, clip.context_length)

@@ -13,6 +13,7 @@ from torch import nn
 
 from fewstep.backbones.foreign_code import no_foreign_code
 from fewstep.files.hub import missing
+from fewstep.one_line import one_line
 
 
 def diffusers_network(name: str, config: dict[str, Any]) -> nn.Module:
@@ -34,7 +35,7 @@ def diffusers_network(name: str, config: dict[str, Any]) -> nn.Module:
     try:
         return kind.from_config(config)
     except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = one_line(error, 200)
         raise ValueError(f"{name} cannot be built from this config: {reason}") from None
 
 

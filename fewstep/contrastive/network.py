@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewstep.one_line import one_line
 from fewstep.pixels import CLIP_MEAN, CLIP_STD, Preprocessing, pixel_values
 
 
@@ -55,7 +56,7 @@ class CLIPNetwork(nn.Module):
         try:
             self.clip = open_clip.CLIP(**self.config)
         except Exception as error:  # open_clip and timm assert, divide by zero, look up names, ...
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            reason = one_line(error, 160)
             raise ValueError(
                 f"open_clip cannot build this network: {reason}; see its model_configs for examples"
             ) from None

@@ -1,6 +1,8 @@
 """Files that survive a power cut, and are whole or absent."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,14 +14,24 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put content in the place of a file: a reader sees the old one or the new one, never a part, also after a cut."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Another name to write to; what stands there at the end takes the place of `path`, unless something was raised.
+
+    A reader sees the old file or the new one, never a part. It survives a power cut only as far as the writer syncs.
+    """
     partial = path.with_name(f".{path.name}.tmp.{os.getpid()}")
     try:
-        write_synced(partial, content)
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put content in the place of a file, whole and durably."""
+    with replacing(path) as partial:
+        write_synced(partial, content)
     sync_folder(path.parent)
 
 

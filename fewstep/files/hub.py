@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewstep.one_line import one_line
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FILE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".txt", ".json"}
 
@@ -38,9 +40,9 @@ def weights_file(source: str | Path, filename: str) -> Path:
 
 def missing(source: str | Path, filename: str, error: Exception) -> str:
     """One line for a hub file that could not be had: which file to fetch where, and that its path is accepted."""
-    reason = (str(error).strip() or "no reason given").splitlines()[0][:120]
+    reason = one_line(f"{type(error).__name__}: {error}", 160)
     return (
-        f"cannot get {filename} of {source} ({type(error).__name__}: {reason}); without a network, download "
+        f"cannot get {filename} of {source} ({reason}); without a network, download "
         f"https://huggingface.co/{source}/resolve/main/{filename} elsewhere and give the path of the file or its folder"
     )
 
@@ -55,8 +57,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip, pickle and safetensors readers raise whatever they stumble over
-        reason = (str(error).strip() or "unreadable").splitlines()[0][:120]
-        raise ValueError(f"cannot read weights from {path}: {reason}; is the download complete?") from None
+        raise ValueError(
+            f"cannot read weights from {path}: {one_line(error, 120)}; is the download complete?"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not a flat state dict of tensors; give the published weights file itself")
     return state

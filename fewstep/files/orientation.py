@@ -10,19 +10,13 @@ import zlib
 from collections.abc import Iterator
 
 MOST_TEXT = 1 << 20  # bytes of one text that are unpacked
-MOST_PARTS = 1 << 16  # segments or chunks that are walked over
+MOST_PARTS = 1 << 16  # segments, chunks or stray bytes that are walked over, a microsecond each
 TAG = 0x0112
 WORDS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")  # chunks of a PNG that say nothing about its pixels
 PNG, XMP = b"\x89PNG\r\n\x1a\n", b"http://ns.adobe.com/xap/1.0/\0"
-NUMBERS = {
-    3: "H",
-    4: "I",
-    6: "b",
-    8: "h",
-    9: "i",
-    11: "f",
-}  # TIFF types; to Pillow BYTE is no number
-ALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))  # markers without a length
+NUMBERS = dict(zip((3, 4, 6, 8, 9, 11), "HIbhif", strict=True))  # TIFF types; to Pillow BYTE is no number
+SEGMENT = struct.Struct(">BBH")  # of a JPEG: 0xFF, marker, length
+SCAN, ALONE = 0xDA, frozenset((0x00, 0x01, *range(0xD0, 0xD9)))  # the first scan's marker; markers without a length
 STATED = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
@@ -86,26 +80,34 @@ def png_chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         at += 12 + length
 
 
-def _of_jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """EXIF blocks, joined, and the last XMP packet before the first scan."""
-    at, exif, xmp = 2, [], b""
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(offset, marker, length with its own two bytes) of every segment up to the first scan, MOST_PARTS at most.
+
+    Markers are followed as libjpeg follows them, so both see the same frame. struct.error where the file ends before.
+    """
+    at = 2
     for _ in range(MOST_PARTS):
-        start, marker, length = struct.unpack_from(">BBH", data, at)
+        start, marker, length = SEGMENT.unpack_from(data, at)
         if start != 0xFF or marker == 0xFF:  # libjpeg skips stray and fill bytes too
             at += 1
-            continue
-        if marker in ALONE:
+        elif marker in ALONE:
             at += 2
-            continue
-        if marker == 0xDA:
-            break
-        if marker == 0xE1:
-            content = data[at + 4 : at + 2 + length]
-            if content.startswith(b"Exif\0\0"):
-                exif.append(content[6:])
-            elif content.startswith(XMP):
-                xmp = content[len(XMP) :]
-        at += 2 + max(2, length)
+        else:
+            yield at, marker, length
+            if marker == SCAN:
+                return
+            at += 2 + max(2, length)
+
+
+def _of_jpeg(data: bytes) -> tuple[bytes, bytes]:
+    """EXIF blocks, joined, and the last XMP packet before the first scan."""
+    exif, xmp = [], b""
+    for at, marker, length in jpeg_segments(data):
+        content = data[at + 4 : at + 2 + length] if marker == 0xE1 else b""
+        if content.startswith(b"Exif\0\0"):
+            exif.append(content[6:])
+        elif content.startswith(XMP):
+            xmp = content[len(XMP) :]
     return b"".join(exif), xmp
 
 

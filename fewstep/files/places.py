@@ -1,4 +1,4 @@
-"""Whether a place can be written, asked before the work whose result goes there."""
+"""Where things go: the user's cache folder, and whether a place can be written, asked before the work for it."""
 
 import os
 import re
@@ -7,6 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket, as Path has it too; not C:/
+
+
+def user_cache() -> Path:
+    """What can be fetched or computed again is kept here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fewstep")
 
 
 def require_writable(folder: Path, option: str = "--out") -> None:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from fewstep.one_line import one_line
+
 TRIES, FIRST_WAIT = 5, 0.5  # seconds; 0.5 + 1 + 2 + 4, each up to a quarter longer or shorter
 LONGEST_WAIT = 60.0  # seconds, of those that a server asks for
 PATIENCE = 60.0  # seconds in which an answer must begin, and in which the next part of it must come
@@ -112,7 +114,7 @@ def missing(error: Exception) -> bool:
 def told(error: Exception) -> str:
     """One line; with the kind of the error unless it is one of this file."""
     own = isinstance(error, StatusError | TooLongError | TooSlowError)
-    return (str(error) if own else f"{type(error).__name__}: {error}").strip().split("\n")[0]
+    return one_line(str(error) if own else f"{type(error).__name__}: {error}", 400)
 
 
 def _over_fsspec(url: str) -> Iterator[bytes]:

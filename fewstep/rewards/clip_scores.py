@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.files.hub import weights_file
+from fewstep.one_line import one_line
 from fewstep.pixels import CutPrompts, Preprocessing, check_images_and_prompts, pixel_values
 
 
@@ -85,7 +86,7 @@ def load_clip(
             network = open_clip.create_model(model, pretrained, require_pretrained=True, weights_only=True)
             tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:  # RuntimeError, OSError, and whatever the hub and the weight readers raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        reason = one_line(error, 160)
         weights = f" with weights {pretrained!r}" if pretrained else ""
         raise ValueError(
             f"cannot load the CLIP {model}{weights}: {reason}; without a network, give the path of the weights file as "
