@@ -7,8 +7,8 @@ import pytest
 from datamodules import image_decoding
 from datamodules.bad_sample import BadSample
 from datamodules.image_decoding import decode_image
-from datamodules.image_header import MAX_PARTS
 from datamodules.prepare.folder import stored_picture
+from fewstep.files.orientation import MOST_PARTS
 from fewstep.files.picture_work import MAX_EXTENSIONS, passes
 from fewstep.files.pictures import read_picture
 from tests.datamodules.pictures import RGB, chunk, encoded, png
@@ -77,10 +77,10 @@ def comment(length: int) -> bytes:
 
 
 ENDLESS = {
-    "jpeg segments": b"\xff\xd8" + b"\xff\xfe\0\x02" * (MAX_PARTS + 1) + encoded(RGB, "JPEG")[2:],
-    "jpeg fill bytes": b"\xff\xd8" + b"\xff" * (MAX_PARTS + 1) + encoded(RGB, "JPEG")[2:],
-    "jpeg stray bytes": b"\xff\xd8\xff\xfe\0\x02" + bytes(MAX_PARTS + 1) + encoded(RGB, "JPEG")[2:],
-    "png chunks": encoded(RGB, "PNG")[:33] + chunk(b"IDAT", b"") * (MAX_PARTS + 1) + encoded(RGB, "PNG")[33:],
+    "jpeg segments": b"\xff\xd8" + b"\xff\xfe\0\x02" * (MOST_PARTS + 1) + encoded(RGB, "JPEG")[2:],
+    "jpeg fill bytes": b"\xff\xd8" + b"\xff" * (MOST_PARTS + 1) + encoded(RGB, "JPEG")[2:],
+    "jpeg stray bytes": b"\xff\xd8\xff\xfe\0\x02" + bytes(MOST_PARTS + 1) + encoded(RGB, "JPEG")[2:],
+    "png chunks": encoded(RGB, "PNG")[:33] + chunk(b"IDAT", b"") * (MOST_PARTS + 1) + encoded(RGB, "PNG")[33:],
     "gif comments": encoded(RGB, "GIF")[:781] + comment(2 * MAX_EXTENSIONS) + encoded(RGB, "GIF")[781:],
     "gif stray bytes": encoded(RGB, "GIF")[:781] + bytes(2 * MAX_EXTENSIONS) + encoded(RGB, "GIF")[781:],
 }
