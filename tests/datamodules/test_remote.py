@@ -63,7 +63,7 @@ def test_a_passing_fault_is_tried_again(failing, waits, error):
 
 def test_it_is_given_up_in_one_line(failing, waits):
     failing(ConnectionResetError("reset\nby peer"), 99)
-    with pytest.raises(ValueError, match=r"cannot read s3://b/i: ConnectionResetError: reset by peer \(tried 5 times\)$"):
+    with pytest.raises(ValueError, match=r"read s3://b/i: ConnectionResetError: reset by peer \(tried 5 times\)$"):
         read_bytes("s3://b/i")
 
 
