@@ -17,6 +17,7 @@ from commands.evaluate.kept_outputs import keeping_outputs
 from commands.evaluate.metrics_by_name import by_name, of_config
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.prompts import PromptData, answering_prompts
+from commands.option_groups import refuse_null_groups
 from commands.train.adopted_config import refuse_writes_outside
 from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
@@ -25,7 +26,8 @@ from fewstep.one_line import one_line
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
 ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
-DATA_KEYS = {"path": "data", "num_test": "num_samples", "eval_batch_size": "batch_size"}  # argument -> option
+# Argument of the data -> option of evaluate.py.
+DATA_KEYS = {"path": "data", "splits.num_test": "num_samples", "eval_batch_size": "batch_size"}
 
 
 class Options(NamedTuple):
@@ -113,6 +115,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
                 raise ValueError(f"{_flag(key)} is nothing that {data} takes; leave it out") from error
         raise ValueError(explain(str(error), parser, configs, [])) from error
     check(parsed)
+    refuse_null_groups(parsed)
     _vet(parsed, config, adopted)
     if options.prompts is not None:
         prompts, content["data"] = read_prompts_instead(options)

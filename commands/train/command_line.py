@@ -25,6 +25,7 @@ from callbacks.tracking.csv_logger import AppendingCSVLogger
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands import config_text, trusted_code
 from commands.config_errors import explain, read_configs
+from commands.option_groups import refuse_null_groups
 from commands.process import leave_process_group, quiet
 from commands.train import exit_codes, resume, run_lock
 from commands.train import stages as run_stages
@@ -132,6 +133,7 @@ class CommandLine(LightningCLI):
         self.settings = self.config[self.subcommand]
         self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
         check_ranges(self.settings, self.subcommand)
+        refuse_null_groups(self.settings)
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._dump_config()

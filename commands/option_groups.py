@@ -1,0 +1,53 @@
+"""Arguments in groups (frozen dataclasses such as fewstep.optimizers.AdamW): where a key belongs that has no group."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+RENAMED = {  # an argument of an earlier version -> its place, where the name is another, too
+    "lr_schedule": "optimizer.schedule",
+    "test_split": "splits.test",
+    "train_split": "splits.train",
+    "val_split": "splits.val",
+    "worker_restarts": "loader.restarts",
+}
+
+
+def imported_class(path: str) -> type | None:
+    """The class behind a path, if its module is imported: a config must not choose what gets imported."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def arguments_of(class_path: str) -> list[str]:
+    """What an imported class takes: names, groups among them, and `group.name` for what stands in a group."""
+    if not (cls := imported_class(class_path)):
+        return []
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, fail_untyped=False)
+    return [action.dest for action in parser._actions if action.dest.rpartition(".")[2] != "help"]
+
+
+def places_in_groups(name: str, known: Sequence[str]) -> list[str]:
+    """`num_val` -> `splits.num_val`: the grouped ones of the known arguments that a name without its group may mean."""
+    ending = f".{RENAMED.get(name, name)}"
+    return [place for place in known if "." in place and f".{place}".endswith(ending)]
+
+
+def first_setting(group: str, known: Sequence[str]) -> str | None:
+    """A known argument that stands in the group; None if it is no group."""
+    return next((name for name in known if name.startswith(f"{group}.")), None)
+
+
+def refuse_null_groups(parsed: Mapping[str, Any] | Namespace) -> None:
+    """ValueError in one line for a group of model or data that is null: the parser lets it pass and cannot build it."""
+    for part in ("model", "data"):
+        section = parsed.get(part) or {}
+        arguments = section.get("init_args") or Namespace()
+        known = arguments_of(section.get("class_path", ""))
+        for group in dict.fromkeys(name.rpartition(".")[0] for name in known if "." in name):
+            if arguments.get(group, ...) is None:
+                example = f"{part}.{first_setting(group, known)}"
+                raise ValueError(f"{part}.{group} is null; leave it out, or give settings such as {example}")
