@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from commands import config_text
 from commands.moved_paths import new_path
-from commands.option_groups import arguments_of, first_setting, imported_class, places_in_groups
+from commands.option_groups import arguments_of, imported_class, no_group, places_in_groups
 from commands.trusted_code import refusal
 from commands.weight_mismatch import describe_misfit
 from fewstep.one_line import one_line
@@ -59,7 +59,8 @@ def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequen
     if fault := re.search(r"the key '.+' stands twice, in lines \d+ and \d+; keep one of them", message):
         return _with_file(fault[0], configs, argv)
     if class_paths and (found := re.search(r'Parser key "([^"]+)": Unable to load config "([^"]*)"', message)):
-        return _no_group(chain, found[2], class_paths[-1], configs, argv)
+        key = ".".join(chain[:-1])  # the parser names the group twice
+        return no_group(key, found[2], class_paths[-1]) + _place(key, configs, argv, found[2])
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         why = _denied(denied[1], class_paths[-1] if class_paths else "")
         return f"{key}: {why}{_place(key, configs, argv, class_paths[-1] if class_paths else '')}" if key else why
@@ -156,15 +157,6 @@ def _without_group(key: str, option: str, known: Sequence[str], configs: Configs
     likewise = f", likewise {', '.join(others)}" if others else ""
     place = _place(f"{section}.{option}", configs, argv)
     return f"unknown key '{section}.{option}'; write {written[option]}{likewise}{place}"
-
-
-def _no_group(chain: Sequence[str], value: str, class_path: str, configs: Configs, argv: Sequence[str]) -> str:
-    """One line for a group of settings that is given one value."""
-    *_, group, _ = chain  # the parser names it twice
-    key = ".".join(chain[:-1])
-    example = first_setting(group, arguments_of(class_path))
-    remedy = f"; it is a group of settings, such as {key}.{example.removeprefix(f'{group}.')}" if example else ""
-    return f"{key} cannot be {value!r}{remedy}{_place(key, configs, argv, value)}"
 
 
 def _chosen(class_path: str, configs: Configs, argv: Sequence[str]) -> bool:

@@ -36,18 +36,20 @@ def places_in_groups(name: str, known: Sequence[str]) -> list[str]:
     return [place for place in known if "." in place and f".{place}".endswith(ending)]
 
 
-def first_setting(group: str, known: Sequence[str]) -> str | None:
-    """A known argument that stands in the group; None if it is no group."""
-    return next((name for name in known if name.startswith(f"{group}.")), None)
+def no_group(key: str, value: Any, class_path: str) -> str:
+    """One line for the group at PART.GROUP that is given one value instead of settings by name."""
+    group = key.partition(".")[2]
+    example = next((name for name in arguments_of(class_path) if name.startswith(f"{group}.")), None)
+    remedy = f"; it is a group of settings, such as {key}{example.removeprefix(group)}" if example else ""
+    return f"{key} cannot be {'null' if value is None else repr(value)}{remedy}"
 
 
-def refuse_null_groups(parsed: Mapping[str, Any] | Namespace) -> None:
-    """ValueError in one line for a group of model or data that is null: the parser lets it pass and cannot build it."""
+def check_groups(parsed: Mapping[str, Any] | Namespace) -> None:
+    """ValueError in one line for a group of model or data that is one value, which the parser may let pass."""
     for part in ("model", "data"):
         section = parsed.get(part) or {}
-        arguments = section.get("init_args") or Namespace()
-        known = arguments_of(section.get("class_path", ""))
-        for group in dict.fromkeys(name.rpartition(".")[0] for name in known if "." in name):
-            if arguments.get(group, ...) is None:
-                example = f"{part}.{first_setting(group, known)}"
-                raise ValueError(f"{part}.{group} is null; leave it out, or give settings such as {example}")
+        path, arguments = section.get("class_path", ""), section.get("init_args") or Namespace()
+        for group in dict.fromkeys(name.rpartition(".")[0] for name in arguments_of(path) if "." in name):
+            value = arguments.get(group, Namespace())
+            if not isinstance(value, Mapping | Namespace):
+                raise ValueError(no_group(f"{part}.{group}", value, path))
