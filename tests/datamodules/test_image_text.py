@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules import ImageTextDataModule
-from datamodules.image_options import Splits
+from datamodules.image_options import Splits, TransformOptions
 from datamodules.image_text import to_unit_range
 from tests.datamodules.picture_shards import sample, write_folder, write_tar
 
@@ -87,8 +87,17 @@ def test_the_loader_travels_to_a_spawned_process(shards):
 
 
 def test_hyper_parameters_are_plain_types(shards):
-    state = dict(data(shards, select={"parity": "odd"}).hparams)
-    assert all(type(v) in (str, int, float, bool, list, dict, type(None)) for v in state.values())
+    module = data(shards, select={"parity": "odd"}, splits=Splits(num_train=5), transform=TransformOptions(flip=True))
+    state = dict(module.hparams)
+    assert plain(state)
+    again = ImageTextDataModule(**state)  # as Lightning's load_from_checkpoint makes it
+    assert (again.splits, again.transform, again.loader) == (module.splits, module.transform, module.loader)
+    assert dict(again.hparams) == dict(again.hparams_initial) == state
+
+
+def plain(value):
+    inner = value.values() if type(value) is dict else value if type(value) is list else ()
+    return type(value) in (str, int, float, bool, list, dict, type(None)) and all(map(plain, inner))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +106,16 @@ def test_hyper_parameters_are_plain_types(shards):
         ({"path": "nowhere"}, "nowhere"),
         ({"splits": {"train": "trian"}}, "no split 'trian', only 'test', 'train', 'val'"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"splits": {"num_train": 0}}, "splits.num_train=0: must be at least 1"),
+        ({"splits": {"num_val": -1}}, "splits.num_val=-1: must be at least 1"),
+        ({"splits": {"num_test": 0}}, "splits.num_test=0: must be at least 1"),
+        ({"transform": {"max_pixels": 0}}, "transform.max_pixels=0: must be at least 1"),
+        ({"loader": {"prefetch": 0}}, "loader.prefetch=0: must be at least 1"),
+        ({"loader": {"restarts": -1}}, "loader.restarts=-1: must be at least 0"),
+        (
+            {"splits": {"num_train": 5}, "sampling": "resampled", "steps_per_epoch": 3},
+            "sampling=resampled .* cannot",
+        ),
         ({"captions": "last"}, "captions='last': choose one of first, random"),
         ({"transform": {"background": "white"}}, "transform.background='white': give six hexadecimal digits"),
         ({"transform": {"crop": "middle"}}, "transform.crop='middle': choose one of center, random, none"),
