@@ -15,8 +15,8 @@ from jsonargparse import ArgumentParser
 
 from commands import config_text
 from commands.moved_paths import new_path
-from commands.option_groups import arguments_of, imported_class, no_group, places_in_groups
-from commands.trusted_code import refusal
+from commands.option_groups import arguments_of, no_group, places_in_groups
+from commands.trusted_code import imported, refusal
 from commands.weight_mismatch import describe_misfit
 from fewstep.one_line import one_line
 
@@ -124,7 +124,7 @@ def _denied(path: str, given: str) -> str:
 
 def _wrong_option(key: str, option: str, class_path: str, configs: Configs, argv: Sequence[str]) -> str:
     known, option = arguments_of(class_path), option.removeprefix("init_args.")
-    if is_dataclass(imported_class(class_path)):
+    if is_dataclass(imported(class_path)):
         return _unknown(f"{key}.{option}", [f"{key}.{name}" for name in known], configs, argv)
     if places_in_groups(option, known):
         return _without_group(key, option, known, configs, argv)

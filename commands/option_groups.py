@@ -1,10 +1,11 @@
 """Arguments in groups (frozen dataclasses such as fewstep.optimizers.AdamW): where a key belongs that has no group."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+
+from commands.trusted_code import imported
 
 RENAMED = {  # an argument of an earlier version -> its place, where the name is another, too
     "lr_schedule": "optimizer.schedule",
@@ -15,15 +16,9 @@ RENAMED = {  # an argument of an earlier version -> its place, where the name is
 }
 
 
-def imported_class(path: str) -> type | None:
-    """The class behind a path, if its module is imported: a config must not choose what gets imported."""
-    module, _, name = path.rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
-
-
 def arguments_of(class_path: str) -> list[str]:
     """What an imported class takes: names, groups among them, and `group.name` for what stands in a group."""
-    if not (cls := imported_class(class_path)):
+    if not (cls := imported(class_path)):
         return []
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, fail_untyped=False)
