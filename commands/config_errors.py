@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from jsonargparse import ArgumentParser
 
 from commands import config_text
 from commands.moved_paths import new_path
-from commands.trusted_code import refusal
+from commands.option_groups import arguments_of, no_group, places_in_groups
+from commands.trusted_code import imported, refusal
 from commands.weight_mismatch import describe_misfit
 from fewstep.one_line import one_line
 
@@ -42,6 +44,11 @@ def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
 
 def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequence[str]) -> str:
     """One line for a parser error message of jsonargparse, `parser` being that of the subcommand."""
+    chain = re.findall(r'Parser key "([^"]+)"', message)
+    key = ".init_args.".join(chain)
+    class_paths = re.findall(r"Problem with given class_path '([^']+)'", message)
+    if class_paths and (option := _option_of_a_group(message)):
+        return _wrong_option(key, option, class_paths[-1], configs, argv)
     if found := re.search(r"does not accept option '([^']+)'", message):
         return _unknown(found[1], _keys(parser), configs, argv)
     if found := re.search(r"unrecognized arguments: (\S+)", message):
@@ -51,9 +58,9 @@ def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequen
         return _unknown(key, _keys(parser), configs, argv)
     if fault := re.search(r"the key '.+' stands twice, in lines \d+ and \d+; keep one of them", message):
         return _with_file(fault[0], configs, argv)
-    chain = re.findall(r'Parser key "([^"]+)"', message)
-    key = ".init_args.".join(chain)
-    class_paths = re.findall(r"Problem with given class_path '([^']+)'", message)
+    if class_paths and (found := re.search(r'Parser key "([^"]+)": Unable to load config "([^"]*)"', message)):
+        key = ".".join(chain[:-1])  # the parser names the group twice
+        return no_group(key, found[2], class_paths[-1]) + _place(key, configs, argv, found[2])
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         why = _denied(denied[1], class_paths[-1] if class_paths else "")
         return f"{key}: {why}{_place(key, configs, argv, class_paths[-1] if class_paths else '')}" if key else why
@@ -116,7 +123,11 @@ def _denied(path: str, given: str) -> str:
 
 
 def _wrong_option(key: str, option: str, class_path: str, configs: Configs, argv: Sequence[str]) -> str:
-    known = _parameters(class_path)
+    known, option = arguments_of(class_path), option.removeprefix("init_args.")
+    if is_dataclass(imported(class_path)):
+        return _unknown(f"{key}.{option}", [f"{key}.{name}" for name in known], configs, argv)
+    if places_in_groups(option, known):
+        return _without_group(key, option, known, configs, argv)
     valid = [f"{key}.init_args.{name}" for name in known]
     head = option.split(".")[0]
     if f"{key}.{head}" in {k for content in configs.values() for k in flatten(content)}:
@@ -125,13 +136,27 @@ def _wrong_option(key: str, option: str, class_path: str, configs: Configs, argv
         near = nearest(key, [k for k in _sections(configs) if k != key])
         hint = f"; nearest key with one: {near!r}" if near else ""
         return f"{key} has no class_path{hint}{_place(key, configs, argv)}"
-    return _unknown(f"{key}.init_args.{option.removeprefix('init_args.')}", valid, configs, argv)
+    return _unknown(f"{key}.init_args.{option}", valid, configs, argv)
 
 
-def _parameters(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    cls = getattr(sys.modules.get(module), name, None)
-    return ArgumentParser(exit_on_error=False).add_class_arguments(cls, fail_untyped=False) if cls else []
+def _option_of_a_group(message: str) -> str | None:
+    """GROUP.NAME of a setting that a group, in a config or on the command line, does not have."""
+    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
+        return found[2] if found[2].startswith(f"{found[1]}.") else f"{found[1]}.{found[2]}"
+    found = re.search(r"unrecognized arguments: --([^\s=]+)", message)
+    return found[1] if found else None
+
+
+def _without_group(key: str, option: str, known: Sequence[str], configs: Configs, argv: Sequence[str]) -> str:
+    """One line for an argument that stands in a group now, and all others of its section like it."""
+    section = key.replace(".init_args", "")
+    given = [name.removeprefix(f"{section}.") for name in _names(configs, argv) if name.startswith(f"{section}.")]
+    places = {name: places_in_groups(name, known) for name in [option, *given] if name not in known}
+    written = {name: " or ".join(f"{section}.{place}" for place in found) for name, found in places.items() if found}
+    others = [f"{place} for {name}" for name, place in written.items() if name != option]
+    likewise = f", likewise {', '.join(others)}" if others else ""
+    place = _place(f"{section}.{option}", configs, argv)
+    return f"unknown key '{section}.{option}'; write {written[option]}{likewise}{place}"
 
 
 def _chosen(class_path: str, configs: Configs, argv: Sequence[str]) -> bool:
@@ -183,14 +208,20 @@ def _sections(configs: Configs) -> list[str]:
     return [k.removesuffix(suffix) for content in configs.values() for k in flatten(content) if k.endswith(suffix)]
 
 
+def _names(configs: Configs, argv: Sequence[str]) -> list[str]:
+    """Dotted names of all keys that are given, without `init_args`."""
+    names = [name for content in configs.values() for name in flatten(content)]
+    names += [word.lstrip("-").split("=")[0] for word in argv if word.startswith("--")]
+    return [name.replace(".init_args", "") for name in names]
+
+
 def _place(key: str, configs: Configs, argv: Sequence[str], value: str = "") -> str:
     """Where a key stands, with this value if it is known: the command line is last, after it the later files."""
     plain, places = key.replace(".init_args", ""), []
-    given = [a.lstrip("-").split("=")[0].replace(".init_args", "") for a in argv if a.startswith("--")]
-    if any(name == plain or name.startswith(f"{plain}.") for name in given):
+    if any(name == plain or name.startswith(f"{plain}.") for name in _names({}, argv)):
         places.append((" (on the command line)", " ".join(argv)))
     for name, content in reversed(configs.items()):
-        if plain in {k.replace(".init_args", "") for k in flatten(content)}:
+        if plain in _names({name: content}, ()):
             places.append((f" (in {name})", str(content)))
     with_value = [place for place, text in places if value in text]
     return next(iter([*with_value, *(place for place, _ in places)]), "")

@@ -105,6 +105,12 @@ def resolve(path: str) -> Any:
     return found
 
 
+def imported(path: str) -> Any:
+    """What is at an import path whose module is imported, or None: a checkpoint must not choose what gets imported."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
 def check(config: Any) -> None:
     """ValueError in one line where a parsed config leads to what resolve() refuses."""
     for key, value in _leaves(config):

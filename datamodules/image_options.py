@@ -1,37 +1,107 @@
-"""Checks of what a user gives to ImageTextDataModule; every mistake is one line that names the value."""
+"""Groups of what a user gives to ImageTextDataModule, and the checks: one line that names the key and the value."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-CHOICES = {
-    "captions": ("first", "random"),
-    "sampling": ("exact", "resampled"),
-    "start_method": ("fork", "spawn", "forkserver", None),
-}
-AT_LEAST_1 = ("image_size", "batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window", "prefetch")
-AT_LEAST_1 += ("num_train", "num_val", "num_test")
-AT_LEAST_0 = ("num_workers", "worker_restarts", "worker_timeout", "seed")
+from datamodules.image_transforms import CROPS, ImageTransform
+from fewstep.choices import require_choice
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which samples are trained on, validated and tested.
+
+    train, val, test: names of the splits in the folder; `valid`, `dev`, .. are found as `val`.
+    val_path, test_path: where those two are read from, if not from the datamodule's `path`.
+    num_train, num_val, num_test: use only that many samples, chosen by the seed; None means all.
+    """
+
+    train: str = "train"
+    val: str = "val"
+    test: str = "test"
+    val_path: str | list[str] | None = None
+    test_path: str | list[str] | None = None
+    num_train: int | None = None
+    num_val: int | None = None
+    num_test: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_train", "num_val", "num_test"):
+            require_at_least(1, f"splits.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class TransformOptions:
+    """How a picture becomes a square.
+
+    crop: "center", "random" (training only) or "none" (pad to a square). flip: mirror half of the training images.
+    background: colour behind transparent pixels as rrggbb. max_pixels: refuse larger pictures before they are decoded.
+    """
+
+    crop: str = "center"
+    flip: bool = False
+    background: str = "ffffff"
+    max_pixels: int = 1 << 26
+
+    def __post_init__(self) -> None:
+        require_choice("transform.crop", self.crop, CROPS)
+        parse_color(self.background, "transform.background")
+        require_at_least(1, "transform.max_pixels", self.max_pixels)
+
+    @property
+    def color(self) -> tuple[int, int, int]:
+        """(red, green, blue) of the background in 0..255."""
+        return parse_color(self.background)
+
+    def of(self, size: int, training: bool) -> ImageTransform:
+        """What gives every picture size x size pixels; nothing about it is random in evaluation."""
+        crop = "center" if self.crop == "random" and not training else self.crop
+        return ImageTransform(size, crop, flip=self.flip and training, background=self.color)
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """The worker processes that read batches, beside their number.
+
+    prefetch: batches that each reads ahead. start_method: "fork", "spawn" or "forkserver"; None is Python's default.
+    restarts: how often dead workers are replaced before the run stops (see RestartingLoader).
+    """
+
+    prefetch: int = 2
+    start_method: str | None = None
+    restarts: int = 3
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "loader.prefetch", self.prefetch)
+        if self.start_method is not None:
+            require_choice("loader.start_method", self.start_method, ("fork", "spawn", "forkserver"))
+        require_at_least(0, "loader.restarts", self.restarts)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """ValueError for the first option that cannot be meant."""
-    for name, choices in CHOICES.items():
-        if options[name] not in choices:
-            raise ValueError(f"{name}={options[name]!r}: choose one of {', '.join(map(str, choices))}")
-    for least, names in ((1, AT_LEAST_1), (0, AT_LEAST_0)):
-        for name in names:
-            if options[name] is not None and options[name] < least:
-                raise ValueError(f"{name}={options[name]}: must be at least {least}")
-    if options["sampling"] == "resampled" and (
-        options["select"] or options["num_train"] or options["steps_per_epoch"] is None
-    ):
+    """ValueError for the first option outside the groups that cannot be meant; the groups check themselves."""
+    require_choice("captions", options["captions"], ("first", "random"))
+    require_choice("sampling", options["sampling"], ("exact", "resampled"))
+    for name in ("image_size", "batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window"):
+        require_at_least(1, name, options[name])
+    for name in ("num_workers", "worker_timeout", "seed"):
+        require_at_least(0, name, options[name])
+    subset = options["select"] or options["splits"]["num_train"]
+    if options["sampling"] == "resampled" and (subset or options["steps_per_epoch"] is None):
         raise ValueError("sampling=resampled needs steps_per_epoch and cannot select: it never sees all samples")
 
 
-def parse_color(color: str) -> tuple[int, int, int]:
+def require_at_least(least: int, name: str, value: float | None) -> None:
+    """ValueError that names a value below the least; None is allowed."""
+    if value is not None and value < least:
+        raise ValueError(f"{name}={value}: must be at least {least}")
+
+
+def parse_color(color: str, name: str = "background") -> tuple[int, int, int]:
     """rrggbb -> (red, green, blue) in 0..255."""
     if not re.fullmatch("[0-9a-fA-F]{6}", str(color)):
-        raise ValueError(f"background={color!r}: give six hexadecimal digits, such as ffffff for white")
+        raise ValueError(f"{name}={color!r}: give six hexadecimal digits, such as ffffff for white")
     red, green, blue = bytes.fromhex(color)
     return red, green, blue

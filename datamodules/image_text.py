@@ -6,6 +6,8 @@ Images are uint8 until they are on the device and float32 in [-1, 1] from there 
 further images (such as the target of an edit) in the same form, arrays [B, ...] and lists of metadata.
 """
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,12 +15,10 @@ import numpy as np
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.image_folder import open_images
-from datamodules.image_options import check_options, parse_color
+from datamodules.image_options import LoaderOptions, Splits, TransformOptions, check_options
 from datamodules.image_samples import ImageSamples, SampleDecoder
-from datamodules.image_splits import exists, open_split, place, tell
+from datamodules.image_splits import ImageSplits
 from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
-from datamodules.image_transforms import ImageTransform
 from datamodules.resampled_stream import ResampledImages
 from datamodules.sample_index import SampleIndex
 from datamodules.sample_order import ORDER, EndlessOrder, local_permutation
@@ -36,20 +36,15 @@ class ImageTextDataModule(LightningDataModule):
         image_size: every image becomes [3, image_size, image_size].
         batch_size: images per training step over all processes. eval_batch_size: per process.
         steps_per_epoch: batches between two validations; None for one walk through the training split.
-        train_split, val_split, test_split: names of the splits in the folder; `valid`, `dev`, .. are found as `val`.
-        val_path, test_path: where those splits are read from, if not from `path`.
+        splits: names, sources and sizes of the three splits, see image_options.Splits.
         select: keep only samples whose metadata match, such as {style: noto, skin_tone: [light, dark]}.
-        num_train, num_val, num_test: use only that many samples, chosen by the seed; None means all.
         captions: "first" or "random" (training only): one of the sample's captions.
-        crop: "center", "random" (training only) or "none" (pad to a square); flip: mirror half of the training images.
+        transform: crop, mirroring, background and largest size of pictures, see image_options.TransformOptions.
         images, arrays, metadata: further fields of the batch, see SampleDecoder.
-        background: colour behind transparent pixels as rrggbb.
-        max_pixels: refuse larger pictures before they are decoded.
         max_skipped: share of unusable samples that stops the run; strict: the first one does.
         sampling: "exact", or "resampled" for shards that cannot be read at random places (see ResampledImages).
         shuffle_window: shuffle within shards of about this many samples in all, for slow disks; None for everything.
-        num_workers, prefetch, start_method: loader processes, batches each reads ahead, fork | spawn | forkserver.
-        worker_restarts: how often dead workers are replaced before the run stops (see RestartingLoader).
+        num_workers: loader processes. loader: how they start, read ahead and are replaced, see LoaderOptions.
         worker_timeout: seconds a worker may take for one sample before it is ended and replaced; 0 means for ever.
         verify: compare the sha256 of every shard with the index before training.
         cache_dir: where remote shards are kept; None for the user's cache folder.
@@ -63,53 +58,53 @@ class ImageTextDataModule(LightningDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 64,
         steps_per_epoch: int | None = None,
-        train_split: str = "train",
-        val_split: str = "val",
-        test_split: str = "test",
-        val_path: str | list[str] | None = None,
-        test_path: str | list[str] | None = None,
+        splits: Splits = Splits(),
         select: dict[str, Any] | None = None,
-        num_train: int | None = None,
-        num_val: int | None = None,
-        num_test: int | None = None,
         captions: str = "random",
-        crop: str = "center",
-        flip: bool = False,
+        transform: TransformOptions = TransformOptions(),
         images: list[str] | None = None,
         arrays: list[str] | None = None,
         metadata: list[str] | None = None,
-        background: str = "ffffff",
-        max_pixels: int = 1 << 26,
         max_skipped: float = 0.1,
         strict: bool = False,
         sampling: str = "exact",
         shuffle_window: int | None = None,
         num_workers: int = 1,
-        prefetch: int = 2,
-        start_method: str | None = None,
-        worker_restarts: int = 3,
+        loader: LoaderOptions = LoaderOptions(),
         worker_timeout: float = 300.0,
         verify: bool = False,
         cache_dir: str | None = None,
         seed: int = 0,
     ):
         super().__init__()
+        self.splits, self.transform, self.loader = (
+            kind(**given) if isinstance(given, Mapping) else given  # a mapping: as stored in a checkpoint
+            for kind, given in ((Splits, splits), (TransformOptions, transform), (LoaderOptions, loader))
+        )
+        # Hyper-parameters go into checkpoints, which hold plain types only.
+        splits, transform, loader = map(asdict, (self.splits, self.transform, self.loader))
         self.save_hyperparameters()
         check_options(self.hparams)
         self.skipped = Skipped(max_skipped, strict)  # of all loaders; progress and loggers show it
         self.train_decoder, self.eval_decoder = self._decoder(True), self._decoder(False)
 
+    @property
+    def parts(self) -> ImageSplits:
+        """What is read for training, validation and test."""
+        h = self.hparams
+        return ImageSplits(h.path, self.splits, h.select, h.images, h.cache_dir, h.seed)
+
     def prepare_data(self) -> None:
         """Fetch remote shards and index new ones once per machine, before the processes read them together."""
         for part in ("train", "val", "test"):
-            if exists(self.hparams, part) and not (part == "train" and self.hparams.sampling == "resampled"):
-                open_images(*place(self.hparams, part), verify=self.hparams.verify, cache_dir=self.hparams.cache_dir)
+            if self.parts.exists(part) and not (part == "train" and self.hparams.sampling == "resampled"):
+                self.parts.fetch(part, self.hparams.verify)
 
     def setup(self, stage: str) -> None:
         """Open what this stage reads, so that a bad folder is reported before any step."""
         if stage == "fit":
             _ = self.train_index if self.hparams.sampling == "exact" else self.train_shards
-            tell(self.hparams, topology(self.trainer)[0])
+            self.parts.tell(topology(self.trainer)[0])
         if stage in ("fit", "validate"):
             _ = self.val_index
         if stage in ("test", "predict"):
@@ -117,21 +112,21 @@ class ImageTextDataModule(LightningDataModule):
 
     @cached_property
     def train_index(self) -> SampleIndex:
-        return open_split(self.hparams, "train", self.skipped)
+        return self.parts.open("train", self.skipped)
 
     @cached_property
     def train_shards(self) -> list[Shard]:
         """Shards of the training split, for sampling=resampled."""
-        return shards_of(self.hparams.path, self.hparams.train_split)
+        return shards_of(self.hparams.path, self.splits.train)
 
     @cached_property
     def val_index(self) -> SampleIndex | None:
         """None when the folder has no such split."""
-        return open_split(self.hparams, "val", self.skipped) if exists(self.hparams, "val") else None
+        return self.parts.open("val", self.skipped) if self.parts.exists("val") else None
 
     @cached_property
     def test_index(self) -> SampleIndex:
-        return open_split(self.hparams, "test", self.skipped)
+        return self.parts.open("test", self.skipped)
 
     def train_dataloader(self) -> TrainImages | ResampledImages:
         h, (rank, world) = self.hparams, topology(self.trainer)
@@ -166,23 +161,21 @@ class ImageTextDataModule(LightningDataModule):
 
     def _decoder(self, training: bool) -> SampleDecoder:
         h = self.hparams
-        background = parse_color(h.background)
-        crop = "center" if h.crop == "random" and not training else h.crop
         return SampleDecoder(
-            ImageTransform(h.image_size, crop, flip=h.flip and training, background=background),
+            self.transform.of(h.image_size, training),
             captions=h.captions if training else "first",
             images=tuple(h.images or ()),
             arrays=tuple(h.arrays or ()),
             metadata=tuple(h.metadata or ()),
-            background=background,
-            max_pixels=h.max_pixels,
+            background=self.transform.color,
+            max_pixels=self.transform.max_pixels,
             seed=h.seed,
         )
 
     def _workers(self) -> Workers:
-        h = self.hparams
+        h, loader = self.hparams, self.loader
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Workers(h.num_workers, h.prefetch, h.start_method, on_gpu, h.worker_restarts, h.worker_timeout)
+        return Workers(h.num_workers, loader.prefetch, loader.start_method, on_gpu, loader.restarts, h.worker_timeout)
 
     def _evaluation(self, index: SampleIndex) -> EvaluationImages:
         samples = ImageSamples(index, self.eval_decoder, replace=False)

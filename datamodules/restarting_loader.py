@@ -28,9 +28,9 @@ SETTLE = 1000  # milliseconds in which a process that broke its connection must 
 SHUTDOWN = 15.0  # seconds in which the other workers can end by themselves
 END = object()
 REMEDIES = {
-    -signal.SIGKILL: "memory is probably short, so lower num_workers or prefetch",
+    -signal.SIGKILL: "memory is probably short, so lower num_workers or loader.prefetch",
     -signal.SIGALRM: "look at the disk or raise worker_timeout",
-    -signal.SIGBUS: "/dev/shm is probably full, so enlarge it or lower num_workers or prefetch",
+    -signal.SIGBUS: "/dev/shm is probably full, so enlarge it or lower num_workers or loader.prefetch",
 }
 
 
@@ -155,7 +155,7 @@ class RestartingLoader:
         self.suspects |= samples
         if self.deaths > self.restarts:
             remedy = next((REMEDIES[code] for code in codes if code in REMEDIES), "num_workers=0 shows where it fails")
-            used = f"worker_restarts={self.restarts} is used up" if self.restarts else "worker_restarts=0"
+            used = f"loader.restarts={self.restarts} is used up" if self.restarts else "loader.restarts=0"
             raise WorkersLostError(f"{story}; {used}: {remedy}")
         LOG.warning("%s; the loader is restarted (%d of %d)", story, self.deaths, self.restarts)
 

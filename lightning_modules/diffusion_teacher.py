@@ -32,8 +32,8 @@ class DiffusionTeacherModule(LightningModule):
         prediction: "eps" or "v", on the schedule of Stable Diffusion.
         prompt_dropout: share of the training prompts that become "", the unguided prompt.
         min_snr_gamma: see Parametrization.min_snr_weight; None weights every time alike.
-        sampling_steps: of DDIM, for a picture of every caption in validation and test; 0 for none. `data.num_val` says
-            how many that are.
+        sampling_steps: of DDIM, for a picture of every caption in validation and test; 0 for none.
+            `data.splits.num_val` says how many that are.
         guidance_scale: of those pictures; 1 is unguided.
         optimizer: see fewstep.optimizers.AdamW.
         export_dtype: "float32" or "float16", of the exported weights.

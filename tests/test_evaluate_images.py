@@ -1,6 +1,7 @@
 """evaluate.py on a trained image module: its own metrics, metrics by name, broken-off runs, the report in a browser."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -51,6 +52,7 @@ def config_of(pictures):
         "checkpoint": None,
     }
     data = {"path": pictures, "image_size": 16, "batch_size": 8, "eval_batch_size": 4, "num_workers": 0}
+    data |= {"splits": {"num_val": 5}, "transform": {"flip": True}}
     return {
         "model": {"class_path": f"{TINY}.TinyPainter"},
         "data": {"class_path": "datamodules.ImageTextDataModule", "init_args": data | {"steps_per_epoch": 3}},
@@ -98,7 +100,85 @@ def test_other_metrics_and_fewer_samples_by_name(evaluate, run_dir, tmp_path):
         "test/mean"
     }
     assert run["protocol"]["test/fd_colours"]["num_generated"] == run["sampling"]["samples"] == 20
-    assert run["data"]["init_args"]["num_test"] == 20
+    assert run["data"]["init_args"]["splits"]["num_test"] == 20
+    assert run["data"]["init_args"]["splits"]["num_val"] == 5
+
+
+def test_groups_of_the_data_are_plain_in_a_checkpoint_and_go_on_from_there(run_dir, tmp_path, capsys):
+    import train
+
+    stored = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["datamodule_hyper_parameters"]
+    assert {type(stored[group]) for group in ("splits", "transform", "loader")} == {dict}
+    names = {"train": "train", "val": "val", "test": "test", "val_path": None, "test_path": None}
+    assert stored["splits"] == names | {"num_train": None, "num_val": 5, "num_test": None}
+    assert (stored["transform"]["flip"], stored["loader"]["restarts"]) == (True, 3)
+    arguments = ["-c", str(run_dir / "config.yaml"), "--resume", str(run_dir / "checkpoints" / "last.ckpt")]
+    arguments += ["--run_dir", str(tmp_path / "on")]
+    arguments += ["--trainer.max_steps", "9", "--data.splits.num_val", "7", "--data.transform.crop", "random"]
+    assert train.main(["fit", *arguments, "--test_after_fit", "false"]) == 0
+    shown = capsys.readouterr().out
+    assert "data.splits.num_val" in shown
+    assert "data.transform.crop" in shown
+    stored = torch.load(tmp_path / "on" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stored["global_step"] == 9
+    assert stored["datamodule_hyper_parameters"]["splits"]["num_val"] == 7
+
+
+def test_groups_of_the_data_are_the_same_in_flags_in_a_printed_config_and_in_a_file_of_the_data(
+    run_dir, tmp_path, capsys
+):
+    import train
+
+    def printed(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            train.main(["fit", *map(str, arguments), "--print_config"])
+        assert not stop.value.code
+        return yaml.safe_load(capsys.readouterr().out)
+
+    config, again, data = run_dir / "config.yaml", tmp_path / "again.yaml", tmp_path / "data.yaml"
+    flags = ["--data.splits.num_val", "4", "--data.transform.crop=random", "--data.loader", "{prefetch: 3}"]
+    first = printed("-c", config, *flags)
+    arguments = first["data"]["init_args"]
+    assert (arguments["splits"]["num_val"], arguments["splits"]["train"]) == (4, "train")
+    assert arguments["transform"] == {"crop": "random", "flip": True, "background": "ffffff", "max_pixels": 1 << 26}
+    assert arguments["loader"] == {"prefetch": 3, "start_method": None, "restarts": 3}
+    again.write_text(yaml.safe_dump(first))
+    assert printed("-c", again) == first
+    data.write_text(yaml.safe_dump(first["data"]))
+    assert printed("-c", config, "--data", data) == first
+
+
+def test_the_config_of_an_earlier_version_is_told_where_its_keys_are(evaluate, run_dir, tmp_path, capsys):
+    import train
+
+    old = tmp_path / "old"
+    shutil.copytree(run_dir, old)
+    content = yaml.safe_load((old / "config.yaml").read_text())
+    arguments = content["data"]["init_args"]
+    splits = arguments.pop("splits")
+    arguments |= {f"{part}_split": splits[part] for part in ("train", "val", "test")} | arguments.pop("transform")
+    arguments |= {"num_val": splits["num_val"], "worker_restarts": arguments.pop("loader")["restarts"]}
+    (old / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    said = (
+        f"error: unknown key 'data.train_split'; write data.splits.train, .*data.splits.num_val for num_val.*in {old}"
+    )
+    assert train.main(["fit", "--resume", "auto", "--run_dir", str(old)]) == 2
+    assert re.match(said, err := capsys.readouterr().err), err
+    assert evaluate([str(old), "--out", str(tmp_path / "out")]) == 2
+    assert re.match(said, err := capsys.readouterr().err), err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_data_are_not_those_of_the_test_path(evaluate, run_dir, pictures, tmp_path):
+    content = yaml.safe_load((run_dir / "config.yaml").read_text())
+    content["data"]["init_args"]["splits"] |= {"test_path": str(tmp_path / "nowhere")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    arguments = [str(run_dir), "--config", str(tmp_path / "c.yaml"), "--bootstrap", "50", "--metrics", "clip_score"]
+    arguments += ["--metrics.clip_score.scorer", f"{TINY}.Brightness", "--out", str(tmp_path / "out")]
+    assert evaluate(arguments) == 2
+    assert evaluate([*arguments, "--data", pictures]) == 0
+    assert measured(tmp_path / "out")[0]["sampling"]["samples"] == NUM_TEST
 
 
 def test_a_broken_evaluation_of_a_checkpoint_goes_on(evaluate, run_dir, tmp_path, monkeypatch):

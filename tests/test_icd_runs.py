@@ -18,7 +18,7 @@ from tests.tiny_faults import dies_before
 
 ROOT = Path(train.__file__).parent
 DATA = ["--data.path", str(ROOT / "data" / "emoji64"), "--data.image_size", "16", "--data.num_workers", "0"]
-DATA += ["--data.num_train", "64", "--data.num_val", "4", "--data.num_test", "4", "--data.eval_batch_size", "4"]
+DATA += ["--data.splits", "{num_train: 64, num_val: 4, num_test: 4}", "--data.eval_batch_size", "4"]
 QUIET = ["--wandb", "disabled", "--callbacks.samples", "null", "--callbacks.paired", "null", "--num_threads", "1"]
 
 

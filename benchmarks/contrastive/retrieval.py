@@ -18,6 +18,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from datamodules import ImageTextDataModule
+from datamodules.image_options import Splits
 from fewstep.contrastive.loss import labels_of, retrieval_ranks
 from fewstep.rewards.clip_scores import CLIPSimilarity, load_clip
 
@@ -61,7 +62,7 @@ def main() -> None:
 
 def read(path: str, split: str) -> dict[str, Any]:
     """image [N, 3, H, W] in [-1, 1] and, as lists, the metadata of all samples that can be read."""
-    data = ImageTextDataModule(path, eval_batch_size=128, metadata=FIELDS, test_split=split, num_workers=0)
+    data = ImageTextDataModule(path, eval_batch_size=128, metadata=FIELDS, splits=Splits(test=split), num_workers=0)
     columns: dict[str, list] = defaultdict(list)
     for batch in data.test_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)

@@ -26,8 +26,11 @@ def main() -> None:
 def sizes(passes: int, workers: int):
     """MiB after each pass."""
     from datamodules import ImageTextDataModule
+    from datamodules.image_options import TransformOptions
 
-    data = ImageTextDataModule(str(ROOT / "data" / "emoji64"), 64, 64, num_workers=workers, crop="random", flip=True)
+    data = ImageTextDataModule(
+        str(ROOT / "data" / "emoji64"), 64, 64, num_workers=workers, transform=TransformOptions("random", flip=True)
+    )
     data.setup("fit")
     stream = data.train_dataloader()
     for _ in range(passes):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules import ImageTextDataModule
+from datamodules.image_options import Splits
 
 FIELDS = ["scoring_captions", "concept", "style"]
 
@@ -39,7 +40,7 @@ class Pictures:
 def read_pictures(path: str, split: str, tokenizer: Any = None, length: int = 0, image_size: int = 64) -> Pictures:
     """All drawings of a split whose caption the tokenizer fits into `length` tokens."""
     data = ImageTextDataModule(
-        path, image_size, eval_batch_size=128, metadata=FIELDS, test_split=split, num_workers=0, crop="center"
+        path, image_size, eval_batch_size=128, metadata=FIELDS, splits=Splits(test=split), num_workers=0
     )
     columns: dict[str, list] = defaultdict(list)
     for batch in data.test_dataloader():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import ImageTextDataModule
+from datamodules.image_options import Splits
 from fewstep.metrics.features import MobileNetV2
 from fewstep.metrics.frechet import FeatureMoments, Gaussian, frechet_distance
 from fewstep.metrics.kernel_distance import kid
@@ -77,7 +78,7 @@ def gaussian(features: Tensor) -> Gaussian:
 
 def read(path: str, num: int) -> tuple[Tensor, Tensor]:
     """Two disjoint sets of `num` training pictures, float [num, 3, 64, 64] in [-1, 1]."""
-    data = ImageTextDataModule(path, val_split="train", num_val=2 * num, eval_batch_size=100, num_workers=0)
+    data = ImageTextDataModule(path, splits=Splits(val="train", num_val=2 * num), eval_batch_size=100, num_workers=0)
     data.setup("validate")
     images = []
     for batch in data.val_dataloader():

@@ -41,7 +41,7 @@ def workers_killed_for_ever(folder: Path, trial: int, rng: random.Random) -> str
             time.sleep(0.2)
         codes = training.codes()
     require(codes == [1], f"exit codes {codes}, promised 1: {training.tail()}")
-    says(training.text(), r"worker_restarts=\d+ is used up")
+    says(training.text(), r"loader\.restarts=\d+ is used up")
     load(folder / "run" / "checkpoints" / "last.ckpt")
     return f"gave up after {kills} kills, {training.since_fault():.1f} s after the last"
 

@@ -101,9 +101,9 @@ def _images(size: int, train: int, batch: int) -> dict[str, object]:
     return {
         "data.path": ROOT / "data" / "emoji64",
         "data.image_size": size,
-        "data.num_train": train,
-        "data.num_val": 8,
-        "data.num_test": 4,
+        "data.splits.num_train": train,
+        "data.splits.num_val": 8,
+        "data.splits.num_test": 4,
         "data.batch_size": batch,
         "data.eval_batch_size": 4,
         "callbacks.export": "null",

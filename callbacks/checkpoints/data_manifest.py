@@ -12,15 +12,22 @@ from fewstep.files.remote_reading import StatusError, read_bytes
 from fewstep.files.secrets import USER_IN_URL
 
 
+def data_paths(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a datamodule with these hyper-parameters reads: `path`, and `val_path` and `test_path` of its splits."""
+    splits = hparams.get("splits")
+    own = splits if isinstance(splits, Mapping) else {}
+    return {"path": hparams.get("path"), "val_path": own.get("val_path"), "test_path": own.get("test_path")}
+
+
 def data_manifests(hparams: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What identifies the data behind `path`, `val_path` and `test_path`: name, sha256 of index.json, license, counts.
+    """What identifies the data behind each of data_paths: name, sha256 of index.json, license, counts.
 
     Folders without an index.json (loose shards) are left out. Addresses are read through fsspec.
     Errors: OSError in one line for an address that cannot be read, ValueError for an index that is none.
     """
     found = {}
-    for key in ("path", "val_path", "test_path"):
-        for source in _as_list(hparams.get(key)):
+    for place in data_paths(hparams).values():
+        for source in _as_list(place):
             raw = _read_index(source)
             index = parse_json(raw) if raw else None
             if isinstance(index, dict):

@@ -12,11 +12,12 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from callbacks.care.ema import EMA
 from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.metrics.catalogue import CHOICES
-from commands.config_errors import explain, read_configs
+from commands.config_errors import explain, flatten, read_configs
 from commands.evaluate.kept_outputs import keeping_outputs
 from commands.evaluate.metrics_by_name import by_name, of_config
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.prompts import PromptData, answering_prompts
+from commands.option_groups import check_groups
 from commands.train.adopted_config import refuse_writes_outside
 from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
@@ -25,7 +26,8 @@ from fewstep.one_line import one_line
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
 ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
-DATA_KEYS = {"path": "data", "num_test": "num_samples", "eval_batch_size": "batch_size"}  # argument -> option
+# Argument of the data -> option of evaluate.py.
+DATA_KEYS = {"path": "data", "splits.num_test": "num_samples", "eval_batch_size": "batch_size"}
 
 
 class Options(NamedTuple):
@@ -103,7 +105,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
         changes = {key: value for key, value in wanted.items() if value is not None}
         if not isinstance(content["data"].get("init_args") or {}, dict):
             raise ValueError(f"config {config}: data.init_args holds no keys and values")
-        content["data"]["init_args"] = (content["data"].get("init_args") or {}) | changes
+        content["data"]["init_args"] = _with_changes(content["data"].get("init_args") or {}, changes)
     try:
         parsed = parser.parse_object({key: content[key] for key in parts})
     except ArgumentError as error:
@@ -113,6 +115,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
                 raise ValueError(f"{_flag(key)} is nothing that {data} takes; leave it out") from error
         raise ValueError(explain(str(error), parser, configs, [])) from error
     check(parsed)
+    check_groups(parsed)
     _vet(parsed, config, adopted)
     if options.prompts is not None:
         prompts, content["data"] = read_prompts_instead(options)
@@ -153,6 +156,25 @@ def _dotted(content: Mapping[str, Any], inside: bool = False) -> Iterator[str]:
             yield str(key)
         if used and isinstance(value, Mapping) and key not in ("init_args", "dict_kwargs"):
             yield from _dotted(value, inside=True)
+
+
+def _with_changes(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the data with these of the command line; another path is that of the test split, too."""
+    if "path" in changes and "splits.test_path" in flatten(arguments):
+        changes = {**changes, "splits.test_path": None}
+    for key, value in changes.items():
+        arguments = _with(arguments, key, value)
+    return dict(arguments)
+
+
+def _with(arguments: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The arguments with another value of one of them, `group.name` in its group, if that is written as one."""
+    group, _, name = key.rpartition(".")
+    inner = arguments.get(group) or {}
+    dotted = any(str(other).startswith(f"{group}.") for other in arguments)  # which a group beside it would replace
+    if group and isinstance(inner, Mapping) and not dotted:
+        key, value = group, {**inner, name: value}
+    return {**arguments, key: value}
 
 
 def in_flags(message: str, given: Mapping[str, Any]) -> str:
@@ -196,7 +218,7 @@ def build_pipeline(
     if options.prompts is not None:
         data, described = read_prompts_instead(options)
     else:
-        arguments = {"path": options.data, "image_size": model.image_size, "num_test": options.num_samples}
+        arguments = {"path": options.data, "image_size": model.image_size, "splits": {"num_test": options.num_samples}}
         data = images(**arguments, eval_batch_size=options.batch_size or 8)
         described = {"class_path": f"{images.__module__}.{images.__name__}", "init_args": arguments}
     metrics = by_name(options.metrics, options.metric_options)

@@ -11,6 +11,7 @@ from typing import Any
 # Where a config gives a class's name without its package, it resolves among those that are imported.
 import datamodules
 import lightning_modules  # noqa: F401
+from callbacks.checkpoints.data_manifest import data_paths
 from commands.evaluate.arguments import OF_THE_SAMPLES
 from commands.evaluate.build import Built, Options, build, build_pipeline, in_flags, locate
 from commands.evaluate.measure import check_devices, measure
@@ -97,7 +98,7 @@ def data_read(built: Sequence[Built]) -> tuple[dict[str, list[Any]], list[Path]]
     """What tells the data of all runs from others: the entries of their shards in index.json, and the local shards."""
     described: dict[str, list[Any]] = {}
     files: list[Path] = []
-    for source in (one.data.hparams.get(name) for one in built for name in ("path", "test_path")):
+    for source in (data_paths(one.data.hparams)[name] for one in built for name in ("path", "test_path")):
         if source is None or str(source) in described:
             continue
         try:

@@ -25,6 +25,7 @@ from callbacks.tracking.csv_logger import AppendingCSVLogger
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands import config_text, trusted_code
 from commands.config_errors import explain, read_configs
+from commands.option_groups import check_groups
 from commands.process import leave_process_group, quiet
 from commands.train import exit_codes, resume, run_lock
 from commands.train import stages as run_stages
@@ -71,6 +72,13 @@ def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) 
     return code
 
 
+class WholeNamesParser(LightningArgumentParser):
+    """Takes no abbreviations, nor do the parsers of classes that are made like it: --trainer.max_step is a slip."""
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+
+
 class CommandLine(LightningCLI):
     """Parse, then build data, model and trainer. `run()` does the work: whatever cannot be built fails before it."""
 
@@ -84,11 +92,12 @@ class CommandLine(LightningCLI):
         files = [str(default_config), *scan(self.argv).config]
         self.raw_configs = read_configs(files)
         self.run_name = run_name(files[1:])
-        strict = {"exit_on_error": False, "allow_abbrev": False}  # --trainer.max_step is a slip
+        strict = {"exit_on_error": False}
         defaults = {**strict, "default_config_files": [str(default_config)]}
         super().__init__(
             save_config_callback=None,
             parser_kwargs={**strict, **{name: dict(defaults) for name in self.subcommands()}},
+            parser_class=WholeNamesParser,
             auto_configure_optimizers=False,
             seed_everything_default=0,
             args=self.argv,
@@ -132,6 +141,7 @@ class CommandLine(LightningCLI):
         self.settings = self.config[self.subcommand]
         self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
         check_ranges(self.settings, self.subcommand)
+        check_groups(self.settings)
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._dump_config()

@@ -1,7 +1,6 @@
 """Continue a run: find its folder and checkpoint, and compare the checkpoint with the config."""
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from commands.nearest_runs import is_run, refuse_mistyped
 from commands.train import run_lock
 from commands.train.checkpoint_folders import checkpoint_folders, refuse_folders_in_the_way
 from commands.train.run_directory import new_run_id, refuse_occupied, shared_run_id
+from commands.trusted_code import imported
 
 say = rank_zero_only(print)
 
@@ -166,9 +166,7 @@ def _require_same_order(stored: Mapping[str, Any], now: Mapping[str, Any]) -> No
 
 
 def _class_of(path: str) -> object:
-    """The class behind a path, among modules already imported: a checkpoint must not choose what gets imported."""
-    module, _, name = path.rpartition(".")
-    return getattr(sys.modules.get(module), name, path)
+    return imported(path) or path
 
 
 def _equal(old: Any, new: Any) -> bool:

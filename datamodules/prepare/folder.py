@@ -116,7 +116,8 @@ def lacking(index: dict, splits: dict[str, list[str]], options: argparse.Namespa
             lost = f"its {number} pictures were left out" if number else "by chance no picture fell there"
             yield f"no split {split}: {lost}; raise --{split}-fraction {fraction} or change --seed {options.seed}"
     if options.max_pixels > MAX_PIXELS and options.size is None:
-        yield f"training reads pictures of more than {MAX_PIXELS} pixels with --data.max_pixels {options.max_pixels}"
+        allowed = f"--data.transform.max_pixels {options.max_pixels}"
+        yield f"training reads pictures of more than {MAX_PIXELS} pixels with {allowed}"
 
 
 def check_options(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from datamodules import ImageTextDataModule
+from datamodules.image_options import Splits, TransformOptions
 from datamodules.image_text import to_unit_range
 from tests.datamodules.picture_shards import sample, write_folder, write_tar
 
@@ -51,18 +52,18 @@ def test_a_folder_without_validation_has_no_validation_loader(tmp_path):
 
 def test_validation_from_shards_of_its_own(shards, tmp_path):
     write_tar(tmp_path / "00000.tar", {f"{n}": sample(n) for n in range(3)})
-    module = data(str(tmp_path), val_path=shards)
+    module = data(str(tmp_path), splits=Splits(val_path=shards))
     assert len(module.val_index) == 7
-    assert len(data(shards, val_path=str(tmp_path / "00000.tar")).val_index) == 3
+    assert len(data(shards, splits=Splits(val_path=str(tmp_path / "00000.tar"))).val_index) == 3
 
 
 def test_selection_by_metadata_and_seeded_subsets(shards):
     odd = data(shards, select={"parity": "odd"})
     assert all(int(key) % 2 for batch in odd.train_dataloader() for key in batch["key"])
-    assert len(data(shards, select={"number": [3, 4, 5]}, val_path=shards, val_split="train").train_index) == 3
-    few, fewer = (data(shards, num_train=n).train_index for n in (10, 5))
+    assert len(data(shards, select={"number": [3, 4, 5]}, splits=Splits(val_path=shards, val="train")).train_index) == 3
+    few, fewer = (data(shards, splits=Splits(num_train=n)).train_index for n in (10, 5))
     assert set(fewer.keys) < set(few.keys)
-    assert set(data(shards, num_train=5, seed=1).train_index.keys) != set(fewer.keys)
+    assert set(data(shards, splits=Splits(num_train=5), seed=1).train_index.keys) != set(fewer.keys)
 
 
 def test_ranks_come_from_the_trainer_in_the_parent(shards):
@@ -86,23 +87,42 @@ def test_the_loader_travels_to_a_spawned_process(shards):
 
 
 def test_hyper_parameters_are_plain_types(shards):
-    state = dict(data(shards, select={"parity": "odd"}).hparams)
-    assert all(type(v) in (str, int, float, bool, list, dict, type(None)) for v in state.values())
+    module = data(shards, select={"parity": "odd"}, splits=Splits(num_train=5), transform=TransformOptions(flip=True))
+    state = dict(module.hparams)
+    assert plain(state)
+    again = ImageTextDataModule(**state)  # as Lightning's load_from_checkpoint makes it
+    assert (again.splits, again.transform, again.loader) == (module.splits, module.transform, module.loader)
+    assert dict(again.hparams) == dict(again.hparams_initial) == state
+
+
+def plain(value):
+    inner = value.values() if type(value) is dict else value if type(value) is list else ()
+    return type(value) in (str, int, float, bool, list, dict, type(None)) and all(map(plain, inner))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"path": "nowhere"}, "nowhere"),
-        ({"train_split": "trian"}, "no split 'trian', only 'test', 'train', 'val'"),
+        ({"splits": {"train": "trian"}}, "no split 'trian', only 'test', 'train', 'val'"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"splits": {"num_train": 0}}, "splits.num_train=0: must be at least 1"),
+        ({"splits": {"num_val": -1}}, "splits.num_val=-1: must be at least 1"),
+        ({"splits": {"num_test": 0}}, "splits.num_test=0: must be at least 1"),
+        ({"transform": {"max_pixels": 0}}, "transform.max_pixels=0: must be at least 1"),
+        ({"loader": {"prefetch": 0}}, "loader.prefetch=0: must be at least 1"),
+        ({"loader": {"restarts": -1}}, "loader.restarts=-1: must be at least 0"),
+        (
+            {"splits": {"num_train": 5}, "sampling": "resampled", "steps_per_epoch": 3},
+            "sampling=resampled .* cannot",
+        ),
         ({"captions": "last"}, "captions='last': choose one of first, random"),
-        ({"background": "white"}, "background='white': give six hexadecimal digits"),
-        ({"crop": "middle"}, "crop='middle'"),
-        ({"num_train": 25}, "num_train=25: split 'train' of .* has 24 samples; lower it"),
+        ({"transform": {"background": "white"}}, "transform.background='white': give six hexadecimal digits"),
+        ({"transform": {"crop": "middle"}}, "transform.crop='middle': choose one of center, random, none"),
+        ({"splits": {"num_train": 25}}, "splits.num_train=25: split 'train' of .* has 24 samples; lower it"),
         ({"select": {"parity": "even", "number": 3}}, "matches no sample; the metadata hold .*parity: even, odd"),
         ({"max_skipped": 2.0}, "max_skipped=2.0: give a share"),
-        ({"start_method": "thread"}, "start_method='thread'"),
+        ({"loader": {"start_method": "thread"}}, "loader.start_method='thread': choose one of fork"),
         ({"sampling": "resampled"}, "sampling=resampled needs steps_per_epoch"),
         ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from datamodules import ImageTextDataModule
 from datamodules.bad_sample import BadSample
+from datamodules.image_options import LoaderOptions
 from datamodules.npy_decoding import decode_npy, view_npy
 from datamodules.tar_shard import parse_npy
 from tests.datamodules.picture_shards import write_folder
@@ -138,8 +139,9 @@ def test_the_sample_is_named_counted_and_replaced(tmp_path, caplog, workers):
     bad = {number: {"latent_npy": GOOD} for number in range(100)}
     bad |= {3 * number: {"latent_npy": DAMAGED[name]} for number, name in enumerate(kinds)}
     write_folder(tmp_path, [100], bad=bad)
-    options = {"arrays": ["latent"], "max_skipped": 1.0, "num_workers": workers, "start_method": "fork"}
-    data = ImageTextDataModule(str(tmp_path), 8, 10, steps_per_epoch=10, **options)
+    options = {"arrays": ["latent"], "max_skipped": 1.0, "num_workers": workers}
+    fork = LoaderOptions(start_method="fork")
+    data = ImageTextDataModule(str(tmp_path), 8, 10, steps_per_epoch=10, loader=fork, **options)
     data.setup("fit")
     with caplog.at_level(logging.WARNING):
         keys = [key for batch in data.train_dataloader() for key in batch["key"]]

@@ -384,7 +384,7 @@ def test_larger_pictures_need_a_higher_limit(tmp_path, build):
     assert "left out, too large: 2, such as 'a.png', 'b.tif' (" in told
     assert "--max-pixels raises the limit" in told
     assert len(build("--max-pixels", "1200")[0]) == 3
-    assert "--data.max_pixels 67108865" in build("--max-pixels", str((1 << 26) + 1))[1]
+    assert "--data.transform.max_pixels 67108865" in build("--max-pixels", str((1 << 26) + 1))[1]
 
 
 @pytest.mark.parametrize("fault", ["cut", "no words", "utf-16"])

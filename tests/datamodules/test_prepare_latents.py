@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datamodules import ImageTextDataModule
+from datamodules.image_options import Splits
 from datamodules.prepare import latents
 from datamodules.prepare.__main__ import main
 from fewstep.backbones.frozen_encoders import FrozenEncoders
@@ -46,9 +47,8 @@ def test_a_batch_holds_what_the_encoders_make_of_its_pictures(data, parts, tmp_p
     encoders = FrozenEncoders(*parts)
     assert index["notes"]["latents"] == {"source": data, "captions": 3, **encoders.hashes}
 
-    module = ImageTextDataModule(
-        str(tmp_path / "out"), 16, eval_batch_size=4, val_split="train", arrays=["latent", "prompt"], num_workers=0
-    )
+    chosen = {"splits": Splits(val="train"), "arrays": ["latent", "prompt"]}
+    module = ImageTextDataModule(str(tmp_path / "out"), 16, eval_batch_size=4, num_workers=0, **chosen)
     module.setup("validate")
     (batch,) = module.val_dataloader()
     batch = module.on_after_batch_transfer(batch, 0)

@@ -6,7 +6,8 @@ import unicodedata
 import pytest
 
 from datamodules.image_folder import open_images
-from datamodules.image_splits import notices
+from datamodules.image_options import Splits
+from datamodules.image_splits import ImageSplits
 from datamodules.prepare.__main__ import main
 from datamodules.sample_index import scan_shard
 from datamodules.shard_names import WORDS, is_plain_name, matching, splits_by_name
@@ -33,23 +34,19 @@ def test_names_without_a_word_are_all_trained_on_and_those_beside_one_are_not_re
     assert matching("val", ["val", "dev"]) == "val"
 
 
-def options(folder, **values):
-    parts = {f"{part}_split": part for part in ("train", "val", "test")}
-    return {"path": str(folder), **parts, **{f"{part}_path": None for part in ("val", "test")}, **values}
-
-
 def test_what_is_not_read_is_said(tmp_path):
     for name in ("train-0.tar", "extra.tar", "._train-0.tar", ".hidden.tar"):
         write_tar(tmp_path / name, {"a": sample(1)})
     write_tar(tmp_path / "more" / "0.tar", {"a": sample(1)})
     (tmp_path / "old.tar.gz").write_bytes(b"")
-    lines = notices(options(tmp_path))
+    parts = ImageSplits(str(tmp_path), Splits())
+    lines = parts.notices()
     assert splits(str(tmp_path)) == ["extra", "train"]
     assert "nothing is validated" in lines[0]
     assert "split 'extra' is not read: 'extra.tar'" in lines[1]
     assert lines[2].endswith("not read are 'old.tar.gz', 'more/'")
     write_tar(tmp_path / "extra.tar", {}).rename(tmp_path / "Validation.tar")
-    assert len(notices(options(tmp_path))) == 1  # only what lies beside the shards
+    assert len(parts.notices()) == 1  # only what lies beside the shards
 
 
 NAMES = ["a b.tar", "a.b.tar", "a_b.tar", "A_B.tar", "50%.tar", "a%20b.tar", "x#1.tar", "x?.tar", "(1).tar", "-n.tar"]

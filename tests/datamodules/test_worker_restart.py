@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import ImageTextDataModule, image_samples, restarting_loader, silent_workers
 from datamodules.image_folder import open_images
+from datamodules.image_options import LoaderOptions
 from datamodules.image_samples import ImageSamples, SampleDecoder
 from datamodules.image_stream import EvaluationImages, TrainImages, TrainPlan, Workers
 from datamodules.image_transforms import ImageTransform
@@ -27,6 +28,7 @@ from tests.patience import PATIENCE
 
 SIZES = [40, 3, 61]
 HERE, TWO = Workers(0), Workers(2, start_method="fork")
+FORK = LoaderOptions(start_method="fork")
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +172,14 @@ def test_a_sample_that_ends_its_worker_twice_is_replaced_like_a_broken_one(shard
 def test_more_deaths_than_restarts_end_in_one_line_with_a_remedy(shards, tmp_path, caplog):
     """Every sample is fatal: what is left out makes room for the next."""
     everything = fatal(*(f"{number:05d}" for number in range(sum(SIZES))))
-    with pytest.raises(RuntimeError, match=r"worker_restarts=1 is used up: .*lower num_workers") as caught:
+    with pytest.raises(RuntimeError, match=r"loader.restarts=1 is used up: .*lower num_workers") as caught:
         list(training(shards, everything, Workers(1, start_method="fork", restarts=1)))
     assert "\n" not in str(caught.value)
     assert [line.split("; ")[-1] for line in restarts(caplog)] == [
         "the loader is restarted (1 of 1)",
         "the loader is restarted",
     ]
-    with pytest.raises(RuntimeError, match=r"train-\d+.tar:\d+; worker_restarts=0: num_workers=0 shows"):
+    with pytest.raises(RuntimeError, match=r"train-\d+.tar:\d+; loader.restarts=0: num_workers=0 shows"):
         list(training(shards, fatal("00017", how="exit"), Workers(1, start_method="fork", restarts=0)))
 
 
@@ -304,7 +306,7 @@ class Killer(Callback):
 def test_a_training_ends_in_the_same_weights(shards, tmp_path, caplog):
     weights = []
     for callbacks in ([], [Killer()]):
-        data = ImageTextDataModule(str(shards), 8, 8, 3, steps_per_epoch=6, num_workers=2, start_method="fork")
+        data = ImageTextDataModule(str(shards), 8, 8, 3, steps_per_epoch=6, num_workers=2, loader=FORK)
         torch.manual_seed(0)
         model = Noisy()
         options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -366,7 +368,7 @@ def test_a_batch_that_is_lost_on_its_way_ends_in_one_line(shards, caplog, impati
     plan = TrainPlan(EndlessOrder(len(samples), 0, ORDER), 8, 13, 0, 1)
     stream = TrainImages(samples, plan, Workers(1, start_method="fork", restarts=1, timeout=3.0), Skipped(1.0))
     with pytest.raises(
-        RuntimeError, match=r"was ended, .* between batches; worker_restarts=1 is used up: num_w"
+        RuntimeError, match=r"was ended, .* between batches; loader.restarts=1 is used up: num_w"
     ) as caught:
         list(stream)
     assert "\n" not in str(caught.value)
@@ -407,7 +409,7 @@ def test_deep_metadata_are_a_bad_sample_and_no_hang(tmp_path, workers, sampling)
     deep = {depth: b'{"x": ' + b"[" * depth + b"]" * depth + b"}" for depth in (63, 64, 100, 330, 500, 900, 100_000)}
     bad = {3 * place: {"json": content} for place, content in enumerate(deep.values())}
     write_folder(tmp_path, [40], bad=bad)
-    options = {"metadata": ["x"], "max_skipped": 1.0, "num_workers": workers, "start_method": "fork"}
+    options = {"metadata": ["x"], "max_skipped": 1.0, "num_workers": workers, "loader": FORK}
     data = ImageTextDataModule(str(tmp_path), 8, 8, steps_per_epoch=15, sampling=sampling, **options)
     data.setup("fit")
     keys = {key for batch in data.train_dataloader() for key in batch["key"]}

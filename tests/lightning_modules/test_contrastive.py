@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from callbacks.checkpoints.export import Export
 from callbacks.metrics.retrieval import RetrievalMetrics
 from datamodules import ImageTextDataModule
+from datamodules.image_options import Splits
 from fewstep.contrastive.loss import contrastive_loss, labels_of, retrieval_ranks
 from fewstep.contrastive.network import CLIPNetwork
 from fewstep.contrastive.vocabulary import write_vocabulary
@@ -246,7 +247,7 @@ def test_shipped_networks_know_the_drawings_they_saw(name, field, tower):
     folder = ROOT / "assets" / name
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
     data = ImageTextDataModule(
-        str(ROOT / "data" / "emoji64"), test_split="train", num_test=100, metadata=[field], num_workers=0
+        str(ROOT / "data" / "emoji64"), splits=Splits(test="train", num_test=100), metadata=[field], num_workers=0
     )
     clip = load_clip(f"local-dir:{folder}", None)
     assert type(clip.model.visual).__name__ == tower

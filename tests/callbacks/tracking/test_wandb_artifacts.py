@@ -107,11 +107,11 @@ def test_the_manifest_names_the_data_and_never_holds_them(name):
 
 def test_manifests_of_several_folders_and_of_none(tmp_path):
     weather, emoji = str(ROOT / "data/weather"), str(ROOT / "data/emoji64")
-    assert [m["name"] for m in data_manifests({"path": [weather, str(tmp_path)], "test_path": emoji})] == [
+    assert [m["name"] for m in data_manifests({"path": [weather, str(tmp_path)], "splits": {"test_path": emoji}})] == [
         "weather",
         "emoji",
     ]
-    assert data_manifests({"path": str(tmp_path / "a-{000..012}.tar"), "val_path": None}) == []
+    assert data_manifests({"path": str(tmp_path / "a-{000..012}.tar"), "splits": {"val_path": None}}) == []
     (remote,) = data_manifests({"path": f"file://{weather}"})
     assert remote["sha256"] == data_manifests({"path": weather})[0]["sha256"]
 

@@ -155,7 +155,7 @@ def test_the_data_are_the_entries_of_an_index_and_the_shards_on_this_disk(data, 
     entry["sha256"] = "1" * 64
     (data / "index.json").write_text(json.dumps(index))
     assert described(str(data))[0] != one
-    assert described("x", test_path=[str(data)])[1] == sorted(["x", "x", "test-000000.tar"])
+    assert described("x", splits={"test_path": [str(data)]})[1] == sorted(["x", "x", "test-000000.tar"])
     assert described(None) == ({}, [])
 
 
