@@ -1,6 +1,5 @@
 """How often the most likely class is the label, over the whole validation or test set."""
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 

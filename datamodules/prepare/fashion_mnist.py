@@ -32,10 +32,11 @@ original training set with seed {seed}), test {test} (the original test set). Co
 """
 VECTORS_README = """# Fashion-MNIST labels
 
-Source: the original idx files of Fashion-MNIST (MIT, Zalando SE, github.com/zalandoresearch/fashion-mnist). x: the {x_dim}
-pixels of a picture, row by row, in [-1, 1]; y: its class, 0 to {last}. train_paired {train_paired} pairs, train_x {train_x} pictures without a label,
-train_y {train_y} labels without a picture, val {val} (all of these disjoint, drawn from the original training set with seed
-{seed}), test {test} (the original test set). Command: `{command}`
+Source: the original idx files of Fashion-MNIST (MIT, Zalando SE, github.com/zalandoresearch/fashion-mnist).
+x: the {x_dim} pixels of a picture, row by row, in [-1, 1]; y: its class, 0 to {last}. From the original training set,
+each picture in one split only (seed {seed}): train_paired {train_paired} pairs, train_x {train_x} pictures without a
+label, train_y {train_y} labels without a picture, val {val} pairs; test {test} is the original test set.
+Command: `{command}`
 """
 
 

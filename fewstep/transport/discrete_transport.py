@@ -151,6 +151,6 @@ class DiscreteTransport(nn.Module):
         wrong = y[~((y >= 0) & (y < self.num_classes) & (y == y.floor()))]
         if len(wrong):
             raise ValueError(
-                f"label {wrong[0].item():g} is none of the {self.num_classes} classes; give whole numbers from 0 to "
+                f"label {wrong[0].item():.9g} is none of the {self.num_classes} classes; give whole numbers from 0 to "
                 f"{self.num_classes - 1}, or set num_classes"
             )
