@@ -3,7 +3,7 @@
     python -m datamodules.prepare fashion_mnist --vectors --out data/fashion_mnist
     python benchmarks/ot_conditional/labels.py                             about 6 minutes of one CPU core
 
-The network, its optimiser and the batches are those of configs/ot_conditional/fashion_mnist.yaml; only the loss differs:
+Network, optimiser and batches are those of configs/ot_conditional/fashion_mnist.yaml; only the loss differs:
 
 * supervised: cross-entropy of the labelled pairs, which is Eq. 18 with the pairs for the unpaired rows;
 * marginal: that plus the likelihood of the classes' shares over 20,000 unpaired x (Eq. 25);

@@ -30,7 +30,7 @@ TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy", "labels")
 READS_IMAGES = tuple(
     name for name in CONFIGS if name not in TABLES
 )  # with loader processes; tables in the process itself
-STOPS_EARLY = ("ot_energy", "weather", "weather_energy", "labels")  # made to stop at their second validation
+STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
 SHORT = ("scorer", "autoencoder", "teacher", "guidance", "icd_sd15", "icd_sdxl")  # a step of theirs takes longest
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 CONSTANT = {**dict.fromkeys(("ot", "weather", "labels"), "model.schedule"), "icd": "model.optimizer.schedule"}
@@ -110,8 +110,8 @@ def _labels(shared: Path) -> dict[str, object]:
         sides = {"x": x, "y": x[:, :1] > 0}
         splits = {"train_paired": sides, "val": sides, "train_x": {"x": x}, "train_y": {"y": sides["y"]}}
         write_folder(str(folder), splits, Description("labels", "CC0-1.0", "benchmarks/reliability/methods.py"))
-    rows = {"data.path": folder, "data.num_pairs": 48, "data.num_unpaired_x": "null"}
-    return _stops_early(shared) | rows | {"model.model.x_dim": 4, "model.model.num_classes": 2}
+    rows = {"data.path": folder, "data.num_pairs": 48, "data.num_unpaired_x": "null", "data.batch_size": 16}
+    return rows | {"model.model.x_dim": 4, "model.model.num_classes": 2}
 
 
 def _images(size: int, train: int, batch: int) -> dict[str, object]:
