@@ -1,7 +1,7 @@
 """What pictures without a label are worth to a classifier of Fashion-MNIST: three losses of one network.
 
     python -m datamodules.prepare fashion_mnist --vectors --out data/fashion_mnist
-    python benchmarks/ot_conditional/labels.py                             about 6 minutes of one CPU core
+    python benchmarks/ot_conditional/labels.py                             about 4 minutes of one CPU core
 
 Network, optimiser and batches are those of configs/ot_conditional/fashion_mnist.yaml; only the loss differs:
 
