@@ -13,6 +13,7 @@ from callbacks.checkpoints.export import Export
 from callbacks.checkpoints.finished_epochs import FinishedEpochs
 from callbacks.checkpoints.last_checkpoint import LastCheckpoint
 from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
+from callbacks.metrics.accuracy import AccuracyCallback
 from callbacks.metrics.feature_distances import CMMDCallback, DiversityCallback, KIDCallback
 from callbacks.metrics.fid import FIDCallback
 from callbacks.metrics.paired_image import PairedImageCallback
@@ -30,6 +31,7 @@ from callbacks.tracking.wandb_artifacts import WandbArtifacts
 
 __all__ = [
     "EMA",
+    "AccuracyCallback",
     "AtomicCheckpointIO",
     "CLIPScoreCallback",
     "CMMDCallback",

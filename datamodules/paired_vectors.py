@@ -148,8 +148,8 @@ class PairedVectorsDataModule(LightningDataModule):
             for columns, rows in zip(self.test_columns, rows_per_item, strict=True)
         ]
 
-    def reference(self, num: int = 4096) -> dict[str, Tensor]:
-        """The first `num` rows of x, y (pairs), x_unpaired and y_unpaired; the same in every process."""
+    def reference(self, num: int | None = 4096) -> dict[str, Tensor]:
+        """The first `num` rows (None: all) of x, y (pairs), x_unpaired and y_unpaired; the same in every process."""
         return {name: column[:num] for table in self.train_tables for name, column in table.columns.items()}
 
     def _dim(self, side: str) -> int:

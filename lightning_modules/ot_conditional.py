@@ -21,7 +21,8 @@ class OTConditionalModule(LightningModule):
         model: of fewstep.transport `light_transport.LightTransport` (closed form), `energy.EnergyTransport` (neural),
             or any network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng),
             initialise(x, y) and parameter_groups() -> {"cost": ..., "potential": ...}; with diagnostics(x) -> named
-            scalars these are logged at every validation.
+            scalars these are logged at every validation. `discrete_transport.DiscreteTransport` where y is a label:
+            its class_log_prob(x) [B, K] then stands in the outputs of validation and test.
         cost_lr, potential_lr: the two learning rates of the paper.
         cost_weight_decay, potential_weight_decay: decoupled (AdamW).
         betas: of Adam.
@@ -57,7 +58,7 @@ class OTConditionalModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Places the model on the data before the first step; a checkpoint, restored later, overwrites this."""
         if stage == "fit":
-            tables = self.trainer.datamodule.reference()
+            tables = self.trainer.datamodule.reference(getattr(self.model, "reference_rows", 4096))
             num_pairs, needed = len(tables["y"]), getattr(self.model, "min_pairs", 1)
             if num_pairs < needed:
                 raise ValueError(
@@ -82,7 +83,7 @@ class OTConditionalModule(LightningModule):
         if batch_idx == 0 and hasattr(self.model, "diagnostics"):
             values = self.model.diagnostics(batch["x"])
             self.log_dict({f"diagnostics/{name}": value for name, value in values.items()}, sync_dist=True)
-        return {"nll": self._log_nll("val/nll", batch)}
+        return self._likelihoods("val", batch)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Pairs (x [B, Dx]): nll and one sample per row. Probe groups (x [G, K, Dx]): one sample per row."""
@@ -92,13 +93,18 @@ class OTConditionalModule(LightningModule):
             keys = [f"probe-{group}-{row}" for group in batch["index"].tolist() for row in range(rows)]
             return {"sample": self._sample(batch["x"].flatten(0, 1), keys).unflatten(0, (groups, rows))}
         keys = [f"pair-{index}" for index in batch["index"].tolist()]
-        return {"nll": self._log_nll("test/nll", batch), "sample": self._sample(batch["x"], keys)}
+        return self._likelihoods("test", batch) | {"sample": self._sample(batch["x"], keys)}
 
-    def _log_nll(self, key: str, batch: dict[str, Tensor]) -> Tensor:
-        """Mean over rows of weight 1, the same for any split of the rows over batches and ranks."""
+    def _likelihoods(self, stage: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """nll [B] and, of a model of labels, class_log_prob [B, K].
+
+        Logs the mean nll over rows of weight 1, the same for any split of the rows over batches and ranks.
+        """
         nll = -self.model.log_density(batch["y"], batch["x"])
-        log_mean(self, key, nll, batch["weight"], prog_bar=True, add_dataloader_idx=False)
-        return nll
+        log_mean(self, f"{stage}/nll", nll, batch["weight"], prog_bar=True, add_dataloader_idx=False)
+        if not hasattr(self.model, "class_log_prob"):
+            return {"nll": nll}
+        return {"nll": nll, "class_log_prob": self.model.class_log_prob(batch["x"])}
 
     def _sample(self, x: Tensor, keys: list[str]) -> Tensor:
         return self.model.sample(x, sample_rng(keys, x.device))

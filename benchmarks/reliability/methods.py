@@ -16,6 +16,7 @@ CONFIGS = {  # name -> file under configs/; all that train
     "ot_energy": "ot_conditional/swiss_roll_energy",
     "weather": "ot_conditional/weather",
     "weather_energy": "ot_conditional/weather_energy",
+    "labels": "ot_conditional/fashion_mnist",
     "contrastive": "contrastive/emoji",
     "scorer": "contrastive/emoji_scorer",
     "autoencoder": "diffusion_teacher/autoencoder_emoji",
@@ -25,14 +26,14 @@ CONFIGS = {  # name -> file under configs/; all that train
     "icd_sd15": "icd/sd15",
     "icd_sdxl": "icd/sdxl",
 }
-TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy")
+TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy", "labels")
 READS_IMAGES = tuple(
     name for name in CONFIGS if name not in TABLES
 )  # with loader processes; tables in the process itself
 STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
 SHORT = ("scorer", "autoencoder", "teacher", "guidance", "icd_sd15", "icd_sdxl")  # a step of theirs takes longest
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
-CONSTANT = {"ot": "model.schedule", "weather": "model.schedule", "icd": "model.optimizer.schedule"}
+CONSTANT = {**dict.fromkeys(("ot", "weather", "labels"), "model.schedule"), "icd": "model.optimizer.schedule"}
 
 
 def last_step(method: str) -> int:
@@ -95,6 +96,22 @@ def _stops_early(shared: Path) -> dict[str, object]:
     """Nothing improves by 1,000 after the first validation."""
     stopper = "callbacks.early_stopping.init_args"
     return _table(shared) | {f"{stopper}.patience": 1, f"{stopper}.min_delta": 1000.0}
+
+
+def _labels(shared: Path) -> dict[str, object]:
+    """On 64 rows of 4 numbers, whose classes are the signs of the first."""
+    folder = shared / "labels"
+    if not folder.exists():
+        import numpy as np
+
+        from datamodules.prepare.shard_writing import Description, write_folder
+
+        x = np.random.default_rng(0).normal(size=(64, 4))
+        sides = {"x": x, "y": x[:, :1] > 0}
+        splits = {"train_paired": sides, "val": sides, "train_x": {"x": x}, "train_y": {"y": sides["y"]}}
+        write_folder(str(folder), splits, Description("labels", "CC0-1.0", "benchmarks/reliability/methods.py"))
+    rows = {"data.path": folder, "data.num_pairs": 48, "data.num_unpaired_x": "null", "data.batch_size": 16}
+    return rows | {"model.model.x_dim": 4, "model.model.num_classes": 2}
 
 
 def _images(size: int, train: int, batch: int) -> dict[str, object]:
@@ -183,6 +200,7 @@ SMALL = {
     "ot_energy": _stops_early,
     "weather": _stops_early,
     "weather_energy": _stops_early,
+    "labels": _labels,
     "contrastive": _contrastive,
     "scorer": _scorer,
     "autoencoder": _autoencoder,

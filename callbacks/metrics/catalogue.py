@@ -26,6 +26,7 @@ class Choice(NamedTuple):
 # By name without the stage; a name may be a pattern. In the order of the report.
 METRICS = {
     "nll": Metric("Negative log-likelihood", "of the true y given x, mean over the test pairs", "nats", "lower"),
+    "accuracy": Metric("Accuracy", "share of test rows whose most likely class is the label", "", "higher"),
     "conditional_w2": Metric("Conditional W₂", "exact 2-Wasserstein distance at fixed x, mean of probes", "", "lower"),
     "conditional_sw2": Metric("Conditional sliced W₂", "the same over random one-dimensional projections", "", "lower"),
     "conditional_energy": Metric("Conditional energy distance", "unbiased: 0 for equal distributions", "", "lower"),
@@ -81,6 +82,7 @@ CHOICES = {  # of evaluate.py --metrics
     "lpips": Choice(PAIRED, {"metrics": ["lpips"]}, of_real_images=True),
     "dinov2": Choice(PAIRED, {"metrics": ["dinov2"]}, of_real_images=True),
     "retrieval": Choice("callbacks.RetrievalMetrics", of_pictures=False),
+    "accuracy": Choice("callbacks.AccuracyCallback", of_pictures=False),
     "transport": Choice("callbacks.TransportMetrics", of_pictures=False),
 }
 

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
+from callbacks.metrics.accuracy import AccuracyCallback
 from callbacks.metrics.catalogue import CHOICES
 from callbacks.metrics.gathering import gather
 from callbacks.metrics.transport_metrics import TransportMetrics
@@ -103,8 +104,8 @@ def of_config(
         name: entry for name, entry in entries.items() if isinstance(entry, dict) and _reads_outputs(entry, name)
     }
     chosen = _instantiate(reading, config, vet)
-    if hasattr(type(data), "y_names"):  # vectors, which were always measured so
-        known = [type(callback) for callback in chosen]
+    known = [type(callback) for callback in chosen]
+    if hasattr(type(data), "y_names") and AccuracyCallback not in known:  # vectors, not labels: always measured so
         chosen += [kind() for kind in (TransportMetrics, SamplePicture) if kind not in known]
     return chosen
 

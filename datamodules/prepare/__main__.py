@@ -16,7 +16,7 @@ COMMANDS = {
     "weather": "weather at a New York airport -> weather there 12 hours later",
     "table": "your own pairs and unpaired rows, from .npy or .csv files",
     "emoji": "emoji in several styles and skin tones, with captions, from npm packages",
-    "fashion_mnist": "Fashion-MNIST with captions, from its idx files",
+    "fashion_mnist": "Fashion-MNIST from its idx files: pictures with captions, or vectors with labels",
     "avatars": "rule-drawn avatars with exact attributes, and edit pairs with instructions",
     "folder": "your own pictures, with captions from .txt files or a table",
     "latents": "latents and prompt states beside captioned images, for latent diffusion",

@@ -1,6 +1,7 @@
 """Fashion-MNIST (MIT, Zalando Research): 70,000 grey pictures of clothes, 28 x 28, in ten classes, with captions.
 
-Read from the four original idx files, which Debian's package dataset-fashion-mnist installs.
+Read from the four original idx files, which Debian's package dataset-fashion-mnist installs. With --vectors: rows of
+pixels in [-1, 1] as x and the number of the class as y, for semi-supervised classification.
 """
 
 import argparse
@@ -21,6 +22,7 @@ CLASSES = (
     "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 VAL = 5000
+PAIRS = 5000  # of the rows for training in a folder of vectors; of the others every second keeps x, and the rest y
 EDGE = 28
 README = """# Fashion-MNIST, {size} x {size} px
 
@@ -28,25 +30,64 @@ Grey pictures of clothes on black in ten classes, MIT licence, Zalando SE (githu
 WebDataset shards of KEY.png and KEY.json ({{captions, label, class}}). train {train}, val {val} (drawn from the
 original training set with seed {seed}), test {test} (the original test set). Command: `{command}`
 """
+VECTORS_README = """# Fashion-MNIST labels
+
+Source: the original idx files of Fashion-MNIST (MIT, Zalando SE, github.com/zalandoresearch/fashion-mnist).
+x: the {x_dim} pixels of a picture, row by row, in [-1, 1]; y: its class, 0 to {last}. From the original training set,
+each picture in one split only (seed {seed}): train_paired {train_paired} pairs, train_x {train_x} pictures without a
+label, train_y {train_y} labels without a picture, val {val} pairs; test {test} is the original test set.
+Command: `{command}`
+"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_output_arguments(command)
     command.add_argument("--idx", default=DEBIAN_FOLDER, metavar="FOLDER", help=f"default {DEBIAN_FOLDER}")
     command.add_argument("--size", type=int, choices=(28, 32), default=28, help="32: padded with black on all sides")
+    command.add_argument("--vectors", action="store_true", help="rows of pixels and labels instead of pictures")
 
 
 def run(options: argparse.Namespace) -> None:
-    from datamodules.prepare.image_shard_writing import Samples, write_image_folder
-
     images, labels = {}, {}
     for name in FILES:
         images[name], labels[name] = read_pair(Path(options.idx), name)
     order = np.random.default_rng(options.seed).permutation(len(images["train"]))
     held_out = min(VAL, len(order) // 2)
+    write = write_vectors if options.vectors else write_pictures
+    write(options, images, labels, order[:held_out], order[held_out:])
+
+
+def write_vectors(options: argparse.Namespace, images: dict, labels: dict, val: np.ndarray, train: np.ndarray) -> None:
+    """Pairs, x alone and y alone from different pictures of the training set; val and train: their row numbers."""
+    from datamodules.prepare.shard_writing import Description, write_folder
+
+    pad = (options.size - EDGE) // 2
+    pixels = {name: np.pad(part, ((0, 0), (pad, pad), (pad, pad))) for name, part in images.items()}
+    x = {name: part.reshape(len(part), -1).astype(np.float32) / 127.5 - 1 for name, part in pixels.items()}
+    y = {name: part[:, None].astype(np.float32) for name, part in labels.items()}
+    pairs = min(PAIRS, len(train) // 3)
+    splits = {
+        "train_paired": {"x": x["train"][train[:pairs]], "y": y["train"][train[:pairs]]},
+        "train_x": {"x": x["train"][train[pairs::2]]},
+        "train_y": {"y": y["train"][train[pairs + 1 :: 2]]},
+        "val": {"x": x["train"][val], "y": y["train"][val]},
+        "test": {"x": x["test"], "y": y["test"]},
+    }
+    line = options.command_line
+    notes = {"classes": list(CLASSES), "split_seed": options.seed}
+    about = Description("fashion_mnist", "MIT", line, y_names=["label"], notes=notes)
+    counts = {name: len(next(iter(sides.values()))) for name, sides in splits.items()}
+    facts = {"x_dim": options.size**2, "last": len(CLASSES) - 1, "seed": options.seed, "command": line}
+    write_folder(options.out, splits, about, VECTORS_README.format(**facts, **counts), options.overwrite)
+
+
+def write_pictures(options: argparse.Namespace, images: dict, labels: dict, val: np.ndarray, train: np.ndarray) -> None:
+    """PNG files with captions, in the order of the idx files; val and train: row numbers of the training set."""
+    from datamodules.prepare.image_shard_writing import Samples, write_image_folder
+
     rows = {
-        "train": ("train", np.sort(order[held_out:])),
-        "val": ("train", np.sort(order[:held_out])),
+        "train": ("train", np.sort(train)),
+        "val": ("train", np.sort(val)),
         "test": ("test", np.arange(len(images["test"]))),
     }
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,9 @@ import pytest
 from datamodules.image_decoding import decode_image
 from datamodules.prepare import fashion_mnist
 from datamodules.prepare.__main__ import main
+from datamodules.vector_shards import ShardFolder
+
+SPLITS = ("train_paired", "train_x", "train_y", "val", "test")
 
 
 def read_folder(folder):
@@ -66,6 +69,37 @@ def test_fashion_mnist_is_what_the_idx_files_hold(idx_folder, monkeypatch, size)
             assert len(set(about["captions"])) == len(about["captions"])
             rows.add((source, int(row)))
     assert len(rows) == 40
+
+
+@pytest.mark.parametrize("size", [28, 32])
+def test_vectors_are_what_the_idx_files_hold_each_picture_in_one_split(idx_folder, monkeypatch, size):
+    folder, sets = idx_folder
+    monkeypatch.setattr(fashion_mnist, "VAL", 5)
+    command = ["fashion_mnist", "--vectors", "--idx", str(folder), "--out", str(folder / "a"), "--size", str(size)]
+    assert main(command) == 0
+    assert main(["check", str(folder / "a")]) == 0
+    shards, found = ShardFolder(str(folder / "a"), verify=True), Counter()
+    assert {name: len(shards.open(name).group_sizes) for name in shards.index["splits"]} == dict.fromkeys(SPLITS, 1)
+    for name in SPLITS:
+        split = shards.open(name)
+        rows = np.arange(split.group_sizes.sum())
+        images, labels = sets["t10k" if name == "test" else "train"]
+        if split.y:
+            y = split.y.take(rows)
+            assert y.shape == (len(rows), 1)
+        if split.x:
+            pixels = ((split.x.take(rows) + 1) * 127.5).round().astype(np.uint8).reshape(-1, size, size)
+            edge = (size - 28) // 2
+            inner = pixels[:, edge : edge + 28, edge : edge + 28]
+            assert pixels.astype(int).sum() == inner.astype(int).sum()
+            own = [int(np.flatnonzero((images == picture).all((1, 2)))[0]) for picture in inner]
+            found.update((name == "test", row) for row in own)
+            if split.y:
+                assert labels[own].tolist() == y[:, 0].tolist()
+    assert max(found.values()) == 1
+    sizes = {name: int(shards.open(name).group_sizes.sum()) for name in SPLITS}
+    assert sizes == {"train_paired": 8, "train_x": 9, "train_y": 8, "val": 5, "test": 10}
+    assert shards.index["notes"]["classes"] == list(fashion_mnist.CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 from functools import partial
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from callbacks import LossSpikes, NumericGuard, SkippedSamples, Throughput
 from datamodules import PairedVectorsDataModule
+from datamodules.prepare.shard_writing import Description, write_folder
 from datamodules.skipped import Skipped
+from fewstep.transport.discrete_transport import DiscreteTransport
 from fewstep.transport.energy import EnergyTransport
 from fewstep.transport.light_transport import LightTransport
 from lightning_modules import OTConditionalModule
@@ -97,6 +100,50 @@ def test_padding_rows_do_not_count():
     nll = net.validation_step(batch, 0)["nll"]
     assert logged["rows"] == 3
     torch.testing.assert_close(logged["val/nll"], nll[:3].mean())
+
+
+def labels(folder, **wrong):
+    """Vector shards with labels 0, 1, 2 of 5,000 unpaired y; wrong: the last label of a split."""
+    splits = {}
+    for name, count in (("train_paired", 8), ("train_x", 8), ("train_y", 5000), ("val", 4), ("test", 4)):
+        y = np.arange(count, dtype=np.float32)[:, None] % 3
+        y[-1] = wrong.get(name, y[-1])
+        columns = {"x": np.zeros((count, 2), np.float32), "y": y}
+        splits[name] = {side: column for side, column in columns.items() if name != f"train_{'yx'[side == 'y']}"}
+    write_folder(str(folder), splits, Description("labels", "CC0-1.0", "none"))
+    return PairedVectorsDataModule(folder, num_pairs=12, val_fraction=1 / 3, batch_size=4, steps_per_epoch=5)
+
+
+@pytest.mark.parametrize(("split", "label"), [("train_paired", 3.0), ("train_y", 1.5), ("train_y", -1.0)])
+def test_one_wrong_label_among_thousands_is_named_before_the_first_step(tmp_path, split, label):
+    net, rows, runner = (
+        OTConditionalModule(DiscreteTransport(2, 3)),
+        labels(tmp_path / "a", **{split: label}),
+        trainer(),
+    )
+    with pytest.raises(ValueError, match=f"^label {label:g} is none of the 3 classes"):
+        runner.fit(net, datamodule=rows)
+    assert runner.global_step == 0
+
+
+@pytest.mark.parametrize("objective", ["marginal", "inverse_ot"])
+def test_steps_of_a_model_of_labels_return_the_classes_log_probabilities(tmp_path, objective):
+    net, rows, runner = (
+        OTConditionalModule(DiscreteTransport(2, 3, (), objective=objective)),
+        labels(tmp_path / "a"),
+        trainer(),
+    )
+    runner.fit(net, datamodule=rows)
+    batch = next(iter(rows.val_dataloader()))
+    net.log = net.log_dict = lambda *_, **__: None
+    with torch.no_grad():
+        validated, tested = net.validation_step(batch, 1), net.test_step(batch, 0)
+        expected = net.model.class_log_prob(batch["x"])
+    for outputs in (validated, tested):
+        torch.testing.assert_close(outputs["class_log_prob"], expected)
+        torch.testing.assert_close(outputs["nll"], -expected[torch.arange(4), batch["y"][:, 0].long()])
+    assert tested["sample"].shape == batch["y"].shape
+    assert validated.keys() == {"nll", "class_log_prob"}
 
 
 def test_test_step_returns_rows_in_order_and_the_same_samples_for_any_batch_size(fitted):
