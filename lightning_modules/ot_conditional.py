@@ -22,7 +22,8 @@ class OTConditionalModule(LightningModule):
             or any network with losses(batch) -> named scalars that add up, log_density(y, x), sample(x, rng),
             initialise(x, y) and parameter_groups() -> {"cost": ..., "potential": ...}; with diagnostics(x) -> named
             scalars these are logged at every validation. `discrete_transport.DiscreteTransport` where y is a label:
-            its class_log_prob(x) [B, K] then stands in the outputs of validation and test.
+            its class_log_prob(x) [B, K] then stands in the outputs of validation and test, and check_labels(y)
+            raises ValueError for a label that is none.
         cost_lr, potential_lr: the two learning rates of the paper.
         cost_weight_decay, potential_weight_decay: decoupled (AdamW).
         betas: of Adam.
@@ -66,6 +67,8 @@ class OTConditionalModule(LightningModule):
                     "raise num_pairs or choose covariance=diagonal"
                 )
             self.model.initialise(tables["x_unpaired"], torch.cat([tables["y_unpaired"], tables["y"]]))
+            if hasattr(self.model, "check_labels") and self.trainer.datamodule.num_val:
+                self.model.check_labels(self.trainer.datamodule.val_columns["y"])  # not at the first validation only
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         if self.hparams.x_noise:

@@ -98,8 +98,23 @@ def test_the_shipped_config_is_rehearsed_with_both_objectives(vectors, tmp_path,
     [
         ({"model__model__num_classes": 9}, "label 9 is none of the 9 classes"),
         ({"model__model__x_dim": 1024}, "x_dim=1024"),
+        ({"model__model__epsilon": ".nan"}, "epsilon=nan: must be positive and finite"),
+        ({"model__model__hidden": "[8,0]"}, "hidden=[8, 0]: every width must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing_behind(vectors, tmp_path, capsys, change, message):
     assert message in one_line(capsys, fit(vectors, tmp_path / "run", **change))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_label_of_the_validation_pairs_is_found_before_training(vectors, tmp_path, capsys, monkeypatch):
+    columns = {"x": torch.zeros(6, 784), "y": torch.tensor([[0.0], [1.0], [10.0], [2.0], [3.0], [4.0]])}
+    monkeypatch.setattr(PairedVectorsDataModule, "val_columns", columns)
+    assert "label 10 is none of the 10 classes" in one_line(capsys, fit(vectors, tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_distances_between_labels_are_refused(finished, tmp_path, capsys):
+    checkpoint = str(finished / "checkpoints" / "last.ckpt")
+    code = evaluate.main([checkpoint, "--out", str(tmp_path / "report"), "--metrics", "transport"])
+    assert "mean nothing; measure `accuracy` of labels" in one_line(capsys, code)

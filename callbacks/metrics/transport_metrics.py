@@ -43,6 +43,8 @@ class TransportMetrics(Callback):
         self._pairs, self._probes = EvaluationRows(), EvaluationRows()
 
     def add(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        if "class_log_prob" in (outputs or {}):
+            raise ValueError("distances between class numbers mean nothing; measure `accuracy` of labels")
         _add(self._pairs, outputs, batch)
 
     def add_probes(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:

@@ -57,8 +57,8 @@ class DiscreteTransport(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes={num_classes}: must be at least 2")
-        if epsilon <= 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        if not 0 < epsilon < math.inf:
+            raise ValueError(f"epsilon={epsilon}: must be positive and finite")
         if objective not in OBJECTIVES:
             raise ValueError(f"objective={objective!r}: choose one of {', '.join(OBJECTIVES)}")
         if class_prior is not None:
@@ -73,7 +73,7 @@ class DiscreteTransport(nn.Module):
     def initialise(self, x: Tensor, y: Tensor) -> None:
         """ValueError in one line unless training rows x [Q, Dx] fit and labels y [R, 1] are classes; sets nothing."""
         check_dimensions(self, x.shape[-1], y.shape[-1])
-        self._check_labels(y)
+        self.check_labels(y)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The disjoint parameters of c and f."""
@@ -90,12 +90,21 @@ class DiscreteTransport(nn.Module):
 
     def log_density(self, y: Tensor, x: Tensor) -> Tensor:
         """log pi(y|x) [B] of labels y [B, 1]; ValueError in one line for one that is no class."""
-        self._check_labels(y)
+        self.check_labels(y)
         return self.class_log_prob(x).gather(1, y.long()).squeeze(1)
 
     def sample(self, x: Tensor, rng: PerSampleRng | None = None) -> Tensor:
         """One label per row of x, [B, 1] in the dtype of x."""
         return categorical(self.class_log_prob(x), standard_uniform(rng, x))[:, None].to(x)
+
+    def check_labels(self, y: Tensor) -> None:
+        """ValueError in one line for labels [B, 1] that are no classes."""
+        wrong = y[~((y >= 0) & (y < self.num_classes) & (y == y.floor()))]
+        if len(wrong):
+            raise ValueError(
+                f"label {wrong[0].item():.9g} is none of the {self.num_classes} classes; give whole numbers from 0 to "
+                f"{self.num_classes - 1}, or set num_classes"
+            )
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalar terms that sum to the objective on {x, y, x_unpaired} and, unless a prior is known, y_unpaired.
@@ -146,11 +155,3 @@ class DiscreteTransport(nn.Module):
             )
         labels = batch["y_unpaired"]
         return (labels == torch.arange(self.num_classes, device=labels.device)).to(self.potential).mean(0)
-
-    def _check_labels(self, y: Tensor) -> None:
-        wrong = y[~((y >= 0) & (y < self.num_classes) & (y == y.floor()))]
-        if len(wrong):
-            raise ValueError(
-                f"label {wrong[0].item():.9g} is none of the {self.num_classes} classes; give whole numbers from 0 to "
-                f"{self.num_classes - 1}, or set num_classes"
-            )

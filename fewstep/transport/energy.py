@@ -85,8 +85,8 @@ class EnergyTransport(nn.Module):
         num_nodes: int = 2048,
     ) -> None:
         super().__init__()
-        if epsilon <= 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        if not 0 < epsilon < math.inf:
+            raise ValueError(f"epsilon={epsilon}: must be positive and finite")
         if gauge not in ("centred", None):
             raise ValueError(f"gauge must be 'centred' or null, got {gauge!r}")
         if num_nodes < 2 or num_nodes % 2:

@@ -7,7 +7,12 @@ from torch import nn
 
 
 def mlp(in_dim: int, hidden: Sequence[int], out_dim: int, activation: nn.Module | None = None) -> nn.Sequential:
-    """Linear layers of these widths with an activation (SiLU unless given) between them; ``hidden=()`` is linear."""
+    """Linear layers of these widths with an activation (SiLU unless given) between them; ``hidden=()`` is linear.
+
+    ValueError for a width below 1.
+    """
+    if min(hidden, default=1) < 1:
+        raise ValueError(f"hidden={list(hidden)}: every width must be at least 1")
     layers: list[nn.Module] = []
     for before, after in pairwise([in_dim, *hidden]):
         layers += [nn.Linear(before, after), activation or nn.SiLU()]

@@ -285,7 +285,7 @@ def test_it_learns_from_few_pairs_and_many_marginals(below):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epsilon": 0.0}, "epsilon must be positive, got 0.0"),
+        ({"epsilon": 0.0}, "epsilon=0.0: must be positive"),
         ({"gauge": "fixed"}, "gauge must be 'centred' or null, got 'fixed'"),
         ({"num_nodes": 7}, "num_nodes must be an even number of at least 2, got 7"),
     ],
