@@ -56,8 +56,8 @@ def session(leader: int) -> list[int]:
         except OSError:
             continue
         if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return sorted(found)
+            found.append((int(fields[19]), int(stat.parent.name)))  # numbers of processes begin anew at some time
+    return [pid for _, pid in sorted(found)]
 
 
 def trains(process: subprocess.Popen) -> list[int]:

@@ -90,8 +90,8 @@ def test_the_seed_decides_what_is_generated_and_nothing_is_overwritten(run):
 
 def test_a_sheet_of_the_steps(run):
     run("edit", *EDIT, "--steps-sheet", "steps.png")
-    assert Image.open("steps.png").width == 6 * 170 + 10  # the source, four steps, the result
-    last = pixels("steps.png")[10:170, 860:1020]
+    assert Image.open("steps.png").width == 6 * 168 + 8  # the source, four steps, the result
+    last = pixels("steps.png")[8:168, 848:1008]
     assert (last[::10, ::10] == pixels("edit.png")).all()
 
 

@@ -58,7 +58,7 @@ def test_missing_inception_says_which_file_to_put_where(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
     where = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     with pytest.raises(
-        ValueError, match=r"\(no network\); without a network, put https://github.com/\S+ at "
+        ValueError, match=r"\(no network and more\); without a network, put https://github.com/\S+ at "
     ) as caught:
         FIDInception()
     assert str(where) in str(caught.value)
