@@ -1,148 +1,15 @@
-"""What can be said about a rule-drawn avatar, the drawing options that make it true, and the sentences that say it.
+"""Which attributes an avatar has, which edits of it there are, and which split it belongs to.
 
-An avatar is a number; every choice is a hash of (seed, number, what is chosen). Options that no attribute sets are the
-identity, and they stay when one attribute is changed.
+An avatar is a name; every choice is a hash of that name and of what is chosen: nothing depends on what else is drawn.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
 
+from datamodules.prepare.avatar_styles import HIDES, RARE, STYLES
 from datamodules.prepare.hashed_share import share
-from datamodules.prepare.npm_packages import Package
 
-VERSION = "9.4.3"
-COLOURS = {
-    "red": "c62828",
-    "blue": "2663c3",
-    "green": "2e8b57",
-    "yellow": "f2c230",
-    "purple": "7a4fa3",
-    "black": "222222",
-}
-HAIR = {"blond": "e8c860", "brown": "6b4220", "black": "1c1614", "red": "b5451b", "grey": "a9a9a9", "blue": "2aa0d0"}
-SKIN = {"light": "ffdbb4", "tan": "d9a066", "dark": "8d5524"}
-BACKGROUNDS = {"white": "ffffff", "pink": "ffd6e0", "pale blue": "cfe8ff", "pale green": "d5f2d5"}
-
-
-def numbered(stem: str, *numbers: int) -> list[str]:
-    return [f"{stem}{number:02d}" for number in numbers]
-
-
-def coloured(option: str, colours: dict[str, str], *more: str) -> dict[str, dict]:
-    """{colour word: options that set it}."""
-    return {word: {name: [value] for name in (option, *more)} for word, value in colours.items()}
-
-
-def optional(option: str, **worn: list[str]) -> dict[str, dict]:
-    """{"none": not drawn, word: one of these variants}."""
-    off, on = {f"{option}Probability": 0}, {f"{option}Probability": 100}
-    return {"none": off, **{word: {**on, option: variants} for word, variants in worn.items()}}
-
-
-def hats(option: str, variants: list[str]) -> dict[str, dict]:
-    """Hats by colour; none leaves the options as they are."""
-    worn = {word: {option: variants, "hatColor": [value], "hatProbability": 100} for word, value in COLOURS.items()}
-    return {"none": {"hatProbability": 0}, **worn}
-
-
-class Style(NamedTuple):
-    package: Package
-    license: str
-    credit: str
-    words: str  # what the drawing is
-    identity: dict[str, list[str] | int]  # options drawn once per avatar, and probabilities
-    attributes: dict[str, dict[str, dict]]  # {attribute: {value: options}}; the later ones override
-
-
-COMMON = {"background": coloured("backgroundColor", BACKGROUNDS), "skin": coloured("skinColor", SKIN)}
-STYLES = {
-    "pixel-art": Style(
-        Package("@dicebear/pixel-art", VERSION),
-        "CC0-1.0",
-        "Pixel Art by DiceBear, CC0 1.0",
-        "a pixel art avatar",
-        {
-            "eyes": numbered("variant", *range(1, 13)),
-            "eyesColor": ["76778b", "5b7c8b", "588387", "876658"],
-            "clothing": numbered("variant", 1, 3, 4, 5, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 19, 23),
-            "mouth": numbered("happy", *range(1, 14)),
-            "mouthColor": ["d29985", "c98276", "e35d6a"],
-            "glassesColor": ["191919"],
-            "accessoriesProbability": 0,
-            "beardProbability": 0,  # a shade of the skin at this resolution
-        },
-        {
-            **COMMON,
-            "shirt": coloured("clothingColor", COLOURS),
-            "hair_length": {
-                "short": {"hair": numbered("short", 1, 2, 3, 8, 9, 10, 14, 15, 16, 17, 22)},
-                "long": {"hair": numbered("long", 1, 2, 3, 7, 8, 9, 12, 13, 20, 21)},
-            },
-            "hair_color": coloured("hairColor", HAIR),
-            "glasses": optional(
-                "glasses", glasses=numbered("light", 1, 2, 3, 5, 6, 7), sunglasses=numbered("dark", 1, 2, 3, 5, 6, 7)
-            ),
-            "hat": hats("hat", numbered("variant", *range(1, 11))),
-        },
-    ),
-    "lorelei": Style(
-        Package("@dicebear/lorelei", VERSION),
-        "CC0-1.0",
-        "Lorelei by Lisa Wischofsky, CC0 1.0",
-        "an ink drawing of a face",
-        {
-            "eyes": numbered("variant", *range(1, 25)),
-            "eyebrows": numbered("variant", *range(1, 14)),
-            "head": numbered("variant", *range(1, 5)),
-            "nose": numbered("variant", *range(1, 7)),
-            "hair": numbered("variant", *range(1, 49)),
-            "hairAccessoriesProbability": 0,
-        },
-        {
-            **COMMON,
-            "hair_color": coloured("hairColor", HAIR),
-            "mouth": {
-                "smiling": {"mouth": numbered("happy", *range(1, 19))},
-                "sad": {"mouth": numbered("sad", *range(1, 10))},
-            },
-            "beard": optional("beard", beard=numbered("variant", 1, 2)),
-            "freckles": optional("freckles", freckles=numbered("variant", 1)),
-            "earrings": optional("earrings", earrings=numbered("variant", 1, 2, 3)),
-            "glasses": optional("glasses", glasses=numbered("variant", *range(1, 6))),
-        },
-    ),
-    "avataaars": Style(
-        Package("@dicebear/avataaars", VERSION),
-        "LicenseRef-Avataaars",
-        "Avataaars by Pablo Stanley, free for personal and commercial use (avataaars.com)",
-        "a cartoon avatar",
-        {
-            "eyes": ["default", "happy", "side", "squint", "surprised", "wink"],
-            "eyebrows": ["default", "defaultNatural", "flatNatural", "raisedExcited", "upDown"],
-            "clothing": ["blazerAndShirt", "collarAndSweater", "hoodie", "overall", "shirtCrewNeck", "shirtVNeck"],
-            "style": ["default"],
-            "accessoriesColor": ["262e33"],
-            "topProbability": 100,
-        },
-        {
-            **COMMON,
-            "shirt": coloured("clothesColor", COLOURS),
-            "hair_length": {
-                "short": {"top": ["shortFlat", "shortRound", "shortWaved", "theCaesar", "theCaesarAndSidePart"]},
-                "long": {"top": ["straight01", "straight02", "longButNotTooLong", "bob", "curvy", "bigHair"]},
-            },
-            "hair_color": coloured("hairColor", HAIR, "facialHairColor"),
-            "mouth": {"smiling": {"mouth": ["smile", "twinkle"]}, "sad": {"mouth": ["sad", "concerned"]}},
-            "beard": optional("facialHair", beard=["beardLight", "beardMajestic", "beardMedium"]),
-            "glasses": optional(
-                "accessories",
-                glasses=["prescription01", "prescription02", "round"],
-                sunglasses=["sunglasses", "wayfarers"],
-            ),
-            "hat": hats("top", ["hat", "winterHat1", "winterHat02", "winterHat03", "winterHat04"]),
-        },
-    ),
-}
-RARE = {"hat": 0.6, "glasses": 0.5, "beard": 0.75, "freckles": 0.7, "earrings": 0.6}  # share of "none"
+Attributes = Mapping[str, str]  # {attribute: value}
+SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}  # shares of all combinations
 
 
 def pick(choices: list, *words: str):
@@ -159,18 +26,7 @@ def attributes_of(style: str, avatar: str) -> dict[str, str]:
     return drawn
 
 
-def edited(style: str, avatar: str, attributes: dict[str, str], attempt: int = 0) -> tuple[str, dict[str, str]]:
-    """(the attribute that changes, all attributes after the change), others at another attempt.
-
-    Hair under a hat is left alone: it may be hidden.
-    """
-    names = [name for name in attributes if not (name.startswith("hair_") and attributes.get("hat", "none") != "none")]
-    changed = pick(names, avatar, "changed", str(attempt))
-    others = [value for value in STYLES[style].attributes[changed] if value != attributes[changed]]
-    return changed, {**attributes, changed: pick(others, avatar, "new value")}
-
-
-def options_of(style: str, avatar: str, attributes: dict[str, str]) -> dict:
+def options_of(style: str, avatar: str, attributes: Attributes) -> dict:
     """The options for DiceBear, each a list of exactly one choice or a number, so that nothing is left to its seed."""
     options = dict(STYLES[style].identity)
     for name, value in attributes.items():
@@ -181,45 +37,37 @@ def options_of(style: str, avatar: str, attributes: dict[str, str]) -> dict:
     }
 
 
-def describe(style: str, attributes: dict[str, str]) -> list[str]:
-    """Three captions: all that is said, what is worn, and the hair and skin alone."""
-    has = {name: value for name, value in attributes.items() if value != "none"}
-    hair = " ".join(filter(None, (has.get("hair_length"), has["hair_color"], "hair")))
-    worn = [f"a {has['hat']} hat"] if "hat" in has else []
-    worn += [
-        has[name] if name != "beard" else "a beard"
-        for name in ("glasses", "beard", "freckles", "earrings")
-        if name in has
-    ]
-    mood = f"a {has['mouth']} mouth, " if "mouth" in has else ""
-    shirt = f", wearing a {has['shirt']} shirt" if "shirt" in has else ""
-    person = f"with {has['skin']} skin, {mood}{joined([hair, *worn])}{shirt}"
-    words = STYLES[style].words
-    return [
-        f"{words} {person}, on a {has['background']} background",
-        f"{words} {person}",
-        f"{words} with {joined(worn) if worn else hair}",
-    ]
+def may_be_hidden(attributes: Attributes) -> tuple[str, ...]:
+    """Attributes that something worn may cover."""
+    return tuple(name for worn, below in HIDES.items() if attributes.get(worn, "none") != "none" for name in below)
 
 
-def joined(things: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(things[:-1]), things[-1]]))
+def split_of(style: str, attributes: Attributes) -> str:
+    """The split of all avatars with this combination of attributes that nothing can hide.
+
+    No caption of a whole avatar stands in two splits: captions say nothing of what is hidden.
+    """
+    covered = may_be_hidden(attributes)
+    combination = [f"{name}={value}" for name, value in attributes.items() if name not in covered]
+    place = share("avatar split", style, *combination)
+    for split, part in SPLITS.items():
+        if place < part:
+            return split
+        place -= part
+    return "test"
 
 
-def instruction(changed: str, before: str, after: str) -> str:
-    """The change as a request."""
-    if after == "none":
-        return f"take off the {before}" if changed == "glasses" else f"remove the {changed}"
-    return {
-        "hat": f"give the person a {after} hat" if before == "none" else f"make the hat {after}",
-        "glasses": f"give the person {after}",
-        "beard": "give the person a beard",
-        "freckles": "add freckles",
-        "earrings": "add earrings",
-        "hair_length": f"make the hair {after}",
-        "hair_color": f"dye the hair {after}",
-        "skin": f"make the skin {after}",
-        "shirt": f"make the shirt {after}",
-        "mouth": "make the person smile" if after == "smiling" else "make the person look sad",
-        "background": f"make the background {after}",
-    }[changed]
+def edits(style: str, avatar: str, attributes: Attributes, kept: tuple[str, ...] = ()) -> list[tuple[str, dict]]:
+    """(attribute that changes, all attributes after it) in the order of a hash; both ends are of one split.
+
+    Left alone are `kept` and what may be hidden. Every attribute is as likely as any to come first.
+    """
+    names = [name for name in attributes if name not in (*may_be_hidden(attributes), *kept)]
+    found = []
+    for name in sorted(names, key=lambda name: share("avatar", avatar, "edit", name)):
+        values = [value for value in STYLES[style].attributes[name] if value != attributes[name]]
+        for value in sorted(values, key=lambda value: share("avatar", avatar, "edit", name, value)):
+            after = {**attributes, name: value}
+            if split_of(style, after) == split_of(style, attributes):
+                found.append((name, after))
+    return found

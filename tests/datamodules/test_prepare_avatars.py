@@ -1,4 +1,4 @@
-"""Avatars: the attributes without drawing, node on fake packages, npm, and what is said when a tool is missing."""
+"""Avatars: node on fake packages, npm, and what is said when a tool is missing."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.prepare import avatar_attributes, avatars
+from datamodules.prepare import avatar_drawing, avatars
 from datamodules.prepare.__main__ import main
 from datamodules.prepare.npm_packages import Package, package_files
 
@@ -31,27 +31,9 @@ def write_package(folder, package, files):
             tar.addfile(member, io.BytesIO(content))
 
 
-@pytest.mark.parametrize("style", avatar_attributes.STYLES)
-def test_an_edit_changes_only_the_options_of_one_attribute(style):
-    seen = set()
-    for number in range(200):
-        before = avatar_attributes.attributes_of(style, f"0 {number}")
-        changed, after = avatar_attributes.edited(style, f"0 {number}", before)
-        old, new = (avatar_attributes.options_of(style, f"0 {number}", values) for values in (before, after))
-        may_change = {
-            name for options in avatar_attributes.STYLES[style].attributes[changed].values() for name in options
-        }
-        assert {name for name in old | new if old.get(name) != new.get(name)} <= may_change
-        assert all(len(choice) == 1 for choice in new.values() if isinstance(choice, list))
-        assert avatar_attributes.instruction(changed, before[changed], after[changed])
-        assert avatar_attributes.describe(style, before)[0] != avatar_attributes.describe(style, after)[0]
-        seen.add(changed)
-    assert seen == set(avatar_attributes.STYLES[style].attributes)
-
-
 @pytest.fixture
 def fake_dicebear(tmp_path):
-    for package, code in ((avatars.CORE, FAKE_CORE), (Package("@dicebear/pixel-art", "9.4.3"), FAKE_STYLE)):
+    for package, code in ((avatar_drawing.CORE, FAKE_CORE), (Package("@dicebear/pixel-art", "9.4.3"), FAKE_STYLE)):
         about = {"name": package.name, "version": package.version, "type": "module", "exports": "./lib/index.js"}
         write_package(tmp_path, package, {"package.json": json.dumps(about).encode(), "lib/index.js": code})
     return tmp_path
@@ -59,7 +41,7 @@ def fake_dicebear(tmp_path):
 
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 def test_node_draws_from_the_packages(fake_dicebear):
-    with avatars.Avatars("pixel-art", str(fake_dicebear)) as drawn:
+    with avatar_drawing.Avatars("pixel-art", str(fake_dicebear)) as drawn:
         folder = Path(drawn.folder.name)
         assert (
             drawn.svg({"skinColor": ["a'\"`\n</svg>"]})
@@ -89,7 +71,7 @@ def test_a_missing_npm_says_what_to_place_where(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"npm is not installed.* place dicebear-core-9\.4\.3\.tgz in a folder.*--packages"
     ):
-        package_files(avatars.CORE, None, r"(lib/.*)")
+        package_files(avatar_drawing.CORE, None, r"(lib/.*)")
 
 
 def test_a_failing_npm_is_one_line(tmp_path, monkeypatch):
@@ -126,7 +108,13 @@ def test_packages_are_read_safely(tmp_path):
 
 @pytest.mark.parametrize("num", [10**12, 1_000_001, 9, 0, -1])
 def test_how_many_is_asked_before_anything_is_listed(tmp_path, monkeypatch, capsys, num):
-    monkeypatch.setattr(avatars, "range", pytest.fail, raising=False)  # the keys are not begun
+    monkeypatch.setattr(avatars, "scenes_of", pytest.fail)  # the keys are not begun
     assert main(["avatars", "--out", str(tmp_path / "a"), "--num", str(num)]) == 1
     assert f"--num {num} --size 64: expected 10 to 1,000,000 pairs" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("persons", [0, 5])
+def test_scenes_of_other_numbers_are_refused(tmp_path, capsys, persons):
+    assert main(["avatars", "--out", str(tmp_path / "a"), "--persons", str(persons)]) == 1
+    assert capsys.readouterr().err == f"error: --persons {persons}: expected 1 to 4\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules.image_decoding import decode_image
 from datamodules.prepare.emoji_table import base_concept
@@ -32,7 +33,7 @@ def shipped_emoji():
     return read_folder(DATA / "emoji64")
 
 
-@pytest.mark.parametrize(("name", "limit"), [("emoji64", 12e6), ("avatars64", 3e6)])
+@pytest.mark.parametrize(("name", "limit"), [("emoji64", 12e6), ("avatars64", 7e6), ("avatar_scenes64", 3e6)])
 def test_the_shipped_sets_are_small_and_credited(name, limit):
     files = list((DATA / name).iterdir())
     assert sum(file.stat().st_size for file in files) <= limit
@@ -105,21 +106,33 @@ def test_what_editing_holds_out_has_a_source_to_edit(shipped_emoji):
         assert {(one["edit_split"], one["held_out"]) for one in kept} == {(split, "concept")}
 
 
-def test_shipped_avatars_are_exact_pairs():
-    folder, pictures = read_folder(DATA / "avatars64"), {}
+@pytest.mark.parametrize(("name", "persons"), [("avatars64", 1), ("avatar_scenes64", 2)])
+def test_shipped_avatars_are_exact_pairs(name, persons):
+    folder, pictures = read_folder(DATA / name), {}
     assert set(folder) == {"train", "val", "test"}
     for split, samples in folder.items():
         for files in samples.values():
             about = json.loads(files["json"])
             source, target = (decode_image(files[name]) for name in ("webp", "edited.webp"))
-            share = (source != target).any(0).float().mean()
-            assert source.shape == target.shape == (3, 64, 64)
-            assert 0.005 <= share < 1
-            before, after = about["attributes"], about["edited_attributes"]
-            assert [name for name in before if before[name] != after[name]] == [about["changed"]]
-            if about["changed"] != "background":
-                assert (source[:, 0, 0] == target[:, 0, 0]).all()
-            if after[about["changed"]] != "none":
-                assert after[about["changed"]] in about["instruction"]
+            assert source.shape == target.shape == (3, 64, 64 * persons)
+            blocks = source[:, ::4, ::4].repeat_interleave(4, 1).repeat_interleave(4, 2)
+            assert torch.equal(source, blocks)  # drawn pixels of 4 x 4
+            differs = [tile.any(0).float().mean() for tile in (source != target).chunk(persons, 2)]
+            where = about.get("changed_person", 0)
+            assert 0.005 <= differs.pop(where) < 1
+            assert not any(differs)
+            before, after = (listed(about[key]) for key in ("attributes", "edited_attributes"))
+            hidden, hidden_after = (listed(about[key]) for key in ("hidden", "edited_hidden"))
+            one, other = before[where] | hidden[where], after[where] | hidden_after[where]
+            assert [name for name in one if one[name] != other[name]] == [about["changed"]]
+            assert before[:where] + before[where + 1 :] == after[:where] + after[where + 1 :]
+            assert all(seen["hat"] != "none" or not below for seen, below in zip(before, hidden, strict=True))
+            if after[where][about["changed"]] != "none":
+                assert after[where][about["changed"]] in about["instruction"]
             assert about["caption"] == about["captions"][0] != about["edited_caption"]
-            assert pictures.setdefault(files["webp"], split) == split  # no picture in two splits
+            for text in (about["caption"], about["edited_caption"]):
+                assert pictures.setdefault(text, split) == split  # no complete caption in two splits
+
+
+def listed(values):
+    return values if isinstance(values, list) else [values]
