@@ -14,6 +14,7 @@ from callbacks.checkpoints.finished_epochs import FinishedEpochs
 from callbacks.checkpoints.last_checkpoint import LastCheckpoint
 from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
 from callbacks.metrics.accuracy import AccuracyCallback
+from callbacks.metrics.attributes import AttributeCallback
 from callbacks.metrics.feature_distances import CMMDCallback, DiversityCallback, KIDCallback
 from callbacks.metrics.fid import FIDCallback
 from callbacks.metrics.paired_image import PairedImageCallback
@@ -33,6 +34,7 @@ __all__ = [
     "EMA",
     "AccuracyCallback",
     "AtomicCheckpointIO",
+    "AttributeCallback",
     "CLIPScoreCallback",
     "CMMDCallback",
     "DataIdentity",

@@ -5,18 +5,22 @@ A module computes, logs and returns; schedules, solvers, files, plots and metric
 order with optional `reference`, `reconstruction`, `score` [B], `nfe` [B]; for vectors `nll` [B] and `sample` [B, Dy].
 """
 
+from lightning_modules.attribute_reader import AttributeReaderModule
 from lightning_modules.autoencoder import AutoencoderModule
 from lightning_modules.contrastive import ContrastiveModule
 from lightning_modules.diffusion_teacher import DiffusionTeacherModule
 from lightning_modules.guidance_distillation import GuidanceDistillationModule
 from lightning_modules.icd import ICDModule
 from lightning_modules.ot_conditional import OTConditionalModule
+from lightning_modules.unconditional_diffusion import UnconditionalDiffusionModule
 
 __all__ = [
+    "AttributeReaderModule",
     "AutoencoderModule",
     "ContrastiveModule",
     "DiffusionTeacherModule",
     "GuidanceDistillationModule",
     "ICDModule",
     "OTConditionalModule",
+    "UnconditionalDiffusionModule",
 ]

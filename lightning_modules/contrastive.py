@@ -7,6 +7,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from fewstep.augmentation import Augmentation
 from fewstep.contrastive.loss import contrastive_loss, labels_of
 from fewstep.optimizers import AdamW
 from lightning_modules.evaluation_steps import log_mean
@@ -26,10 +27,14 @@ class ContrastiveModule(LightningModule):
             such field (see contrastive_loss).
         caption_field: field of the batch that holds the captions; where it holds lists, training draws one of each at
             random and evaluation takes the first.
+        variant: {field of further pictures: field of their captions}, such as {edited: edited_caption}: the same
+            samples with one thing changed, which are trained on beside the pictures and are hard negatives of them.
+        augmentation: of training pictures, see fewstep.augmentation.Augmentation.
 
     Several processes compare all rows of their batches with one another: the same step as one process with them all.
     `val/loss` compares within a batch of each process, so it depends on `eval_batch_size`; retrieval does not
-    (callbacks/metrics/retrieval.py).
+    (callbacks/metrics/retrieval.py). With a variant `val/variant_accuracy` is the share of pictures and variants that
+    are nearer to their own caption than to the other's; by chance 0.5.
     """
 
     def __init__(
@@ -39,12 +44,16 @@ class ContrastiveModule(LightningModule):
         max_scale: float = 100.0,
         positive_field: str | None = None,
         caption_field: str = "caption",
+        variant: dict[str, str] | None = None,
+        augmentation: Augmentation = Augmentation(),
     ) -> None:
         super().__init__()
         if not max_scale > 1:
             raise ValueError(f"max_scale={max_scale}: must be above 1")
-        self.save_hyperparameters(ignore=["optimizer"])
-        self.model, self.optimizer = model, optimizer
+        if variant is not None and len(variant) != 1:
+            raise ValueError(f"variant={variant}: name one field of pictures and the field of their captions")
+        self.save_hyperparameters(ignore=["optimizer", "augmentation"])
+        self.model, self.optimizer, self.augmentation = model, optimizer, augmentation
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         self.model.clamp_scale(self.hparams.max_scale)  # of the step before
@@ -54,25 +63,38 @@ class ContrastiveModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """image_features, text_features [B, D], loss [B], label int64 [B] (equal for equal captions)."""
-        return self._evaluate("val/loss", batch)
+        return self._evaluate("val", batch)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate("test/loss", batch)
+        return self._evaluate("test", batch)
 
     def export(self, folder: str) -> None:
         """Write the network as it is now to a folder that open_clip loads."""
         self.model.export(folder)
 
-    def _evaluate(self, key: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         outputs = self._losses(batch, training=False)
-        log_mean(self, key, outputs["loss"], batch["weight"], prog_bar=True)
+        log_mean(self, f"{stage}/loss", outputs["loss"], batch["weight"], prog_bar=True)
+        for pictures, told in (self.hparams.variant or {}).items():
+            captions = _captions(batch, told, training=False)
+            image, text = self.model.encode_image(batch[pictures]), self.model.encode_text(captions)
+            difference = outputs["text_features"] - text  # of their own caption and the other's
+            right = ((outputs["image_features"] * difference).sum(1) > 0).float() + ((image * difference).sum(1) < 0)
+            log_mean(self, f"{stage}/variant_accuracy", right / 2, batch["weight"], prog_bar=True)
         return outputs
 
     def _losses(self, batch: dict[str, Any], training: bool) -> dict[str, Tensor]:
-        captions = _captions(batch, self.hparams.caption_field, training)
-        image, text = self.model.encode_image(batch["image"]), self.model.encode_text(captions)
+        images, captions = batch["image"], _captions(batch, self.hparams.caption_field, training)
         field = self.hparams.positive_field
-        positives = None if field is None else labels_of(batch[field], image.device)
+        positives = None if field is None else labels_of(batch[field], images.device)
+        if training:
+            for pictures, told in (self.hparams.variant or {}).items():
+                images, captions = torch.cat([images, batch[pictures]]), captions + _captions(batch, told, training)
+                if positives is not None:  # what makes samples positives of one another may be what is changed
+                    alone = labels_of([("variant", key) for key in batch["key"]], images.device)
+                    positives = torch.cat([positives, alone])
+            images = self.augmentation(images)
+        image, text = self.model.encode_image(images), self.model.encode_text(captions)
         if training:
             loss = contrastive_loss(image, text, self.model.scale, positives, across_ranks=True)
         else:

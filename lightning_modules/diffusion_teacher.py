@@ -16,7 +16,7 @@ from fewstep.diffusion.guidance import ClassifierFree, Condition, DynamicGuidanc
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import schedule_of_config, training_times
 from fewstep.diffusion.solvers import ddim, even_times
-from fewstep.losses import l2
+from fewstep.diffusion.training import denoising_losses
 from fewstep.optimizers import AdamW
 from fewstep.rng import PerSampleRng
 from lightning_modules.evaluation_steps import log_mean, sample_rng
@@ -123,11 +123,8 @@ class DiffusionTeacherModule(LightningModule):
         return self.generate(noise, condition, num_steps or h.sampling_steps or 50, w)
 
     def _losses(self, data: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Weighted squared errors of the UNet [B]."""
-        output = self.network(self.parametrization.add_noise(data, noise, t), t, condition)
-        losses = l2(output, self.parametrization.target(data, noise, t))
         gamma = self.hparams.min_snr_gamma
-        return losses if gamma is None else self.parametrization.min_snr_weight(t, gamma) * losses
+        return denoising_losses(self.network, self.parametrization, data, noise, t, condition, gamma)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.encoders.store_hashes(checkpoint)

@@ -32,6 +32,14 @@ def counted(batch: dict[str, Any]) -> Counted:
     )
 
 
+def chosen(batch: dict[str, Any], field: str, counted: Counted, metric: str) -> list[Any]:
+    """What the batch has in a list for the rows that count; ValueError in one line where it has no such field."""
+    if field not in batch:
+        hint = "" if field == "caption" else ": list it in --data.metadata"
+        raise ValueError(f"{metric} needs `{field}` in the batch{hint}")
+    return [batch[field][row] for row in counted.rows.nonzero()[:, 0].tolist()]
+
+
 def generated_images(outputs: Any, counted: Counted, field: str = "image") -> Tensor:
     """uint8 [n, 3, H, W] of the rows that count. ValueError in one line if they are missing, misshapen or not in range.
 

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.metrics.both_stages import in_both_stages
-from callbacks.metrics.image_outputs import counted, generated_images
+from callbacks.metrics.image_outputs import chosen, counted, generated_images
 from callbacks.metrics.measurements import Measured, publish, sum_over_processes
 from callbacks.metrics.rows import SampleValues, intervals
 from fewstep.files.weights import weights_sha256
@@ -22,13 +22,14 @@ class RewardCallback(Callback):
         reward: a module (images [B, 3, H, W] in [-1, 1], prompts) -> scores [B], such as what the functions `load_*`
             of fewstep.rewards return.
         name: of the value; the catalogue of metrics says which way it is better.
+        field: of the batch, in place of the prompts: "attributes" for fewstep.rewards.attributes.AttributeReward.
 
-    Reads `image` of the outputs, `caption`, `key` and `weight` of the batch. `rows` holds the scores by key order.
+    Reads `image` of the outputs, `field`, `key` and `weight` of the batch. `rows` holds the scores by key order.
     """
 
-    def __init__(self, reward: nn.Module, name: str) -> None:
+    def __init__(self, reward: nn.Module, name: str, field: str = "caption") -> None:
         self.reward: nn.Module | None = reward
-        self.name = name
+        self.name, self.field = name, field
         self.rows: dict[str, Tensor] = {}  # log key -> scores [N], ordered by key
         self.measured: Measured = {}
         self.protocol: dict[str, Any] = {"metric": name}
@@ -45,12 +46,11 @@ class RewardCallback(Callback):
     def add(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
         rows = counted(batch)
         pictures = generated_images(outputs, rows)
-        if "caption" not in batch:
-            raise ValueError(f"{self.name} needs `caption` (list of str) in the batch")
+        wanted = chosen(batch, self.field, rows, self.name)
         if not len(pictures):
             return
         with full_float32(pictures.device):
-            scores = self.reward(pictures.float().div(127.5).sub(1), rows.captions)
+            scores = self.reward(pictures.float().div(127.5).sub(1), wanted)
         self._values.add(rows.keys, score=scores)
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:

@@ -24,6 +24,16 @@ STABLE_DIFFUSION_SCHEDULER = {
     "steps_offset": 1,  # without effect on trailing steps, but pipelines warn of any other value
     "timestep_spacing": "trailing",
 }
+# That of DDPM (Ho et al. 2020), which DDPMPipelines of pixels have.
+DDPM_SCHEDULER = {
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "num_train_timesteps": 1000,
+    "clip_sample": True,
+    "timestep_spacing": "trailing",
+}
+FOREIGN = {"eps": "epsilon", "v": "v_prediction"}
 
 
 def load_pipeline(folder: str | Path) -> Any:
@@ -93,13 +103,12 @@ def save_stable_diffusion(
     """Write a StableDiffusionPipeline with a DDIM scheduler on STABLE_DIFFUSION_SCHEDULER; prediction "eps" or "v"."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    foreign = {"eps": "epsilon", "v": "v_prediction"}[prediction]
     pipeline: Any = StableDiffusionPipeline(
         unet=copied_to(unet, dtype),
         vae=copied_to(autoencoder, dtype),
         text_encoder=copied_to(prompts.text_encoder, dtype),
         tokenizer=prompts.tokenizer,
-        scheduler=DDIMScheduler(**STABLE_DIFFUSION_SCHEDULER, prediction_type=foreign),
+        scheduler=DDIMScheduler(**STABLE_DIFFUSION_SCHEDULER, prediction_type=FOREIGN[prediction]),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -108,3 +117,11 @@ def save_stable_diffusion(
     # diffusers computes in float32 unless told otherwise, transformers in what config.json says.
     config = Path(folder, "text_encoder", "config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+
+
+def save_ddpm(folder: str | Path, unet: Any, prediction: str = "eps", dtype: torch.dtype = torch.float32) -> None:
+    """Write a DDPMPipeline of a UNet2DModel on DDPM_SCHEDULER; prediction "eps" or "v"."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    scheduler = DDPMScheduler(**DDPM_SCHEDULER, prediction_type=FOREIGN[prediction])
+    DDPMPipeline(unet=copied_to(unet, dtype), scheduler=scheduler).save_pretrained(str(folder))

@@ -13,6 +13,7 @@ from callbacks.checkpoints.export import Export
 from callbacks.metrics.retrieval import RetrievalMetrics
 from datamodules import ImageTextDataModule
 from datamodules.image_options import Splits
+from fewstep.augmentation import Augmentation
 from fewstep.contrastive.loss import contrastive_loss, labels_of, retrieval_ranks
 from fewstep.contrastive.network import CLIPNetwork
 from fewstep.contrastive.vocabulary import write_vocabulary
@@ -239,6 +240,53 @@ def test_a_field_names_further_positives(vocabulary):
     assert abs(losses["concept"] - losses[None]) > 1e-5
 
 
+def with_variants(count):
+    """A batch and beside each picture another one with its own caption."""
+    batch, other = collate(rows(count)), collate([(*THINGS[-1 - i], i, 1.0) for i in range(count)])
+    return {**batch, "edited": other["image"], "edited_caption": other["caption"]}
+
+
+def test_variants_are_trained_on_beside_the_pictures(vocabulary):
+    batch, losses = with_variants(4) | {"concept": ["a", "b", "a", "c"]}, {}
+    for field in (None, "concept"):
+        net = module(vocabulary, positive_field=field, variant={"edited": "edited_caption"}).eval()
+        net.log = lambda *_, **__: None
+        losses[field] = net.training_step(batch, 0)
+        image = net.model.encode_image(torch.cat([batch["image"], batch["edited"]]))
+        text = net.model.encode_text(batch["caption"] + batch["edited_caption"])
+    scale = net.model.scale
+    torch.testing.assert_close(losses[None], contrastive_loss(image, text, scale).mean())
+    labels = torch.tensor([0, 1, 0, 2, 3, 4, 5, 6])  # of the variants none is a positive of another sample
+    torch.testing.assert_close(losses["concept"], contrastive_loss(image, text, scale, labels).mean())
+
+
+def test_variant_accuracy_is_the_share_of_nearer_captions(vocabulary):
+    batch, logged = with_variants(9), {}
+    batch["weight"][-1] = 0
+    net = module(vocabulary, variant={"edited": "edited_caption"}).eval()
+    net.log = lambda key, value, **_: logged.update({key: value.item()})
+    net.validation_step(batch, 0)
+    right = []
+    for row in range(8):
+        image = net.model.encode_image(torch.stack([batch["image"][row], batch["edited"][row]]))
+        text = net.model.encode_text([batch["caption"][row], batch["edited_caption"][row]])
+        nearest = (image @ text.T).argmax(1).tolist()
+        right += [nearest[0] == 0, nearest[1] == 1]
+    assert logged["val/variant_accuracy"] == pytest.approx(sum(right) / 16)
+    assert 0 < sum(right) < 16
+
+
+def test_only_training_pictures_are_augmented(vocabulary):
+    batch, seen = collate(rows(4)), []
+    net = module(vocabulary, augmentation=Augmentation(noise=0.5)).eval()
+    net.log, encode = lambda *_, **__: None, net.model.encode_image
+    net.model.encode_image = lambda images: seen.append(images) or encode(images)
+    net.training_step(batch, 0)
+    net.validation_step(batch, 0)
+    assert not torch.equal(seen[0], batch["image"])
+    assert torch.equal(seen[1], batch["image"])
+
+
 @pytest.mark.parametrize(
     ("name", "field", "tower"),
     [("clip_emoji", "captions", "VisionTransformer"), ("clip_emoji_scorer", "scoring_captions", "TimmModel")],
@@ -262,7 +310,7 @@ def test_shipped_networks_know_the_drawings_they_saw(name, field, tower):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_scale": 0.5}, "max_scale=0.5"), ({"max_scale": 1.0}, "max_scale=1.0")],
+    [({"max_scale": 0.5}, "max_scale=0.5"), ({"max_scale": 1.0}, "max_scale=1.0"), ({"variant": {}}, "variant={}")],
 )
 def test_bad_options_are_named(options, message, vocabulary):
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,72 @@
+"""How many of the attributes that were asked for a reader finds in generated pictures."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from callbacks.metrics.both_stages import in_both_stages
+from callbacks.metrics.image_outputs import chosen, counted, generated_images
+from callbacks.metrics.measurements import Measured, publish
+from callbacks.metrics.rows import SampleValues, intervals
+from fewstep.files.weights import weights_sha256
+from fewstep.metrics.features import full_float32
+from fewstep.rewards.attributes import judge
+
+MEANS = ("attributes_right", "all_right", "attributes_log_p")
+
+
+@in_both_stages
+class AttributeCallback(Callback):
+    """Logs `val/attributes_right`, `val/all_right`, `val/attributes_log_p` and `val/right_ATTRIBUTE`, likewise `test/`.
+
+    Args:
+        reader: such as fewstep.rewards.attribute_reader.load_attribute_reader returns: calibrated log-probabilities.
+        field: of the batch, with what is asked of each picture (see fewstep.rewards.attributes); list it in
+            `--data.metadata`.
+        prefix: before each name, where several readers measure.
+
+    attributes_right: share of what is asked of a picture that the reader finds in it, mean over pictures; all_right:
+    share of pictures with everything right. Reads `image` of the outputs, `key` and `weight` of the batch. `rows` holds
+    these values by key order.
+    """
+
+    def __init__(self, reader: nn.Module, field: str = "attributes", prefix: str = "") -> None:
+        self.reader, self.field, self.prefix = reader, field, prefix
+        self.rows: dict[str, Tensor] = {}  # log key -> values [N], ordered by key
+        self.measured: Measured = {}
+
+    def start(self, trainer: Trainer) -> None:
+        self.reader.to(trainer.strategy.root_device).eval()
+        self._values = SampleValues()
+
+    def add(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
+        rows = counted(batch)
+        pictures = generated_images(outputs, rows)
+        wanted = chosen(batch, self.field, rows, "attributes_right")
+        if not wanted:
+            return
+        with full_float32(pictures.device):
+            found = judge(self.reader, pictures.float().div(127.5).sub(1), wanted)
+        right, asked = found.right.sum(1), found.asked.sum(1)  # over the persons
+        each = {f"right {name}": right[:, place] for place, name in enumerate(self.reader.values)}
+        each |= {f"asked {name}": asked[:, place] for place, name in enumerate(self.reader.values)}
+        means = (found.share_right, found.all_right, found.mean_log_p)
+        self._values.add(rows.keys, **dict(zip(MEANS, means, strict=True)), **each)
+
+    def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
+        keys, columns = self._values.gather(trainer)
+        if not keys:
+            raise ValueError(f"attributes_right needs at least 1 image, got 0; is every sample of {stage} skipped?")
+        self.rows = {f"{stage}/{self.prefix}{name}": columns[name] for name in MEANS}
+        values = {key: column.mean().item() for key, column in self.rows.items()}
+        for name in self.reader.values:
+            if asked := columns[f"asked {name}"].sum():
+                values[f"{stage}/{self.prefix}right_{name}"] = (columns[f"right {name}"].sum() / asked).item()
+        protocol = {"metric": "attributes by a reader", "num_generated": len(keys)}
+        protocol["weights_sha256"] = weights_sha256(self.reader)
+        self.measured = publish(trainer, module, values, protocol)
+
+    def intervals(self, num_draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap intervals over images by log key."""
+        return intervals(self.rows, num_draws, seed)

@@ -1,0 +1,144 @@
+"""A network that reads attributes of a picture: which of its values each attribute has, as log-probabilities."""
+
+import difflib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewstep.files.hub import check_keys, read_weights, weights_file
+from fewstep.files.plain_json import read_json
+from fewstep.one_line import one_line
+
+Values = Mapping[str, Sequence[str]]  # {attribute: its values}
+
+
+class AttributeReader(nn.Module):
+    """A trunk of timm with one linear head for each attribute on its last feature map, which keeps places apart.
+
+    Args:
+        values: {attribute: its values}.
+        trunk: a network of timm that gives feature maps, such as "convnext_atto" or "resnet10t".
+        trunk_options: of that network, such as {depths: [1, 1, 2, 1], dims: [32, 64, 128, 192]}.
+        image_size: (height, width), or the edge of a square, that pictures are resized to.
+
+    `temperatures` [A], one for each attribute, are 1 until `calibrate`.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, list[str]],
+        trunk: str = "convnext_atto",
+        trunk_options: dict[str, Any] | None = None,
+        image_size: int | tuple[int, int] = 64,
+    ) -> None:
+        super().__init__()
+        self.values = {name: [str(value) for value in several] for name, several in values.items()}
+        if not values or any(len(set(several)) < 2 for several in self.values.values()):
+            raise ValueError(f"values={values}: give every attribute two values or more")
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.config = {"values": self.values, "trunk": trunk, "trunk_options": dict(trunk_options or {})}
+        self.config["image_size"] = list(self.image_size)
+        self.trunk = _trunk(trunk, self.config["trunk_options"])
+        with torch.no_grad():
+            width = self.trunk.eval()(torch.zeros(1, 3, *self.image_size)).numel()
+        self.trunk.train()
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(several)) for name, several in self.values.items()})
+        self.register_buffer("temperatures", torch.ones(len(self.values)))
+
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        """{attribute: [B, its values]} of images [B, 3, H, W] in [-1, 1] of any size, before calibration."""
+        features = self.trunk(resized(images, self.image_size)).flatten(1)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """{attribute: calibrated log-probabilities [B, its values]} of images [B, 3, H, W] in [-1, 1]."""
+        logits = self.logits(images)
+        return {
+            name: (values.float() / temperature).log_softmax(1)
+            for (name, values), temperature in zip(logits.items(), self.temperatures, strict=True)
+        }
+
+    @torch.no_grad()
+    def calibrate(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
+        """Set the temperatures by held-out logits [N, values] and labels int64 [N], -1 where nothing is said."""
+        for place, name in enumerate(self.values):
+            told = labels[name] >= 0
+            if told.any():
+                self.temperatures[place] = fitted_temperature(logits[name][told], labels[name][told])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, in the type of the weights."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({n: v.contiguous().cpu() for n, v in self.state_dict().items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+
+
+def _trunk(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """A config may come from anywhere: it names a network and its sizes, and nothing that timm would load."""
+    import timm
+
+    own = [*inspect.signature(timm.create_model).parameters, "features_only"]
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(str(name), timm.list_models(), 1)
+        raise ValueError(f"trunk {name!r} is no network of timm{f'; the nearest is {near[0]!r}' if near else ''}")
+    if loading := [key for key in options if key in own or key.startswith("pretrained")]:
+        raise ValueError(f"trunk_options.{loading[0]} is nothing that a reader takes; give sizes such as depths, dims")
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **options)
+    except Exception as error:  # timm asserts, looks up names, passes options on
+        raise ValueError(f"timm cannot build the trunk {name!r}: {one_line(error, 160)}") from None
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [B, 3, H, W] of another size: pixels are repeated where that is all it takes, as drawings of pixels need.
+
+    Otherwise bilinear and antialiased.
+    """
+    (height, width), (tall, wide) = images.shape[-2:], size
+    if (height, width) == size:
+        return images
+    if tall % height == wide % width == 0:
+        return images.repeat_interleave(tall // height, -2).repeat_interleave(wide // width, -1)
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def load_attribute_reader(source: str | Path) -> AttributeReader:
+    """The reader of a folder or hub id that `save_pretrained` wrote; frozen, in eval mode, float32 on the CPU.
+
+    ValueError in one line.
+    """
+    config, weights = (weights_file(source, name) for name in ("config.json", "model.safetensors"))
+    content = read_json(config)
+    if not isinstance(content, dict) or not {"values", "trunk", "trunk_options", "image_size"} == content.keys():
+        raise ValueError(f"{config} describes no attribute reader: it needs values, trunk, trunk_options, image_size")
+    reader = AttributeReader(**{**content, "image_size": tuple(content["image_size"])})
+    state = {name: value.float() for name, value in read_weights(weights).items()}
+    check_keys(state, reader.state_dict(), weights)
+    reader.load_state_dict(state)
+    return reader.eval().requires_grad_(False)
+
+
+def fitted_temperature(logits: Tensor, labels: Tensor, least: float = 0.05, most: float = 20.0) -> float:
+    """The T that makes softmax(logits / T) most likely, by golden section; Guo et al. 2017, section 4.2.
+
+    logits [N, K], labels int64 [N]. The negative log-likelihood has one minimum in 1 / T, where it is convex.
+    """
+    logits, ratio = logits.double(), (5**0.5 - 1) / 2
+
+    def loss(inverse: float) -> float:
+        return F.cross_entropy(logits * inverse, labels).item()
+
+    low, high = 1 / most, 1 / least
+    while high - low > 1e-4 * low:
+        inner, outer = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, outer) if loss(inner) <= loss(outer) else (inner, high)
+    return 2 / (low + high)

@@ -1,0 +1,88 @@
+"""Attributes of generated pictures by a reader that a test can compute, on one and two processes."""
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks import AttributeCallback, RewardCallback
+from fewstep.rewards.attributes import AttributeReward
+from tests.callbacks.image_run import Loader, N, run, table, to_uint8
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:.*(does not have many workers|sync_dist)")
+
+
+class Channels(nn.Module):
+    """`first`: which of two channels has the greater mean; `bright`: whether the mean of all is above 0.45."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = {"first": ["red", "green"], "bright": ["no", "yes"]}
+        self.register_buffer("zero", torch.zeros(()))
+
+    def forward(self, images):
+        assert images.dtype == torch.float32
+        mean = images.mean((2, 3))
+        bright = 10 * (mean.mean(1) + 0.2)
+        return {
+            "first": (5 * mean[:, :2]).log_softmax(1),
+            "bright": torch.stack([-bright, bright], 1).log_softmax(1),
+        }
+
+
+def asked():
+    """Every third picture is asked for nothing but its first channel."""
+    return [{"first": "red"} if i % 3 == 0 else {"first": "green", "bright": "yes"} for i in range(N)]
+
+
+def expected():
+    """(right [N, 2], asked [N, 2], log p [N, 2]) without the code under test."""
+    found = Channels()(to_uint8(table()["made"]).float() / 127.5 - 1)
+    numbers = torch.tensor([[0, -1] if i % 3 == 0 else [1, 1] for i in range(N)])
+    told = numbers >= 0
+    right = torch.stack([found["first"].argmax(1), found["bright"].argmax(1)], 1) == numbers
+    rows = torch.arange(N)
+    p = torch.stack([found[name][rows, numbers[:, place].clamp(min=0)] for place, name in enumerate(found)], 1)
+    return right & told, told, torch.where(told, p, 0)
+
+
+@pytest.mark.parametrize("alone", [None, "", "padding"])
+def test_values_are_means_over_pictures(tmp_path, alone):
+    options = {} if alone is None else {"devices": 2, "strategy": "ddp_fork"}
+    callback = AttributeCallback(Channels(), prefix="my_")
+    reward = RewardCallback(AttributeReward(Channels()), "other_attributes_log_p", field="attributes")
+    columns = table() | {"attributes": asked()}
+    logged = run(tmp_path, [callback, reward], Loader(columns, alone=alone or ""), **options)[0]
+    right, told, log_p = (values.float() for values in expected())
+    mean_log_p = (log_p.sum(1) / told.sum(1)).mean().item()
+    assert logged == pytest.approx(
+        {
+            "test/my_attributes_right": (right.sum(1) / told.sum(1)).mean().item(),
+            "test/my_all_right": (right == told).all(1).float().mean().item(),
+            "test/my_attributes_log_p": mean_log_p,
+            "test/my_right_first": right[:, 0].mean().item(),
+            "test/my_right_bright": (right[:, 1].sum() / told[:, 1].sum()).item(),
+            "test/other_attributes_log_p": mean_log_p,
+        },
+        rel=1e-5,
+    )
+    assert 0.1 < logged["test/my_all_right"] < logged["test/my_attributes_right"] < 0.9  # the test sees both kinds
+
+
+def test_rows_and_intervals_are_of_pictures(tmp_path):
+    callback = AttributeCallback(Channels())
+    run(tmp_path, [callback], Loader(table() | {"attributes": asked()}), stage="validate")
+    right, told, _ = (values.double() for values in expected())
+    torch.testing.assert_close(callback.rows["val/attributes_right"], right.sum(1) / told.sum(1))
+    low, high = callback.intervals(num_draws=200)["val/all_right"]
+    assert low < callback.measured["val/all_right"]["value"] < high
+    assert callback.measured["val/all_right"]["num_generated"] == N
+    assert len(callback.measured["val/all_right"]["weights_sha256"]) == 16
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda: AttributeCallback(Channels()), lambda: RewardCallback(Channels(), "x", "attributes")]
+)
+def test_a_batch_without_attributes_says_where_to_list_them(tmp_path, kind):
+    with pytest.raises(ValueError, match=r"needs `attributes` in the batch: list it in --data\.metadata"):
+        run(tmp_path, [kind()])

@@ -1,0 +1,164 @@
+"""Readers of attributes: what is right by a reader made by hand, calibration against closed forms, files."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fewstep.rewards.attribute_reader import AttributeReader, fitted_temperature, load_attribute_reader, resized
+from fewstep.rewards.attributes import AttributeReward, judge, labels_of, listed, tiles
+
+VALUES = {"colour": ["red", "green", "blue"], "bright": ["yes", "no"]}
+SMALL = {"trunk": "convnext_atto", "trunk_options": {"depths": [1] * 4, "dims": [8] * 4}, "image_size": 32}
+
+
+class ByEye(nn.Module):
+    """Reads the strongest channel, and whether the mean is above 0, with logits of 4 and 2."""
+
+    values = VALUES
+
+    def forward(self, images):
+        mean = images.mean((2, 3))
+        colour = 4.0 * F.one_hot(mean.argmax(1), 3)
+        bright = torch.stack([mean.mean(1) > 0, mean.mean(1) <= 0], 1) * 2.0
+        return {"colour": colour.log_softmax(1), "bright": bright.log_softmax(1)}
+
+
+def plain(*colours):
+    """[B, 3, 4, 6] of one colour each."""
+    return torch.tensor(colours)[:, :, None, None].expand(-1, 3, 4, 6).clone()
+
+
+def test_judgement_of_single_pictures():
+    images = plain((0.9, 0.1, 0.1), (-0.9, -0.1, -0.5), (0.0, 0.2, 0.6))
+    wanted = [{"colour": "red", "bright": "no"}, {"colour": "green"}, {"colour": "red", "bright": "no"}]
+    found = judge(ByEye(), images, wanted)
+    assert found.asked.tolist() == [[[True, True]], [[True, False]], [[True, True]]]
+    assert found.right.tolist() == [[[True, False]], [[True, False]], [[False, False]]]
+    assert found.share_right.tolist() == [0.5, 1.0, 0.0]
+    assert found.all_right.tolist() == [False, True, False]
+    right, wrong = -math.log(1 + 2 * math.exp(-4)), -math.log(1 + math.exp(2))
+    assert found.mean_log_p.tolist() == pytest.approx([(right + wrong) / 2, right, (right - 4 + wrong) / 2], rel=1e-5)
+    assert torch.equal(AttributeReward(ByEye())(images, wanted), found.mean_log_p)
+
+
+def test_every_person_is_read_in_its_own_part():
+    picture = torch.cat([plain((1.0, 0.0, 0.0)), plain((0.0, 0.0, 1.0))], 3)
+    found = judge(ByEye(), torch.cat([picture, picture.flip(3)]), [[{"colour": "red"}, {"colour": "blue"}]] * 2)
+    assert found.all_right.tolist() == [True, False]
+    assert found.share_right.tolist() == [1.0, 0.0]
+    parts = tiles(torch.arange(2 * 3 * 2 * 6).view(2, 3, 2, 6), 3)
+    assert torch.equal(parts[1], torch.arange(36).view(3, 2, 6)[..., 2:4])
+    assert torch.equal(parts[3], 36 + torch.arange(36).view(3, 2, 6)[..., :2])
+    with pytest.raises(ValueError, match="7 pixels width cannot be shared by 2 persons"):
+        tiles(torch.zeros(1, 3, 4, 7), 2)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ([{"color": "red"}], "attribute 'color' is none of those that are read: colour, bright"),
+        ([{"colour": "pink"}], "attribute colour='pink': known values are red, green, blue"),
+        ([{"colour": ["red"]}], r"attribute colour=\"\['red'\]\": known values"),
+    ],
+)
+def test_attributes_that_no_reader_knows_are_one_line(attributes, message):
+    with pytest.raises(ValueError, match=message):
+        labels_of(attributes, VALUES)
+
+
+@pytest.mark.parametrize("wanted", [[{}, [{}, {}]], [None], [[]], [["red"]], [5, 5], []])
+def test_attributes_of_another_form_are_one_line(wanted):
+    with pytest.raises(ValueError, match="attributes") as caught:
+        listed(wanted)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_said_is_not_asked():
+    labels = labels_of([{"colour": "blue"}, {}, {"bright": None}], VALUES)
+    assert {name: column.tolist() for name, column in labels.items()} == {"colour": [2, -1, -1], "bright": [-1, -1, -1]}
+    assert judge(ByEye(), plain((1.0, 0.0, 0.0)), [{}]).all_right.tolist() == [True]
+
+
+def test_the_temperature_undoes_a_wrong_scale():
+    """Labels drawn from softmax(z): logits c z are calibrated by T = c."""
+    torch.manual_seed(0)
+    true = 2 * torch.randn(20_000, 4)
+    labels = true.softmax(1).multinomial(1)[:, 0]
+    for scale in (0.25, 1.0, 5.0):
+        assert fitted_temperature(scale * true, labels) == pytest.approx(scale, rel=0.05)
+
+
+def test_the_temperature_of_two_values_in_closed_form():
+    """All logits (a, 0), a share p of them right: the best temperature is a / log(p / (1 - p))."""
+    labels = torch.cat([torch.zeros(90), torch.ones(10)]).long()
+    logits = torch.tensor([[3.0, 0.0]]).expand(100, 2)
+    assert fitted_temperature(logits, labels) == pytest.approx(3 / math.log(9), rel=1e-3)
+
+
+def test_calibration_leaves_the_answers_and_counts_what_is_told():
+    torch.manual_seed(0)
+    reader = AttributeReader(VALUES, **SMALL).eval()
+    images = torch.rand(6, 3, 32, 32) * 2 - 1
+    before = reader(images)
+    logits = {"colour": torch.tensor([[3.0, 0.0, -50.0]]).expand(101, 3), "bright": torch.zeros(101, 2)}
+    told = torch.cat([torch.zeros(90), torch.ones(10), torch.tensor([-1.0])]).long()
+    reader.calibrate(logits, {"colour": told, "bright": torch.full((101,), -1)})
+    assert reader.temperatures.tolist() == pytest.approx([3 / math.log(9), 1.0], rel=1e-3)
+    after = reader(images)
+    assert torch.equal(after["colour"].argmax(1), before["colour"].argmax(1))
+    torch.testing.assert_close(after["colour"], (before["colour"] / reader.temperatures[0]).log_softmax(1))
+
+
+def test_a_reader_comes_back_from_its_folder(tmp_path):
+    reader = AttributeReader(VALUES, **{**SMALL, "image_size": (64, 32)}).half()
+    reader.temperatures[0] = 2.5
+    reader.save_pretrained(tmp_path)
+    again = load_attribute_reader(tmp_path)
+    images = torch.rand(2, 3, 64, 32)
+    expected = reader.float().eval()(images)
+    for name, values in again(images).items():
+        torch.testing.assert_close(values, expected[name])
+    assert not any(p.requires_grad for p in again.parameters())
+
+
+def test_smaller_pictures_of_pixels_are_read_as_blocks():
+    small = torch.rand(2, 3, 4, 3)
+    blocks = torch.from_numpy(np.kron(small.numpy(), np.ones((2, 3), dtype=np.float32)))
+    assert torch.equal(resized(small, (8, 9)), blocks)
+    assert resized(small, (4, 3)) is small
+    flat = torch.full((1, 3, 40, 30), 0.3)
+    torch.testing.assert_close(resized(flat, (16, 16)), torch.full((1, 3, 16, 16), 0.3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trunk": "hf-hub:stranger/net"}, "is no network of timm"),
+        ({"trunk_options": {"checkpoint_path": "evil.pth"}}, "trunk_options.checkpoint_path is nothing"),
+        ({"trunk_options": {"pretrained_cfg_priority": 1}}, "trunk_options.pretrained_cfg_priority is nothing"),
+        ({"trunk_options": {"depths": "many"}}, "timm cannot build the trunk 'convnext_atto'"),
+        ({"values": {"colour": ["red"]}}, "give every attribute two values or more"),
+        ({"more": 1}, "describes no attribute reader"),
+    ],
+)
+def test_a_folder_names_sizes_and_nothing_to_load(tmp_path, change, message):
+    AttributeReader(VALUES, **SMALL).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=message):
+        load_attribute_reader(tmp_path)
+
+
+def test_weights_of_another_reader_are_one_line(tmp_path):
+    AttributeReader(VALUES, **SMALL).save_pretrained(tmp_path)
+    other = AttributeReader({"colour": ["red", "green"]}, **SMALL)
+    other.save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors") as caught:
+        load_attribute_reader(tmp_path)
+    assert "\n" not in str(caught.value)
