@@ -124,4 +124,5 @@ def save_ddpm(folder: str | Path, unet: Any, prediction: str = "eps", dtype: tor
     from diffusers import DDPMPipeline, DDPMScheduler
 
     scheduler = DDPMScheduler(**DDPM_SCHEDULER, prediction_type=FOREIGN[prediction])
-    DDPMPipeline(unet=copied_to(unet, dtype), scheduler=scheduler).save_pretrained(str(folder))
+    pipeline: Any = DDPMPipeline(unet=copied_to(unet, dtype), scheduler=scheduler)
+    pipeline.save_pretrained(str(folder))

@@ -41,14 +41,16 @@ class AttributeReader(nn.Module):
         self.values = {name: [str(value) for value in several] for name, several in values.items()}
         if not values or any(len(set(several)) < 2 for several in self.values.values()):
             raise ValueError(f"values={values}: give every attribute two values or more")
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        self.config = {"values": self.values, "trunk": trunk, "trunk_options": dict(trunk_options or {})}
-        self.config["image_size"] = list(self.image_size)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = height, width
+        self.config: dict[str, Any] = {"values": self.values, "trunk": trunk, "trunk_options": trunk_options or {}}
+        self.config["image_size"] = [height, width]
         self.trunk = _trunk(trunk, self.config["trunk_options"])
         with torch.no_grad():
             width = self.trunk.eval()(torch.zeros(1, 3, *self.image_size)).numel()
         self.trunk.train()
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(several)) for name, several in self.values.items()})
+        self.temperatures: Tensor
         self.register_buffer("temperatures", torch.ones(len(self.values)))
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
