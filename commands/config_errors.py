@@ -1,11 +1,10 @@
 """Mistakes in a config or on the command line, said in one line that names the key and its nearest valid neighbour."""
 
-import difflib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from commands import config_text
+from commands.config_keys import ON_THE_COMMAND_LINE, Configs, flatten, nearest, sections, unknown, where
+from commands.group_errors import option_of_a_group, without_group
 from commands.moved_paths import new_path
-from commands.option_groups import arguments_of, no_group, places_in_groups
+from commands.option_groups import arguments_of, no_group
 from commands.trusted_code import imported, refusal
 from commands.weight_mismatch import describe_misfit
 from fewstep.one_line import one_line
-
-Configs = Mapping[str, Mapping[str, Any]]  # file name -> its raw content
 
 
 def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
@@ -43,41 +42,49 @@ def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
 
 
 def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequence[str]) -> str:
-    """One line for a parser error message of jsonargparse, `parser` being that of the subcommand."""
+    """One line for a parser error message of jsonargparse, `parser` being that of the subcommand.
+
+    Keys of the command line stand there as they can be pasted, those of a file as they lie in it, with `init_args`.
+    """
+    line = _explain(message, parser, configs, argv)
+    return line.replace(".init_args.", ".") if line.endswith(ON_THE_COMMAND_LINE) else line
+
+
+def _explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequence[str]) -> str:
     chain = re.findall(r'Parser key "([^"]+)"', message)
     key = ".init_args.".join(chain)
     class_paths = re.findall(r"Problem with given class_path '([^']+)'", message)
-    if class_paths and (option := _option_of_a_group(message)):
+    if class_paths and (option := option_of_a_group(message)):
         return _wrong_option(key, option, class_paths[-1], configs, argv)
     if found := re.search(r"does not accept option '([^']+)'", message):
-        return _unknown(found[1], _keys(parser), configs, argv)
+        return unknown(found[1], _keys(parser), configs, argv)
     if found := re.search(r"unrecognized arguments: (\S+)", message):
         key = found[1].lstrip("-").split("=")[0]
         if not found[1].startswith("--"):
             return f"unexpected argument {found[1]!r} on the command line"
-        return _unknown(key, _keys(parser), configs, argv)
+        return unknown(key, _keys(parser), configs, argv)
     if fault := re.search(r"the key '.+' stands twice, in lines \d+ and \d+; keep one of them", message):
         return _with_file(fault[0], configs, argv)
     if class_paths and (found := re.search(r'Parser key "([^"]+)": Unable to load config "([^"]*)"', message)):
         key = ".".join(chain[:-1])  # the parser names the group twice
-        return no_group(key, found[2], class_paths[-1]) + _place(key, configs, argv, found[2])
+        return no_group(key, found[2], class_paths[-1]) + where(key, configs, argv, found[2])
     if denied := re.search(r"Importing '([^']+)' is not allowed", message):
         why = _denied(denied[1], class_paths[-1] if class_paths else "")
-        return f"{key}: {why}{_place(key, configs, argv, class_paths[-1] if class_paths else '')}" if key else why
+        return f"{key}: {why}{where(key, configs, argv, class_paths[-1] if class_paths else '')}" if key else why
     if options := re.findall(r"Option '([^']+)' is not accepted", message):
         return _wrong_option(key, options[-1], class_paths[-1], configs, argv)
     if (found := re.search(r"does not correspond to a subclass of (\w+)", message)) and not class_paths:
-        return f"{key}: the class is not a {found[1]}{_place(key, configs, argv)}"
+        return f"{key}: the class is not a {found[1]}{where(key, configs, argv)}"
     if found := re.search(r"(No module named \S+|module '\S+' has no attribute '\S+')", message):
         if class_paths and (moved := new_path(class_paths[-1])):
-            place = _place(f"{key}.class_path", configs, argv)
+            place = where(f"{key}.class_path", configs, argv)
             return f"{key}.class_path: {class_paths[-1]} is {moved} now; write that{place}"
         near = nearest(class_paths[-1], _classes(class_paths[-1])) if class_paths else None
         hint = f"; nearest class: {near!r}" if near else ""
-        return f"{key}.class_path: {found[1]}{hint}{_place(f'{key}.class_path', configs, argv)}"
+        return f"{key}.class_path: {found[1]}{hint}{where(f'{key}.class_path', configs, argv)}"
     if found := re.search(r"arguments are required: ([^\s,]+)", message):
         if chain:
-            return f"{key}.init_args.{found[1]} is required{_place(key, configs, argv)}"
+            return f"{key}.init_args.{found[1]} is required{where(key, configs, argv)}"
         missing = found[1].split(".", 1)[-1]
         return f"no {missing} is given; choose a run with -c configs/METHOD/RUN.yaml or add --{missing} CLASS"
     reason = _reason(message)
@@ -87,7 +94,7 @@ def explain(message: str, parser: ArgumentParser, configs: Configs, argv: Sequen
         ]
         return f"the key {found[1]} is not a name; write KEY: VALUE with a key that --help lists{(files or [''])[-1]}"
     given = re.search(r"; got '(.+)'$|, got '(.+?)'", reason)
-    return f"{key}: {reason}{_place(key, configs, argv, (given[1] or given[2]) if given else '')}" if key else reason
+    return f"{key}: {reason}{where(key, configs, argv, (given[1] or given[2]) if given else '')}" if key else reason
 
 
 def _reason(message: str) -> str:
@@ -112,7 +119,7 @@ def _with_file(fault: str, configs: Configs, argv: Sequence[str]) -> str:
         except ValueError as error:
             if str(error) == fault:
                 return f"config {file}: {fault}"
-    return f"{fault} (on the command line)"
+    return fault + ON_THE_COMMAND_LINE
 
 
 def _denied(path: str, given: str) -> str:
@@ -125,38 +132,18 @@ def _denied(path: str, given: str) -> str:
 def _wrong_option(key: str, option: str, class_path: str, configs: Configs, argv: Sequence[str]) -> str:
     known, option = arguments_of(class_path), option.removeprefix("init_args.")
     if is_dataclass(imported(class_path)):
-        return _unknown(f"{key}.{option}", [f"{key}.{name}" for name in known], configs, argv)
-    if places_in_groups(option, known):
-        return _without_group(key, option, known, configs, argv)
+        return unknown(f"{key}.{option}", [f"{key}.{name}" for name in known], configs, argv)
+    if line := without_group(key, option, known, configs, argv):
+        return line
     valid = [f"{key}.init_args.{name}" for name in known]
     head = option.split(".")[0]
     if f"{key}.{head}" in {k for content in configs.values() for k in flatten(content)}:
-        return _unknown(f"{key}.{head}", [f"{key}.init_args", f"{key}.class_path", *valid], configs, argv)
+        return unknown(f"{key}.{head}", [f"{key}.init_args", f"{key}.class_path", *valid], configs, argv)
     if not _chosen(class_path, configs, argv):  # the base class, standing in for a missing class_path
-        near = nearest(key, [k for k in _sections(configs) if k != key])
+        near = nearest(key, [k for k in sections(configs) if k != key])
         hint = f"; nearest key with one: {near!r}" if near else ""
-        return f"{key} has no class_path{hint}{_place(key, configs, argv)}"
-    return _unknown(f"{key}.init_args.{option}", valid, configs, argv)
-
-
-def _option_of_a_group(message: str) -> str | None:
-    """GROUP.NAME of a setting that a group, in a config or on the command line, does not have."""
-    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
-        return found[2] if found[2].startswith(f"{found[1]}.") else f"{found[1]}.{found[2]}"
-    found = re.search(r"unrecognized arguments: --([^\s=]+)", message)
-    return found[1] if found else None
-
-
-def _without_group(key: str, option: str, known: Sequence[str], configs: Configs, argv: Sequence[str]) -> str:
-    """One line for an argument that stands in a group now, and all others of its section like it."""
-    section = key.replace(".init_args", "")
-    given = [name.removeprefix(f"{section}.") for name in _names(configs, argv) if name.startswith(f"{section}.")]
-    places = {name: places_in_groups(name, known) for name in [option, *given] if name not in known}
-    written = {name: " or ".join(f"{section}.{place}" for place in found) for name, found in places.items() if found}
-    others = [f"{place} for {name}" for name, place in written.items() if name != option]
-    likewise = f", likewise {', '.join(others)}" if others else ""
-    place = _place(f"{section}.{option}", configs, argv)
-    return f"unknown key '{section}.{option}'; write {written[option]}{likewise}{place}"
+        return f"{key} has no class_path{hint}{where(key, configs, argv)}"
+    return unknown(f"{key}.init_args.{option}", valid, configs, argv)
 
 
 def _chosen(class_path: str, configs: Configs, argv: Sequence[str]) -> bool:
@@ -164,24 +151,6 @@ def _chosen(class_path: str, configs: Configs, argv: Sequence[str]) -> bool:
     name = class_path.rpartition(".")[2]
     words = [*argv, *(yaml.safe_dump(content) for content in configs.values())]
     return any(re.search(rf"\b{re.escape(name)}\b", word) for word in words)
-
-
-def _unknown(key: str, valid: Sequence[str], configs: Configs, argv: Sequence[str]) -> str:
-    """One line for a key that does not exist, with the nearest one that does."""
-    near = nearest(key, valid)
-    hint = f"; nearest valid key: {near!r}" if near else ""
-    return f"unknown key {key!r}{hint}{_place(key, configs, argv)}"
-
-
-def nearest(word: str, candidates: Sequence[str]) -> str | None:
-    """The candidate that a dotted key was probably meant to be."""
-    # Compare leaf with leaf inside the same section first: a shared long prefix would make everything look alike.
-    section, _, leaf = word.rpartition(".")
-    siblings = {c.rpartition(".")[2]: c for c in candidates if c.rpartition(".")[0] == section}
-    for pool, target in ((siblings, leaf), ({c: c for c in candidates}, word)):
-        if match := difflib.get_close_matches(target, list(pool), n=1, cutoff=0.5):
-            return pool[match[0]]
-    return None
 
 
 def _keys(parser: ArgumentParser) -> list[str]:
@@ -193,38 +162,6 @@ def _classes(class_path: str) -> list[str]:
     module = class_path.rpartition(".")[0]
     places = [module] if module in sys.modules else ["lightning_modules", "datamodules", "callbacks"]
     return [f"{m}.{n}" for m in places for n, _ in inspect.getmembers(sys.modules.get(m), inspect.isclass)]
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys of a nested mapping, sections included."""
-    for key, value in content.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-
-
-def _sections(configs: Configs) -> list[str]:
-    suffix = ".class_path"
-    return [k.removesuffix(suffix) for content in configs.values() for k in flatten(content) if k.endswith(suffix)]
-
-
-def _names(configs: Configs, argv: Sequence[str]) -> list[str]:
-    """Dotted names of all keys that are given, without `init_args`."""
-    names = [name for content in configs.values() for name in flatten(content)]
-    names += [word.lstrip("-").split("=")[0] for word in argv if word.startswith("--")]
-    return [name.replace(".init_args", "") for name in names]
-
-
-def _place(key: str, configs: Configs, argv: Sequence[str], value: str = "") -> str:
-    """Where a key stands, with this value if it is known: the command line is last, after it the later files."""
-    plain, places = key.replace(".init_args", ""), []
-    if any(name == plain or name.startswith(f"{plain}.") for name in _names({}, argv)):
-        places.append((" (on the command line)", " ".join(argv)))
-    for name, content in reversed(configs.items()):
-        if plain in _names({name: content}, ()):
-            places.append((f" (in {name})", str(content)))
-    with_value = [place for place, text in places if value in text]
-    return next(iter([*with_value, *(place for place, _ in places)]), "")
 
 
 def say_error(error: Exception) -> str:

@@ -21,8 +21,7 @@ import torch
 import yaml
 
 import train
-from tests.forks import own_environment
-from tests.patience import PATIENCE
+from tests.forks import Fork
 
 TINY = {
     "model": {"class_path": "tests.callbacks.tiny_run.TinyModule"},
@@ -108,15 +107,16 @@ def fit(config: Path) -> Callable[..., int]:
 
 
 @pytest.fixture
-def fit_alone(config: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def fit_alone(
+    config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The same in a process of its own: what it prints is its own, and W&B has written all when it ends."""
+    said = [tmp_path_factory.mktemp("said") / name for name in ("stdout", "stderr")]
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, train.__file__, "fit", "-c", str(config), *arguments]
-        environment = {**own_environment(), "PYTHONPATH": str(Path(train.__file__).parent)}
-        return subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
-        )
+        argv = ["fit", "-c", str(config), *arguments]
+        code = Fork("train", argv, *said).wait()
+        return subprocess.CompletedProcess(argv, code, *(file.read_text() for file in said))
 
     return run
 

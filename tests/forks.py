@@ -24,21 +24,31 @@ _servers: list[subprocess.Popen] = []  # one at most
 
 
 class Fork:
-    """A child of the server; output: what it writes to stdout and stderr."""
+    """A child of the server; output: what it writes to stdout, and to stderr too if that has no file of its own."""
 
-    def __init__(self, script: str, argv: Sequence[str], output: Path, **environment: str) -> None:
-        """script: "train" or "evaluate"; the working directory and the environment are the caller's."""
+    def __init__(
+        self, script: str, argv: Sequence[str], output: Path, errors: Path | None = None, **environment: str
+    ) -> None:
+        """script: a module with a main(), such as "train"; the working directory and the environment are the caller's.
+
+        errors: file for stderr.
+        """
         self.output = output
         common = {**own_environment(), "OMP_NUM_THREADS": "1", **environment}
-        self.pid = _ask(script=script, argv=list(argv), cwd=os.getcwd(), output=str(output), environment=common)
+        asked = {"script": script, "argv": list(argv), "cwd": os.getcwd(), "environment": common}
+        self.pid = _ask(**asked, output=str(output), errors=errors and str(errors))
 
     def wait(self) -> int:
         """Exit code, or minus the number of the signal that ended it."""
         deadline = time.monotonic() + PATIENCE
-        while (code := _ask(poll=self.pid)) is None:
+        while (code := self.poll()) is None:
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.02)
         return code
+
+    def poll(self) -> int | None:
+        """The same, or None while it runs."""
+        return _ask(poll=self.pid)
 
     def text(self) -> str:
         return self.output.read_text()
@@ -99,12 +109,16 @@ def _serve() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _run(script: str, argv: list[str], cwd: str, environment: dict[str, str], **_: str) -> int:
+def _run(
+    script: str, argv: list[str], cwd: str, environment: dict[str, str], errors: str | None = None, **_: str
+) -> int:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     rank_zero_only.rank = int(environment.get("RANK", 0))  # Lightning reads it when imported, which was before the fork
     os.chdir(cwd)
-    sys.argv = [str(ROOT / f"{script}.py"), *argv]
+    if errors:
+        os.dup2(os.open(errors, os.O_CREAT | os.O_APPEND | os.O_WRONLY), 2)
+    sys.argv = [str(ROOT / f"{script.replace('.', '/')}.py"), *argv]
     return importlib.import_module(script).main()
 
 

@@ -258,6 +258,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(evaluate, run_dir, tmp_path, c
         ),
         (["--devices", "99999"], "--devices 99999: this machine has"),
         (["--data", "nowhere"], "nowhere"),
+        (["--metrics", "fid"], "--metrics fid measures pictures, and PairedVectorsDataModule reads vectors; without"),
+        (["--metrics", "transport", "hpsv2"], "--metrics hpsv2 measures pictures"),
         (["--config", "~/nowhere.yaml"], str(Path.home() / "nowhere.yaml")),
     ],
 )

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 import train
+from tests.forks import Fork
 from tests.patience import PATIENCE
 
 ROOT = Path(train.__file__).parent
@@ -27,10 +29,16 @@ LAST = Path("run/checkpoints/last.ckpt")
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Start `train.py fit -c tiny.yaml ...` in a session of its own; whatever is left of it is killed in the end."""
+def folder(tmp_path, monkeypatch):
+    """The working directory, with tiny.yaml in it."""
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder):
+    """Start `train.py fit -c tiny.yaml ...` in a session of its own; whatever is left of it is killed in the end."""
     started: list[subprocess.Popen] = []
 
     def run(*arguments: str) -> subprocess.Popen:
@@ -62,12 +70,16 @@ def session(leader: int) -> list[int]:
 
 def trains(process: subprocess.Popen) -> list[int]:
     """Its ranks, once the first checkpoint is written."""
+    wait_for_checkpoint(process.poll, process.stderr.read)
+    return session(process.pid)
+
+
+def wait_for_checkpoint(poll: Callable[[], int | None], errors: Callable[[], str]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not LAST.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert poll() is None, errors()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return session(process.pid)
 
 
 def everything_ended(process: subprocess.Popen) -> bool:
@@ -77,13 +89,18 @@ def everything_ended(process: subprocess.Popen) -> bool:
     return not session(process.pid)
 
 
-def test_sigterm_saves_and_the_run_goes_on(start):
-    process = start()
-    trains(process)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=PATIENCE)
+def test_sigterm_saves_and_the_run_goes_on(folder):
+    """A fork: how a fresh process takes the signal is seen with two ranks."""
+    process = Fork("train", ["fit", "-c", "tiny.yaml"], folder / "stdout", folder / "stderr")
+    try:
+        wait_for_checkpoint(process.poll, (folder / "stderr").read_text)
+        os.kill(process.pid, signal.SIGTERM)
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
     step = torch.load(LAST, weights_only=True)["global_step"]
-    assert (process.returncode, err) == (
+    assert (code, (folder / "stderr").read_text()) == (
         143,
         f"stopped by SIGTERM after step {step}: saved {LAST}; go on with --run_dir run --resume auto\n",
     )

@@ -82,25 +82,12 @@ def test_two_processes_give_the_result_of_one(folder):
 
 
 def test_gloos_process_group_ends_before_the_interpreter(folder):
-    """Lightning leaves it, and its threads may abort a process that ends; see commands/process_group.py."""
+    """Lightning leaves it, and its threads may abort a process that ends; see commands/process.py."""
     alone = ["--run_dir", "alone", "--trainer.max_steps", "2", "--test_after_fit", "false", "--trainer.devices", "1"]
-    argv = command(*alone, "-c", str(ROOT / "configs/trainer/ddp.yaml"))[1:]
-    code = f"""
-import atexit, sys, train
-from lightning.pytorch import Callback
-from torch import distributed
-
-seen = []
-Callback.on_fit_end = lambda *args: seen.append(distributed.get_backend())
-atexit.register(lambda: print("group", set(seen), distributed.is_initialized()))
-sys.argv = {argv}
-sys.exit(train.main())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "group {'gloo'} False"
+    argv = command(*alone, "-c", str(ROOT / "configs/trainer/ddp.yaml"))[2:]
+    done = Fork("tests.tiny_group_end", argv, folder / "stdout", folder / "stderr")
+    assert (done.wait(), (folder / "stderr").read_text()) == (0, "")
+    assert done.text().splitlines()[-1] == "group {'gloo'} False"
 
 
 def test_killed_and_resumed_equals_never_killed(folder):

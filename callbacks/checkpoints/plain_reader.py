@@ -51,6 +51,7 @@ def number(value: Any, name: str) -> None:
     real = type(value) in (int, float) and (abs(value) <= LARGEST or abs(value) == math.inf)
     if isinstance(value, Tensor):
         real = value.numel() == 1 and value.layout is torch.strided and not value.is_complex()
+        real = real and value.dtype is not torch.bool
         real = real and (isinstance(value, FakeTensor) or value.is_meta or not math.isnan(float(value)))
     if not real:
         refuse(value, name, "a number")

@@ -12,9 +12,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from callbacks.care.ema import EMA
 from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.metrics.catalogue import CHOICES
-from commands.config_errors import explain, flatten, read_configs
+from commands.config_errors import explain, read_configs
+from commands.evaluate.data_flags import DATA_KEYS, flag, with_changes
 from commands.evaluate.kept_outputs import keeping_outputs
-from commands.evaluate.metrics_by_name import by_name, of_config
+from commands.evaluate.metrics_by_name import by_name, of_config, require_pictures
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.prompts import PromptData, answering_prompts
 from commands.option_groups import check_groups
@@ -26,8 +27,6 @@ from fewstep.one_line import one_line
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
 ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
-# Argument of the data -> option of evaluate.py.
-DATA_KEYS = {"path": "data", "splits.num_test": "num_samples", "eval_batch_size": "batch_size"}
 
 
 class Options(NamedTuple):
@@ -105,14 +104,14 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
         changes = {key: value for key, value in wanted.items() if value is not None}
         if not isinstance(content["data"].get("init_args") or {}, dict):
             raise ValueError(f"config {config}: data.init_args holds no keys and values")
-        content["data"]["init_args"] = _with_changes(content["data"].get("init_args") or {}, changes)
+        content["data"]["init_args"] = with_changes(content["data"].get("init_args") or {}, changes)
     try:
         parsed = parser.parse_object({key: content[key] for key in parts})
     except ArgumentError as error:
         for key in changes:
             if f"Option '{key}' is not accepted" in str(error):
                 data = content["data"]["class_path"]
-                raise ValueError(f"{_flag(key)} is nothing that {data} takes; leave it out") from error
+                raise ValueError(f"{flag(key)} is nothing that {data} takes; leave it out") from error
         raise ValueError(explain(str(error), parser, configs, [])) from error
     check(parsed)
     check_groups(parsed)
@@ -125,6 +124,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
     _load_weights(ready.model, stored, checkpoint, config)
     averaged = EMA().state_key in stored.get("callbacks", {})
     data = ready.data if options.prompts is None else prompts
+    require_pictures(options.metrics, data)
     chosen = options.metrics and by_name(options.metrics, options.metric_options)
     metrics = chosen or of_config(content, data, str(config), lambda used: _vet({"callbacks": used}, config, adopted))
     step = stored.get("global_step")
@@ -156,37 +156,6 @@ def _dotted(content: Mapping[str, Any], inside: bool = False) -> Iterator[str]:
             yield str(key)
         if used and isinstance(value, Mapping) and key not in ("init_args", "dict_kwargs"):
             yield from _dotted(value, inside=True)
-
-
-def _with_changes(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the data with these of the command line; another path is that of the test split, too."""
-    if "path" in changes and "splits.test_path" in flatten(arguments):
-        changes = {**changes, "splits.test_path": None}
-    for key, value in changes.items():
-        arguments = _with(arguments, key, value)
-    return dict(arguments)
-
-
-def _with(arguments: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The arguments with another value of one of them, `group.name` in its group, if that is written as one."""
-    group, _, name = key.rpartition(".")
-    inner = arguments.get(group) or {}
-    dotted = any(str(other).startswith(f"{group}.") for other in arguments)  # which a group beside it would replace
-    if group and isinstance(inner, Mapping) and not dotted:
-        key, value = group, {**inner, name: value}
-    return {**arguments, key: value}
-
-
-def in_flags(message: str, given: Mapping[str, Any]) -> str:
-    """A message about an argument of the data, in the words of the command line that set it."""
-    for key, option in DATA_KEYS.items():
-        if given.get(option) is not None:
-            message = message.replace(f"{key}=", f"{_flag(key)} ")
-    return message
-
-
-def _flag(key: str) -> str:
-    return f"--{DATA_KEYS[key].replace('_', '-')}"
 
 
 def _load_weights(model: LightningModule, stored: Mapping[str, Any], checkpoint: Path, config: Path) -> None:

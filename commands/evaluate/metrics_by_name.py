@@ -80,6 +80,19 @@ def _merged(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
+def require_pictures(names: Sequence[str], data: LightningDataModule) -> None:
+    """ValueError in one line for a metric of pictures where the data are vectors, before its network is fetched."""
+    if _of_vectors(data) and (of_pictures := [name for name in names if CHOICES[name].of_pictures]):
+        raise ValueError(
+            f"--metrics {of_pictures[0]} measures pictures, and {type(data).__name__} reads vectors; "
+            "without --metrics the run is measured by what fits its data"
+        )
+
+
+def _of_vectors(data: LightningDataModule) -> bool:
+    return hasattr(type(data), "y_names")
+
+
 def by_name(names: Sequence[str], options: Mapping[str, dict[str, Any]]) -> list[Callback]:
     """A callback per name, and the picture of the samples where the metrics are of pictures."""
     entries = {
@@ -105,7 +118,7 @@ def of_config(
     }
     chosen = _instantiate(reading, config, vet)
     known = [type(callback) for callback in chosen]
-    if hasattr(type(data), "y_names") and AccuracyCallback not in known:  # vectors, not labels: always measured so
+    if _of_vectors(data) and AccuracyCallback not in known:  # vectors, not labels: always measured so
         chosen += [kind() for kind in (TransportMetrics, SamplePicture) if kind not in known]
     return chosen
 

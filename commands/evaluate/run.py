@@ -13,7 +13,8 @@ import datamodules
 import lightning_modules  # noqa: F401
 from callbacks.checkpoints.data_manifest import data_paths
 from commands.evaluate.arguments import OF_THE_SAMPLES
-from commands.evaluate.build import Built, Options, build, build_pipeline, in_flags, locate
+from commands.evaluate.build import Built, Options, build, build_pipeline, locate
+from commands.evaluate.data_flags import in_flags
 from commands.evaluate.measure import check_devices, measure
 from commands.evaluate.metrics_by_name import check_names, read_options
 from commands.evaluate.partial import Partial, files_in

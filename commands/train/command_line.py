@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -37,6 +38,7 @@ from commands.train.dry_run_ranks import rehearsal, take_ranks
 from commands.train.optimizer_options import OptimizerOptions
 from commands.train.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
 from commands.train.scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
+from commands.value_errors import values_named
 
 OF_ONE_INVOCATION = ("config", "run_dir", "resume", "dry_run")  # not part of the config that a run saves
 
@@ -77,6 +79,11 @@ class WholeNamesParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+
+    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
+        """What `--print_config` prints is a config that a run would take."""
+        check_groups(cfg)
+        return super().dump(cfg, *args, **kwargs)
 
 
 class CommandLine(LightningCLI):
@@ -137,6 +144,11 @@ class CommandLine(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leave the config alone: a checkpoint's hyper-parameters never override it."""
 
+    def instantiate_classes(self) -> None:
+        """As Lightning does, but what a class says of a value names its key."""
+        with values_named(self.settings):
+            super().instantiate_classes()
+
     def before_instantiate_classes(self) -> None:
         self.settings = self.config[self.subcommand]
         self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
@@ -194,10 +206,11 @@ class CommandLine(LightningCLI):
         self.watch = RankWatch(self.trainer, self.folder)
         self.watch.start()
         parts = (self.trainer, self.model, self.datamodule)
-        if self.subcommand != "fit":
-            run_stages.evaluate(self.trainer, self.subcommand, self._prepare_subcommand_kwargs(self.subcommand))
-        elif self.settings.dry_run:
-            with self._scratch:
-                run_stages.rehearse(*parts, self.run_directory, self.settings.test_after_fit)
-        else:
-            run_stages.fit(*parts, self.folder, self.checkpoint, self.settings.test_after_fit)
+        with values_named(self.settings):
+            if self.subcommand != "fit":
+                run_stages.evaluate(self.trainer, self.subcommand, self._prepare_subcommand_kwargs(self.subcommand))
+            elif self.settings.dry_run:
+                with self._scratch:
+                    run_stages.rehearse(*parts, self.run_directory, self.settings.test_after_fit)
+            else:
+                run_stages.fit(*parts, self.folder, self.checkpoint, self.settings.test_after_fit)

@@ -1,11 +1,18 @@
 """Let the config, not the checkpoint, decide learning rates and other options of a resumed run."""
 
+import sys
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from commands.train.optimizer_state import add_missing_options, require_same_kinds, require_same_sizes
+from commands.train.optimizer_state import (
+    add_missing_options,
+    require_same_kinds,
+    require_same_sizes,
+    without_moments,
+)
 from fewstep.optimizer_options import RANGES, check_option
 
 Options = list[list[dict[str, Any]]]  # optimizer, parameter group, name -> value
@@ -25,8 +32,10 @@ class OptimizerOptions(Callback):
         self._configured: Options = []
         self._stored: Options = []
         self._restored: tuple[list, list] | None = None  # of the checkpoint: optimizers, schedules
+        self._steps = 0  # of the checkpoint
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._steps = checkpoint.get("global_step", 0)
         self._restored = (checkpoint.get("optimizer_states", []), checkpoint.get("lr_schedulers", []))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,6 +46,8 @@ class OptimizerOptions(Callback):
             schedules = [entry.scheduler for entry in trainer.lr_scheduler_configs]
             require_same_sizes(*self._restored, trainer.optimizers, schedules)
             require_same_kinds(*self._restored, trainer.optimizers, schedules)
+            for line in without_moments(self._restored[0], trainer.optimizers) if self._steps else ():
+                rank_zero_only(print)(line, file=sys.stderr)
             self._restored = None
         self._configured = [
             [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]

@@ -18,6 +18,7 @@ States = Sequence[Mapping[str, Any]]
 
 KEPT_FOR = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg"}  # option -> moment without which a step fails
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "sum"}
+SWITCHES = ("foreach", "fused")  # None, the usual value, lets torch choose
 ELEMENTWISE = ("Adam", "AdamW", "Adamax", "Adagrad", "NAdam", "RAdam", "RMSprop", "SGD")  # of torch.optim
 
 
@@ -55,7 +56,8 @@ def require_same_kinds(
         name = f"the checkpoint's optimizer {place}"
         for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True):
             for key in (old.keys() & new.keys()) - {"params"}:
-                _like(old[key], new[key], f"{name} {key}", same_length=True)
+                own = True if key in SWITCHES else new[key]
+                _like(old[key], own, f"{name} {key}", same_length=True)
                 if key in RANGES:
                     check_option(key, old[key], f"{name} {key}")
         if type(optimizer) in [getattr(torch.optim, kind) for kind in ELEMENTWISE]:
@@ -69,6 +71,24 @@ def require_same_kinds(
                 _like(value, fresh[key], f"{name} {key}", same_length=key in ("base_lrs", "_last_lr"))
             elif hasattr(schedule, key):  # it would stand in place of a method or of the optimizer
                 raise ValueError(f"{name} has an unknown key {key!r:.40}")
+
+
+def without_moments(states: States, optimizers: Sequence[Optimizer]) -> list[str]:
+    """A line per Adam that has stepped and whose state in the checkpoint lacks some of the parameters that train now.
+
+    No error: a parameter that never had a gradient has no moments either.
+    """
+    lines = []
+    for place, (state, optimizer) in enumerate(zip(states, optimizers, strict=True)):
+        stored = chain.from_iterable(group["params"] for group in state["param_groups"])
+        own = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+        lacking = [not state["state"].get(key) for key, now in zip(stored, own, strict=True) if now.requires_grad]
+        if isinstance(optimizer, torch.optim.Adam) and any(lacking):
+            lines.append(
+                f"optimizer {place}: the checkpoint has no moments for {sum(lacking)} of {len(lacking)} parameters, "
+                "they start at zero; as it should be only for what never had a gradient"
+            )
+    return lines
 
 
 def add_missing_options(groups: Sequence[dict[str, Any]], configured: States) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from callbacks.checkpoints.printed_commands import resume_flags
 from callbacks.checkpoints.remote import is_remote
-from commands.config_errors import flatten, nearest, read_configs
+from commands.config_errors import read_configs
+from commands.config_keys import flatten, nearest
 from commands.nearest_runs import is_run, named, nearest_runs
 from commands.train.adopted_config import refuse_foreign_folder
 from commands.train.resume import run_directory_of

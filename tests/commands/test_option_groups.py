@@ -104,15 +104,19 @@ ICD = "lightning_modules.ICDModule"
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["data.splits.num_vall=5"], "data.init_args.splits.num_vall'; nearest valid key: 'data.init_args.splits.num_"),
-        (["data.loader.restart=5"], "nearest valid key: 'data.init_args.loader.restarts' (on the command line)"),
-        (["model.optimizer.lrr=5"], "nearest valid key: 'model.init_args.optimizer.lr' (on the command line)"),
-        (["model.editing.guidance=5"], "nearest valid key: 'model.init_args.editing.guidance_scale' (on the command"),
+        (
+            ["data.splits.num_vall=5"],
+            "unknown key 'data.splits.num_vall'; nearest valid key: 'data.splits.num_val' (on the command line)",
+        ),
+        (["data.init_args.splits.num_vall=5"], "nearest valid key: 'data.splits.num_val' (on the command line)"),
+        (["data.loader.restart=5"], "nearest valid key: 'data.loader.restarts' (on the command line)"),
+        (["model.optimizer.lrr=5"], "nearest valid key: 'model.optimizer.lr' (on the command line)"),
+        (["model.editing.guidance=5"], "nearest valid key: 'model.editing.guidance_scale' (on the command"),
         (["data.splits=5"], "data.splits cannot be '5'; it is a group of settings, such as data.splits.train (on the"),
         (["model.students=lora"], "model.students cannot be 'lora'; it is a group of settings, such as model.stu"),
-        (["data.splits.num_val=many"], "data.init_args.splits.num_val: expected int"),
-        (["data.transform.flip=5"], "data.init_args.transform.flip: expected bool"),
-        (["data.rest=5"], "unknown key 'data.init_args.rest'"),
+        (["data.splits.num_val=many"], "data.splits.num_val: expected int"),
+        (["data.transform.flip=5"], "data.transform.flip: expected bool"),
+        (["data.rest=5"], "unknown key 'data.rest'"),
     ],
 )  # fmt: skip
 def test_a_slip_inside_a_group_is_told_with_its_neighbour(argv, expected):

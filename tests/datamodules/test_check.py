@@ -3,7 +3,7 @@
 import io
 import os
 import pickle
-import subprocess
+import runpy
 import sys
 import tarfile
 from pathlib import Path
@@ -304,9 +304,11 @@ def test_keys_cannot_steer_a_terminal():
     assert printable("a\x1b[2J\r\nb\u202ec é") == r"a\x1b[2J\r\nb\u202ec é"
 
 
-@pytest.mark.slow
-def test_the_command_itself(small):
-    command = [sys.executable, "-m", "datamodules.prepare", "check", str(small[0])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "sound: 3 samples" in done.stdout
+def test_the_command_itself(small, monkeypatch, capsys):
+    """`python -m datamodules.prepare check DIR`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["prepare", "check", str(small[0])])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("datamodules.prepare", run_name="__main__")
+    out, err = capsys.readouterr()
+    assert (end.value.code, err) == (0, "")
+    assert "sound: 3 samples" in out

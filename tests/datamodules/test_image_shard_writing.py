@@ -4,8 +4,7 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
-import sys
+import time
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
@@ -16,6 +15,8 @@ import pytest
 from datamodules.bad_sample import BadSample
 from datamodules.image_folder import open_images
 from datamodules.prepare.image_shard_writing import Samples, write_image_folder
+from tests.forks import Fork
+from tests.patience import PATIENCE
 
 ABOUT = {"name": "toy", "license": "CC0-1.0", "command": "none", "notes": {"source": "made up"}}
 KEYS = [f"k{i:02d}" for i in range(10)]
@@ -102,32 +103,19 @@ def test_an_interrupted_build_goes_on_after_its_last_shard(tmp_path, stop):
     assert not (tmp_path / "toy.partial").exists()
 
 
-BUILD = """
-import sys, time
-from datamodules.prepare.image_shard_writing import Samples, write_image_folder
-def render(key):
-    print(key, flush=True)
-    time.sleep(0.01)
-    return {"webp": key.encode() * 9}
-keys = [f"k{i:02d}" for i in range(60)]
-about = {"name": "toy", "license": "CC0-1.0", "command": "none"}
-write_image_folder(sys.argv[1], {"train": Samples(keys, render)}, about, samples_per_shard=4, progress=False)
-"""
-
-
-@pytest.mark.slow
 def test_a_killed_build_goes_on(tmp_path):
-    command = [sys.executable, "-c", BUILD, str(tmp_path / "toy")]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
-    while process.stdout.readline().strip() != "k30":
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    build = Fork("tests.datamodules.toy_build", [str(tmp_path / "toy")], tmp_path / "first")
+    deadline = time.monotonic() + PATIENCE
+    while "k30\n" not in (build.text() if build.output.exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(build.pid, signal.SIGKILL)
+    assert build.wait() == -signal.SIGKILL
     finished = len(list((tmp_path / "toy.partial").glob("*.done.json")))
-    assert finished >= 6
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
-    assert done.stdout.split() == [f"k{i:02d}" for i in range(4 * finished, 60)]
+    assert 6 <= finished < 15
+    again = Fork("tests.datamodules.toy_build", [str(tmp_path / "toy")], tmp_path / "second")
+    assert again.wait() == 0
+    assert again.text().split() == [f"k{i:02d}" for i in range(4 * finished, 60)]
     opened = open_images(str(tmp_path / "toy"), "train", verify=True)
     assert [opened.key(i) for i in range(len(opened))] == [f"k{i:02d}" for i in range(60)]
 

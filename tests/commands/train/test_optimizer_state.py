@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from commands.train.optimizer_state import add_missing_options, require_same_kinds, require_same_sizes
+from commands.train.optimizer_state import (
+    add_missing_options,
+    require_same_kinds,
+    require_same_sizes,
+    without_moments,
+)
 
 SCHEDULES = [
     lambda o: lr_scheduler.CosineAnnealingLR(o, 10),
@@ -68,6 +73,10 @@ def test_what_a_run_has_saved_is_taken_over(optimizer, schedule):
         (("param_groups", 0, "amsgrad"), "no", "amsgrad is 'no'"),
         (("param_groups", 0, "amsgrad"), True, "has no max_exp_avg_sq for parameter 0"),
         (("param_groups", 0, "eps"), None, "eps is None"),
+        (("param_groups", 0, "fused"), math.nan, "fused is nan, expected true or false"),
+        (("param_groups", 0, "foreach"), "no", "foreach is 'no', expected true or false"),
+        (("param_groups", 0, "betas"), [0.9, True], "betas is True, expected a number"),
+        (("param_groups", 0, "lr"), torch.tensor(True), "lr is a tensor of shape"),
         (("state", 0, "exp_avg"), torch.zeros(7), r"exp_avg of parameter 0 is a tensor of shape \(7,\), expected"),
         (("state", 0, "exp_avg_sq"), 3, "exp_avg_sq of parameter 0 is 3"),
         (("state", 1, "step"), math.nan, "step of parameter 1 is nan"),
@@ -129,3 +138,17 @@ def test_options_that_the_checkpoint_lacks_are_those_of_the_config():
     new.load_state_dict(state)
     add_missing_options(new.param_groups, configured)
     assert new.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_moments_that_the_checkpoint_lacks_are_told_once():
+    (old, _), (new, _) = built(OPTIMIZERS[0], SCHEDULES[0], 2), built(OPTIMIZERS[0], SCHEDULES[0], 0)
+    state = copy.deepcopy(old.state_dict())
+    assert without_moments([state], [new]) == []
+    del state["state"][0]
+    require_same_kinds([state], [], [new], [])
+    (line,) = without_moments([state], [new])
+    assert "optimizer 0: the checkpoint has no moments for 1 of 2 parameters" in line
+    new.param_groups[0]["params"][0].requires_grad = False
+    assert without_moments([state], [new]) == []
+    plain, fresh = built(OPTIMIZERS[3], SCHEDULES[0], 2)[0], built(OPTIMIZERS[3], SCHEDULES[0], 0)[0]
+    assert without_moments([plain.state_dict()], [fresh]) == []

@@ -6,7 +6,7 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
-from commands.evaluate.build import DATA_KEYS, _with_changes, in_flags
+from commands.evaluate.data_flags import DATA_KEYS, in_flags, with_changes
 from datamodules.image_options import Splits
 
 WAYS = {  # of one config
@@ -35,7 +35,7 @@ def test_only_what_is_given_is_replaced(way):
     given, chosen = WAYS[way]
     arguments = {"path": "x", **given, "seed": 3}
     before = repr(arguments)
-    changed = _with_changes(arguments, {"path": "new", "splits.num_test": 20, "eval_batch_size": 7})
+    changed = with_changes(arguments, {"path": "new", "splits.num_test": 20, "eval_batch_size": 7})
     assert repr(arguments) == before
     found = parsed(changed)
     assert (found.path, found.eval_batch_size, found.seed) == ("new", 7, 3)
@@ -44,8 +44,8 @@ def test_only_what_is_given_is_replaced(way):
 
 def test_without_other_data_the_path_of_the_test_split_stays():
     arguments = {"path": "x", "splits": {"test_path": "y"}}
-    assert parsed(_with_changes(arguments, {"splits.num_test": 20})).splits.test_path == "y"
-    assert _with_changes(arguments, {}) == arguments
+    assert parsed(with_changes(arguments, {"splits.num_test": 20})).splits.test_path == "y"
+    assert with_changes(arguments, {}) == arguments
 
 
 def test_what_the_data_say_is_said_in_the_words_of_the_command_line():

@@ -1,0 +1,41 @@
+"""What the command line of evaluate.py changes in the data of a config, and how the data's complaints name it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from commands.config_keys import flatten
+
+# Argument of the data -> option of evaluate.py.
+DATA_KEYS = {"path": "data", "splits.num_test": "num_samples", "eval_batch_size": "batch_size"}
+
+
+def with_changes(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the data with these of the command line; another path is that of the test split, too."""
+    if "path" in changes and "splits.test_path" in flatten(arguments):
+        changes = {**changes, "splits.test_path": None}
+    for key, value in changes.items():
+        arguments = _with(arguments, key, value)
+    return dict(arguments)
+
+
+def _with(arguments: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The arguments with another value of one of them, `group.name` in its group, if that is written as one."""
+    group, _, name = key.rpartition(".")
+    inner = arguments.get(group) or {}
+    dotted = any(str(other).startswith(f"{group}.") for other in arguments)  # which a group beside it would replace
+    if group and isinstance(inner, Mapping) and not dotted:
+        key, value = group, {**inner, name: value}
+    return {**arguments, key: value}
+
+
+def in_flags(message: str, given: Mapping[str, Any]) -> str:
+    """A message about an argument of the data, in the words of the command line that set it."""
+    for key, option in DATA_KEYS.items():
+        if given.get(option) is not None:
+            message = message.replace(f"{key}=", f"{flag(key)} ")
+    return message
+
+
+def flag(key: str) -> str:
+    """The option of evaluate.py that sets this argument of the data."""
+    return f"--{DATA_KEYS[key].replace('_', '-')}"

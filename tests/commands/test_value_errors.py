@@ -1,0 +1,81 @@
+"""What a class says of a value names the key that can be pasted, and no other key."""
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+
+import train
+from commands.value_errors import in_keys, values_named
+
+IMAGES = "datamodules.ImageTextDataModule"
+MODELS = {
+    "data": {"class_path": "tests.callbacks.tiny_run.TinyModule"},
+    "model": {"class_path": "lightning_modules.ICDModule", "init_args": {"pipeline": "x"}},
+}
+
+
+def settings() -> Namespace:
+    groups = {"optimizer": Namespace(lr=-1.0, betas=[0.9, 2.0], schedule="cosin"), "seed": 3, "lr": 0.5}
+    inner = Namespace(class_path="tests.Net", init_args=Namespace(width=0))
+    model = Namespace(class_path="tests.Model", init_args=Namespace(**groups, net=inner))
+    data = Namespace(class_path="tests.Data", init_args=Namespace(splits=Namespace(num_val=0), batch_size=12, seed=3))
+    return Namespace(model=model, data=data, trainer=Namespace(max_steps=3))
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("splits.num_val=0: must be at least 1", "data.splits.num_val=0: must be at least 1"),
+        ("num_val=0: must be at least 1", "data.splits.num_val=0: must be at least 1"),
+        ("lr=-1.0: must be positive", "model.optimizer.lr=-1.0: must be positive"),
+        ("lr=0.5: must be less", "model.lr=0.5: must be less"),
+        ("betas=(0.9, 2.0): must be below 1", "model.optimizer.betas=(0.9, 2.0): must be below 1"),
+        ("schedule='cosin': choose", "model.optimizer.schedule='cosin': choose"),
+        ("width=0: must be at least 1", "model.net.width=0: must be at least 1"),
+        ("batch_size=12 does not fit", "data.batch_size=12 does not fit"),
+        # another value, two keys of that value, a longer name, whole already, and no value at all
+        ("batch_size=1: must be more", "batch_size=1: must be more"),
+        ("seed=3: choose another", "seed=3: choose another"),
+        ("val=0: must be at least 1", "val=0: must be at least 1"),
+        ("trainer.max_steps=3: more", "trainer.max_steps=3: more"),
+        ("the shard is truncated", "the shard is truncated"),
+    ],
+)
+def test_a_value_is_named_by_its_key(message, expected):
+    assert in_keys(message, settings()) == expected
+
+
+def test_errors_of_another_kind_stay_as_they_are():
+    class OwnError(ValueError):
+        pass
+
+    marked = ValueError("lr=-1.0: must be positive")
+    marked.line = "more than that"
+    for error in (OwnError("lr=-1.0: must be positive"), OSError("lr=-1.0"), marked, ValueError("lr: no")):
+        with pytest.raises(type(error)) as raised, values_named(settings()):
+            raise error
+        assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data.splits.num_val", "0"], "data.splits.num_val=0: must be at least 1"),
+        (["--data.transform.crop", "left"], "data.transform.crop='left': choose one of"),
+        (["--data.batch_size", "0"], "data.batch_size=0: must be at least 1"),
+        (["--model.optimizer.lr", "-1"], "model.optimizer.lr=-1.0: must be positive and finite"),
+        (["--model.optimizer.schedule", "line"], "model.optimizer.schedule='line': choose one of constant, cosine"),
+        (["--data.splits", "null", "--print_config"], "data.splits cannot be null; it is a group of settings"),
+        (["--model.optimizer", "null", "--print_config=skip_default"], "model.optimizer cannot be null; it is a group"),
+    ],
+)
+def test_train_names_a_value_as_its_flag_is_called(tmp_path, monkeypatch, capsys, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    part = arguments[0][2:].partition(".")[0]
+    content = {"model": MODELS[part], "data": {"class_path": IMAGES, "init_args": {"path": "x"}}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    assert train.main(["fit", "-c", "c.yaml", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {expected}")
+    assert (err.count("\n"), out) == (1, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["c.yaml"]
