@@ -242,10 +242,10 @@ def test_train_takes_two_numbers_and_keeps_them_plain(shards, tmp_path, monkeypa
     given += ["--data.splits", "{}", "--data.batch_size", "4", "--data.num_workers", "0", "--trainer.max_steps", "2"]
     given += ["--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]
     for size, told in (
-        ("[16]", "image_size"),
-        ("[16, 0]", "image_size=(16, 0)"),
-        ("0", "image_size=0"),
-        ("1.5", "1.5"),
+        ("[16]", "image_size: expected int; expected tuple with 2 elements; got '[16]' (on the command line)"),
+        ("1.5", "image_size: expected int; expected tuple; got '1.5' (on the command line)"),
+        ("[16, 0]", "image_size=(16, 0): give one whole number from 1, for a square, or [height, width]"),
+        ("0", "image_size=0: give one whole number from 1"),
     ):
         assert train.main([*given, "--data.image_size", size]) == 2
         error = capsys.readouterr().err

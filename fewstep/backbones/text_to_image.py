@@ -83,9 +83,8 @@ def load_latent_diffusion(
         raise ValueError(f"{pipeline} draws with {parts.get(part)}; supported are {' and '.join(PARTS)}")
     config = network_config(pipeline, part)
     if part == "transformer" and not isinstance(config.get("sample_size"), int):  # diffusers divides it
-        raise ValueError(
-            f"{pipeline} has sample_size {config.get('sample_size')}; a transformer's is one number; give image_size"
-        )
+        told = f"{pipeline} has a transformer of sample_size {config.get('sample_size')}"
+        raise ValueError(f"{told}; write one number into its config, and give image_size")
     latents = LatentSpace(load_autoencoder(pipeline))
     sample_size = _sample_size(pipeline, config, image_size, latents.reduction)
     model: Any

@@ -69,13 +69,13 @@ def test_draws_the_rectangles_that_plain_diffusers_draws(kind, folders):
     pipeline, model = plain(folders[kind]), load_latent_diffusion(folders[kind], image_size=(16, 32))
     assert (model.sample_size, model.image_size) == ((8, 16), (16, 32))
     noise = torch.randn(2, model.latents.channels, 8, 16, generator=torch.Generator().manual_seed(3))
-    options = {"prompt": CAPTIONS[:2], "guidance_scale": 4.0, "height": 16, "width": 32, **arguments(pipeline, 3)}
+    options = {"prompt": CAPTIONS[:2], "guidance_scale": 4.0, "height": 16, "width": 32, **arguments(pipeline, 4)}
     theirs = pipeline(latents=noise.clone(), output_type="latent", **options).images
     drawn = {}
     with torch.no_grad():
         for told in ((16, 32), (32, 16)):
             prompts = load_prompt_encoder(folders[kind], image_size=told)
-            plan = (noise, even_times(3, 1.0, 0.0), prompts(CAPTIONS[:2]), DynamicGuidance(4.0))
+            plan = (noise, even_times(4, 1.0, 0.0), prompts(CAPTIONS[:2]), DynamicGuidance(4.0))
             drawn[told] = ddim(replace(model, prompts=prompts).denoiser(), model.parametrization, *plan)
     assert far(drawn[16, 32], theirs) < 1e-4
     if kind == "sdxl":
@@ -249,7 +249,7 @@ def changed(folder, tmp_path, file, **entries):
             {"sample_size": [8]},
             r"has sample_size \[8\]: give image_size, in multiples of 2",
         ),
-        ("sd3", "transformer/config.json", {"sample_size": [8, 16]}, "a transformer's is one number; give image_size"),
+        ("sd3", "transformer/config.json", {"sample_size": [8, 16]}, "write one number into its config, and give"),
     ],
 )
 def test_unknown_kinds_are_refused_in_one_line(kind, file, entries, message, folders, tmp_path):
