@@ -99,14 +99,16 @@ def _explain(message: str, parser: ArgumentParser, configs: Configs, argv: Seque
 
 def _reason(message: str) -> str:
     """The part of a parser's message that says what is wrong, without types of Python and echoed values."""
-    tail = message.rsplit('Parser key "', 1)[-1].split("Given value")[0]
+    last = message.rsplit('Parser key "', 1)[-1]
+    tail = last.split("Given value")[0]
     tail = tail.split("Errors:")[-1] if "Errors:" in tail else re.sub(r'^[\w.]+":', "", tail)
     faults = [one_line(f) for f in re.split(r"\n\s*- ", tail) if f.strip() and "NoneType" not in f]
     text = "; ".join(faults)
     text = re.sub(r"Expected an? (?:<class '([^']+)'>|typing\.Literal\[([^\]]*)\])", r"expected \1\2", text)
+    text = re.sub(r"Expected an? (tuple with)", r"expected \1", text)
     text = re.sub(r"\. Got value: (\S+)", r", got '\1'", text)
-    given = re.findall(r"Given value: (.{1,40})$", message.strip(), re.MULTILINE)
-    return one_line(text if "got" in text or not given or "(" in given[-1] else f"{text}; got '{given[-1]}'")
+    given = re.findall(r"Given value: (.{1,40})$", last.strip(), re.MULTILINE)  # the first is that of this key
+    return one_line(text if "got" in text or not given or "(" in given[0] else f"{text}; got '{given[0]}'")
 
 
 def _with_file(fault: str, configs: Configs, argv: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from datamodules.image_transforms import CROPS, ImageTransform
 from fewstep.choices import require_choice
+from fewstep.picture_size import Size, height_and_width
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Splits:
 
 @dataclass(frozen=True)
 class TransformOptions:
-    """How a picture becomes a square.
+    """How a picture gets the size of the others.
 
-    crop: "center", "random" (training only) or "none" (pad to a square). flip: mirror half of the training images.
+    crop: "center", "random" (training only) or "none" (pad to the shape). flip: mirror half of the training images.
     background: colour behind transparent pixels as rrggbb. max_pixels: refuse larger pictures before they are decoded.
     """
 
@@ -55,8 +56,8 @@ class TransformOptions:
         """(red, green, blue) of the background in 0..255."""
         return parse_color(self.background)
 
-    def of(self, size: int, training: bool) -> ImageTransform:
-        """What gives every picture size x size pixels; nothing about it is random in evaluation."""
+    def of(self, size: Size, training: bool) -> ImageTransform:
+        """What gives every picture this size in pixels; nothing about it is random in evaluation."""
         crop = "center" if self.crop == "random" and not training else self.crop
         return ImageTransform(size, crop, flip=self.flip and training, background=self.color)
 
@@ -84,7 +85,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     """ValueError for the first option outside the groups that cannot be meant; the groups check themselves."""
     require_choice("captions", options["captions"], ("first", "random"))
     require_choice("sampling", options["sampling"], ("exact", "resampled"))
-    for name in ("image_size", "batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window"):
+    height_and_width(options["image_size"])
+    for name in ("batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window"):
         require_at_least(1, name, options[name])
     for name in ("num_workers", "worker_timeout", "seed"):
         require_at_least(0, name, options[name])

@@ -25,6 +25,7 @@ from datamodules.sample_order import ORDER, EndlessOrder, local_permutation
 from datamodules.shard_sources import Shard, shards_of
 from datamodules.skipped import Skipped
 from datamodules.topology import topology
+from fewstep.picture_size import Size, as_stored
 
 
 class ImageTextDataModule(LightningDataModule):
@@ -33,7 +34,7 @@ class ImageTextDataModule(LightningDataModule):
     Args:
         path: shard folder (with or without index.json), .tar file, brace expansion `a/{000..127}.tar` or a list of
             these; local, s3://, gs://, https:// or hf://.
-        image_size: every image becomes [3, image_size, image_size].
+        image_size: of every image in pixels, one number for squares or [height, width].
         batch_size: images per training step over all processes. eval_batch_size: per process.
         steps_per_epoch: batches between two validations; None for one walk through the training split.
         splits: names, sources and sizes of the three splits, see image_options.Splits.
@@ -54,7 +55,7 @@ class ImageTextDataModule(LightningDataModule):
     def __init__(
         self,
         path: str | list[str],
-        image_size: int = 64,
+        image_size: Size = 64,
         batch_size: int = 64,
         eval_batch_size: int = 64,
         steps_per_epoch: int | None = None,
@@ -83,6 +84,7 @@ class ImageTextDataModule(LightningDataModule):
         )
         # Hyper-parameters go into checkpoints, which hold plain types only.
         splits, transform, loader = map(asdict, (self.splits, self.transform, self.loader))
+        image_size = as_stored(image_size)
         self.save_hyperparameters()
         check_options(self.hparams)
         self.skipped = Skipped(max_skipped, strict)  # of all loaders; progress and loggers show it

@@ -22,6 +22,7 @@ from datamodules.image_transforms import ImageTransform
 from datamodules.request_files import Request, read_prompts, read_requests, single_request
 from datamodules.skipped import Skipped
 from datamodules.topology import topology
+from fewstep.picture_size import Size, height_and_width
 
 
 class PictureRequests(LightningDataModule):
@@ -33,8 +34,8 @@ class PictureRequests(LightningDataModule):
             size, white where the image may change.
         requests: a .jsonl or .csv file of these four and, if wanted, `key`, the name of the result; see request_files.
         prompts: a text file with a prompt to generate on each line.
-        image_size: edge of the model's pictures in pixels.
-        crop: "center" cuts off what a square does not hold, "none" pads with the background colour instead.
+        image_size: of the model's pictures in pixels, one number for squares or [height, width].
+        crop: "center" cuts off what that shape does not hold, "none" pads with the background colour instead.
         batch_size: pictures made at a time, per process.
         background: colour behind transparent pixels as rrggbb.
         max_pixels: refuse larger pictures before they are decoded.
@@ -48,7 +49,7 @@ class PictureRequests(LightningDataModule):
         mask: str | None = None,
         requests: str | None = None,
         prompts: str | None = None,
-        image_size: int = 64,
+        image_size: Size = 64,
         crop: str = "center",
         batch_size: int = 16,
         background: str = "ffffff",
@@ -60,12 +61,12 @@ class PictureRequests(LightningDataModule):
         if crop == "random":
             raise ValueError("crop='random': an edit needs the same part every time; use center or none")
         color, black = parse_color(background), (0, 0, 0)
-        self.batch_size = batch_size
+        self.batch_size, shape = batch_size, height_and_width(image_size)
         single = {"image": image, "source": source, "target": target, "mask": mask}
         self.samples = RequestedPictures(
             _chosen(single, requests, prompts),
-            PictureReader(ImageTransform(image_size, crop, background=color), color, max_pixels),
-            PictureReader(ImageTransform(image_size, crop, background=black), black, max_pixels),
+            PictureReader(ImageTransform(shape, crop, background=color), color, max_pixels),
+            PictureReader(ImageTransform(shape, crop, background=black), black, max_pixels),
         )
 
     def predict_dataloader(self) -> EvaluationImages:
@@ -95,7 +96,7 @@ def _chosen(single: dict[str, str | None], requests: str | None, prompts: str | 
 
 
 class PictureReader:
-    """From a file to uint8 [3, size, size]."""
+    """From a file to uint8 [3, H, W]."""
 
     def __init__(self, transform: ImageTransform, background: tuple[int, int, int], max_pixels: int) -> None:
         self.transform, self.background, self.max_pixels = transform, background, max_pixels
@@ -134,7 +135,7 @@ class RequestedPictures(torch.utils.data.Dataset):
         return sample
 
     def _mask(self, request: Request, image: Tensor) -> Tensor:
-        """uint8 [1, size, size], the brightest channel; where a request has no mask, all of its image may change."""
+        """uint8 [1, H, W], the brightest channel; where a request has no mask, all of its image may change."""
         if request.mask is None:
             return torch.full_like(image[:1], 255)
         mask = self.read_mask(request.mask)

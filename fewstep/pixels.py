@@ -14,19 +14,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewstep.picture_size import Size, height_and_width
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of pixels in [0, 1]; also BLIP's and so ImageReward's
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 OUT_OF_RANGE = 1e-3  # rounding error that is forgiven beyond [-1, 1], an eighth of a grey level
 
 
 class Preprocessing(NamedTuple):
-    """How a network wants its pictures: a square of `size` pixels, values (p - mean) / std with p in [0, 1].
+    """How a network wants its pictures: of `size` pixels, values (p - mean) / std with p in [0, 1].
 
-    `resize_mode`: "shortest" scales the short side to `size` and cuts the centre, "longest" scales the long side and
-    pads with black, "squash" gives up the aspect ratio. `interpolation`: "bicubic" or "bilinear", both antialiased.
+    `size`: one number for a square, or (height, width). `resize_mode`: "shortest" scales until the picture covers that
+    and cuts the centre, "longest" until it fits in and pads with black, "squash" gives up the aspect ratio.
+    `interpolation`: "bicubic" or "bilinear", both antialiased.
     """
 
-    size: int = 224
+    size: Size = 224
     resize_mode: str = "shortest"
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = CLIP_MEAN
@@ -56,7 +59,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def pixel_values(images: Tensor, wanted: Preprocessing, differentiable: bool = False) -> Tensor:
-    """Images [B, 3, H, W] in [-1, 1] -> what the network reads, float32 [B, 3, size, size], on the same device."""
+    """Images [B, 3, H, W] in [-1, 1] -> what the network reads, float32 [B, 3, *size], on the same device."""
     if differentiable:
         pixels = _resize_float(images.float().add(1).div(2), wanted)
     else:
@@ -71,16 +74,18 @@ def pixel_values(images: Tensor, wanted: Preprocessing, differentiable: bool = F
 
 def _resized_shape(shape: torch.Size, wanted: Preprocessing) -> tuple[int, int]:
     """(height, width) before cutting and padding, rounded as torchvision and open_clip round."""
-    height, width = shape[-2:]
-    size, short, long = wanted.size, min(height, width), max(height, width)
+    (height, width), (to_height, to_width) = shape[-2:], height_and_width(wanted.size, "size")
+    ratios = height / to_height, width / to_width
     if wanted.resize_mode == "squash":
-        return size, size
+        return to_height, to_width
     if wanted.resize_mode == "longest":
-        return round(height / (long / size)), round(width / (long / size))
+        return round(height / max(ratios)), round(width / max(ratios))
     if wanted.resize_mode != "shortest":
         raise ValueError(f"resize_mode must be shortest, longest or squash, got {wanted.resize_mode!r}")
-    scaled = int(size * long / short)
-    return (size, scaled) if height <= width else (scaled, size)
+    if to_height != to_width:
+        return round(height / min(ratios)), round(width / min(ratios))
+    scaled = int(to_height * max(height, width) / min(height, width))
+    return (to_height, scaled) if height <= width else (scaled, to_width)
 
 
 def _resize_uint8(images: Tensor, wanted: Preprocessing) -> Tensor:
@@ -101,13 +106,13 @@ def _resize_float(images: Tensor, wanted: Preprocessing) -> Tensor:
     return _center(images, wanted.size)
 
 
-def _center(images: Tensor, size: int) -> Tensor:
-    """Cut or pad with 0 to [..., size, size] around the centre."""
-    height, width = images.shape[-2:]
-    down, right = max(size - height, 0), max(size - width, 0)
+def _center(images: Tensor, size: Size) -> Tensor:
+    """Cut or pad with 0 to [..., *size] around the centre."""
+    (height, width), (to_height, to_width) = images.shape[-2:], height_and_width(size, "size")
+    down, right = max(to_height - height, 0), max(to_width - width, 0)
     images = F.pad(images, (right // 2, right - right // 2, down // 2, down - down // 2))
-    top, left = (round((max(length - size, 0)) / 2) for length in (height, width))
-    return images[..., top : top + size, left : left + size]
+    top, left = round(max(height - to_height, 0) / 2), round(max(width - to_width, 0) / 2)
+    return images[..., top : top + to_height, left : left + to_width]
 
 
 class CutPrompts:

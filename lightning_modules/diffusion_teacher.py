@@ -18,6 +18,7 @@ from fewstep.diffusion.schedules import schedule_of_config, training_times
 from fewstep.diffusion.solvers import ddim, even_times
 from fewstep.diffusion.training import denoising_losses
 from fewstep.optimizers import AdamW
+from fewstep.picture_size import height_and_width
 from fewstep.rng import PerSampleRng
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
@@ -26,7 +27,8 @@ class DiffusionTeacherModule(LightningModule):
     """Trains a UNet to denoise latents of images, given the states of their captions' tokens.
 
     Args:
-        unet: diffusers' UNet2DConditionModel, such as fewstep.backbones.diffusers_network makes.
+        unet: diffusers' UNet2DConditionModel, such as fewstep.backbones.diffusers_network makes. Its sample_size, of
+            the latents, one number or [height, width], is that of pictures of prompts, here and in the export.
         autoencoder, text_encoder: folders or hub ids (load_autoencoder, load_prompt_encoder of fewstep.backbones).
             Both are frozen; checkpoints hold only their hashes.
         prediction: "eps" or "v", on the schedule of Stable Diffusion.
@@ -117,8 +119,8 @@ class DiffusionTeacherModule(LightningModule):
         self, prompts: list[str], rng: PerSampleRng, num_steps: int | None = None, guidance_scale: float | None = None
     ) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] for prompts, cut if too long; None: as in validation, or in 50 steps."""
-        h, side = self.hparams, self.unet.config["sample_size"]
-        noise, condition = rng.normal(self.encoders.latents.channels, side, side), self.encoders.prompts(prompts, True)
+        h, size = self.hparams, height_and_width(self.unet.config["sample_size"], "sample_size")
+        noise, condition = rng.normal(self.encoders.latents.channels, *size), self.encoders.prompts(prompts, True)
         w = h.guidance_scale if guidance_scale is None else guidance_scale
         return self.generate(noise, condition, num_steps or h.sampling_steps or 50, w)
 

@@ -21,6 +21,7 @@ from fewstep.diffusion.schedules import training_times
 from fewstep.files.weights import weights_sha256
 from fewstep.losses import l2
 from fewstep.optimizers import AdamW
+from fewstep.picture_size import Size, as_stored
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
 
@@ -36,6 +37,7 @@ class GuidanceDistillationModule(LightningModule):
         optimizer: see fewstep.optimizers.AdamW.
         gradient_checkpointing: of the network, for less memory and a third more time.
         export_dtype: "float32" or "float16", of the exported weights.
+        image_size: of the pictures in pixels, one number for squares or [height, width]; None for the pipeline's own.
 
     A batch has `image` and `caption`, or also the arrays that `python -m datamodules.prepare latents` makes of them.
     """
@@ -49,14 +51,16 @@ class GuidanceDistillationModule(LightningModule):
         optimizer: AdamW = AdamW(warmup_steps=200),
         gradient_checkpointing: bool = False,
         export_dtype: str = "float16",
+        image_size: Size | None = None,
     ) -> None:
         super().__init__()
+        image_size = None if image_size is None else as_stored(image_size)
         self.save_hyperparameters(ignore=["optimizer"])
         self.optimizer = optimizer
         if 1.0 not in guidance_scales or not all(0 < w < math.inf for w in guidance_scales):
             raise ValueError(f"guidance_scales={list(guidance_scales)}: positive, and 1, which is unguided, among them")
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
-        self.teacher = load_latent_diffusion(pipeline, network)
+        self.teacher = load_latent_diffusion(pipeline, network, image_size=image_size)
         self.parametrization = self.teacher.parametrization
         self.encoders = FrozenEncoders(self.teacher.latents, self.teacher.prompts)
         self.encoders.hashes["network"] = weights_sha256(self.teacher.network)

@@ -23,6 +23,7 @@ from fewstep.icd.inversion import decode, encode
 from fewstep.icd.pair import Editing, InvertibleConsistency
 from fewstep.losses import l2
 from fewstep.optimizers import AdamW
+from fewstep.picture_size import Size, as_stored
 from fewstep.rng import PerSampleRng
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
@@ -45,6 +46,7 @@ class ICDModule(LightningModule):
         gradient_checkpointing: of the network, for less memory and a third more time.
         dtype: of the frozen weights: "float32", "bfloat16" or "float16".
         editing: how `predict` edits, and the scale at which validation draws pictures.
+        image_size: of the pictures in pixels, one number for squares or [height, width]; None for the pipeline's own.
 
     A batch has `image` and `caption`, or also the arrays that `python -m datamodules.prepare latents` makes of them. To
     be edited by `predict`, it also has `target` list[str].
@@ -62,13 +64,15 @@ class ICDModule(LightningModule):
         gradient_checkpointing: bool = False,
         dtype: str = "float32",
         editing: Editing | None = None,
+        image_size: Size | None = None,
     ) -> None:
         super().__init__()
+        image_size = None if image_size is None else as_stored(image_size)
         self.save_hyperparameters(ignore=["distillation", "students", "optimizer", "editing"])
         require_choice("objective", objective, ("summed", "separate"))
         require_choice("dtype", dtype, DTYPES)
         self.automatic_optimization = objective == "summed"
-        model = load_latent_diffusion(pipeline, network, DTYPES[dtype])
+        model = load_latent_diffusion(pipeline, network, DTYPES[dtype], image_size)
         self.model, self.parametrization = model, model.parametrization
         self.encoders = FrozenEncoders(model.latents, model.prompts)
         self.encoders.hashes["network"] = weights_sha256(model.network)

@@ -67,6 +67,11 @@ def test_one_command_edits_a_picture(predict, capsys):
     assert sorted(path.name for path in Path("run").iterdir()) == ["checkpoints", "config.yaml", "predictions"]
 
 
+def test_a_picture_is_cut_to_the_models_rectangle(predict, capsys):
+    assert predict(*CAT, "--data.image_size", "[8, 20]") == 0, capsys.readouterr().err
+    assert pictures()["cat.png"].shape == (8, 20, 3)
+
+
 def test_options_of_editing_are_flags(predict, capsys):
     assert predict(*CAT, "--model.editing.factor", "0") == 0, capsys.readouterr().err
     assert pictures()["cat.png"].max() == 10

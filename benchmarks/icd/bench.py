@@ -121,8 +121,7 @@ def make_bench(
     pair = load_pair(export, device)
     require_trained(scale, pair.guidance_scales)
     model = pair.model
-    side = model.sample_size * model.latents.reduction
-    every = read_pictures(data, split, model.prompts.tokenizer, model.prompts.length, side)
+    every = read_pictures(data, split, model.prompts.tokenizer, model.prompts.length, model.image_size)
     pictures, targets = style_pairs(every, num, seed)
     images = pictures.image.to(device)
     latents = torch.cat([model.latents.encode(part) for part in images.split(batch)])

@@ -76,8 +76,8 @@ def measure(options: argparse.Namespace) -> None:
     generations = None
     if "generation" in options.parts:
         prompts = bench.pair.model.prompts
-        side = bench.pictures.image.shape[-1]
-        every = read_pictures(options.data, options.prompt_split, prompts.tokenizer, prompts.length, side)
+        size = bench.pair.model.image_size
+        every = read_pictures(options.data, options.prompt_split, prompts.tokenizer, prompts.length, size)
         generations = Generations(bench, every, options.num_generated, options.prompt_split)
     pairs = [(name, folder, load_pair(folder, options.device)) for name, folder in exports]
     for name, folder, pair in pairs:  # the students first: theirs are the short chains

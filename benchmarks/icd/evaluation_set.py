@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules import ImageTextDataModule
 from datamodules.image_options import Splits
+from fewstep.picture_size import Size
 
 FIELDS = ["scoring_captions", "concept", "style"]
 
@@ -37,7 +38,7 @@ class Pictures:
         return Pictures(self.image[rows], **lists)
 
 
-def read_pictures(path: str, split: str, tokenizer: Any = None, length: int = 0, image_size: int = 64) -> Pictures:
+def read_pictures(path: str, split: str, tokenizer: Any = None, length: int = 0, image_size: Size = 64) -> Pictures:
     """All drawings of a split whose caption the tokenizer fits into `length` tokens."""
     data = ImageTextDataModule(
         path, image_size, eval_batch_size=128, metadata=FIELDS, splits=Splits(test=split), num_workers=0

@@ -26,7 +26,8 @@ from fewstep.rng import PerSampleRng
 def table(export: str, data: str, split: str, num: int) -> list[str]:
     """Rows in markdown, from noise to data."""
     pair = InvertibleConsistency.load(export)
-    pictures = some_of(read_pictures(data, split, pair.model.prompts.tokenizer, pair.model.prompts.length), num)
+    prompts, size = pair.model.prompts, pair.model.image_size
+    pictures = some_of(read_pictures(data, split, prompts.tokenizer, prompts.length, size), num)
     clean, condition = pair.model.latents.encode(pictures.image), pair.model.prompts(pictures.caption)
     noise = PerSampleRng(0, pictures.key).normal(*clean.shape[1:])
     models, ends = pair.model.parametrization, pair.boundaries

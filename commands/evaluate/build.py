@@ -24,6 +24,7 @@ from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
 from commands.weight_mismatch import require_same_numbers
 from fewstep.one_line import one_line
+from fewstep.picture_size import as_stored
 
 # Advice for training: hyper-parameters are read from the config here, and no checkpoint is saved.
 ADVICE = r".*(is an instance of `nn.Module` and is already saved|callbacks used to create the checkpoint need).*"
@@ -187,7 +188,8 @@ def build_pipeline(
     if options.prompts is not None:
         data, described = read_prompts_instead(options)
     else:
-        arguments = {"path": options.data, "image_size": model.image_size, "splits": {"num_test": options.num_samples}}
+        arguments: dict[str, Any] = {"path": options.data, "image_size": as_stored(model.image_size)}
+        arguments["splits"] = {"num_test": options.num_samples}
         data = images(**arguments, eval_batch_size=options.batch_size or 8)
         described = {"class_path": f"{images.__module__}.{images.__name__}", "init_args": arguments}
     metrics = by_name(options.metrics, options.metric_options)

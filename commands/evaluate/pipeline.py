@@ -15,6 +15,7 @@ from torch import Tensor
 from commands.evaluate.kept_images import KeptImage, keep_image, read_image
 from commands.evaluate.partial import RunFiles
 from fewstep.one_line import one_line
+from fewstep.picture_size import height_and_width
 from fewstep.pixels import to_uint8
 from fewstep.rng import PerSampleRng
 
@@ -46,17 +47,21 @@ class PipelineModule(LightningModule):
             raise ValueError(f"a {name} takes no guidance scale; leave --guidance-scale out")
         denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
         size = getattr(getattr(denoiser, "config", None), "sample_size", None)
-        if type(size) is not int or size < 1:
-            stated = (
-                "no sample_size" if size is None else f"the sample_size {one_line(str(size), 40)}, which is no edge"
-            )
-            raise ValueError(f"the denoiser of this {name} states {stated}, so the image size is not known")
+        try:
+            height, width = (n * getattr(pipeline, "vae_scale_factor", 1) for n in height_and_width(size))
+        except ValueError:
+            stated = "no sample_size" if size is None else f"the sample_size {one_line(str(size), 40)}, which is none"
+            raise ValueError(f"the denoiser of this {name} states {stated}, so the image size is not known") from None
         # In a tuple, so that nothing of it becomes a submodule or ends in a checkpoint.
-        self._held, self.image_size = (pipeline, denoiser), size * getattr(pipeline, "vae_scale_factor", 1)
+        self._held, self.image_size = (pipeline, denoiser), (height, width)
         default = known["guidance_scale"].default if "guidance_scale" in known else None
         w = default if guidance_scale is None else guidance_scale
         self.settings = {"steps": steps, "guidance_scale": w, "seed": seed}
-        self._given = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+        self._given: dict[str, Any] = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+        if height != width:  # of which most pipelines make no default
+            if not {"height", "width"} <= set(known):
+                raise ValueError(f"a {name} takes no height and width, so it cannot draw {height} x {width} pixels")
+            self._given |= {"height": height, "width": width}
         self.kept: RunFiles | None = None
 
     @property
@@ -71,7 +76,7 @@ class PipelineModule(LightningModule):
         self.pipeline.to("cpu")  # the next one may need the room
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        size, rows = self.image_size, len(batch["key"])
+        rows = len(batch["key"])
         counts = (batch["weight"] > 0).tolist()
         pairs = zip(batch["key"], counts, strict=True)
         kept = [read_image(self.kept, key) if self.kept and counted else None for key, counted in pairs]
@@ -80,7 +85,7 @@ class PipelineModule(LightningModule):
             made = self._generate([batch["key"][i] for i in wanted], [batch["caption"][i] for i in wanted])
             for i, image in zip(wanted, made, strict=True):
                 kept[i] = image
-        blank = KeptImage(torch.zeros(3, size, size, dtype=torch.uint8).numpy(), 0.0, 0.0)
+        blank = KeptImage(torch.zeros(3, *self.image_size, dtype=torch.uint8).numpy(), 0.0, 0.0)
         whole = [image or blank for image in kept]
         pixels = torch.stack([torch.from_numpy(image.pixels) for image in whole]).to(batch["weight"].device)
         numbers = {name: torch.tensor([getattr(image, name) for image in whole]) for name in ("nfe", "seconds")}
@@ -98,9 +103,8 @@ class PipelineModule(LightningModule):
                 **self._given,
             )
         images = result.images  # [B, 3, H, W] in [0, 1]
-        if images.shape[1:] != (3, self.image_size, self.image_size):
-            shape = list(images.shape[1:])
-            raise ValueError(f"the pipeline made images {shape}, expected [3, {self.image_size}, {self.image_size}]")
+        if images.shape[1:] != (3, *self.image_size):
+            raise ValueError(f"the pipeline made images {list(images.shape[1:])}, expected {[3, *self.image_size]}")
         pixels = to_uint8(images.float() * 2 - 1).cpu().numpy()
         seconds, nfe = (time.perf_counter() - start) / len(keys), passes[0] / len(keys)
         made = [KeptImage(image, nfe, seconds) for image in pixels]

@@ -2,7 +2,7 @@
 
 index.json:
     {schema: 1, kind: "images", name, license, command,   what it is, under which licence, the command that built it
-     image_size,                                          edge in pixels if all pictures are square and equal, or null
+     image_size,                                          edge in pixels or [height, width] if all are equal, or null
      notes: {..., skipped: {KIND: {count, keys}}},        facts about how it was made, and what had to be left out
      splits: {SPLIT: {samples, shards: [{file, bytes, sha256, samples, offsets, offsets_sha256}]}}}
 The same samples give the same bytes: members carry no time and no owner.

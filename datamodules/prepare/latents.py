@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.prepare import add_output_arguments
+from fewstep.picture_size import Size, as_stored, as_text, size_argument
 
 CHUNK = 32  # samples that are encoded together
 README = """# {name}
@@ -26,7 +27,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", required=True, metavar="DIR", help="shard folder, as ImageTextDataModule reads it")
     command.add_argument("--autoencoder", required=True, metavar="DIR", help="folder or hub id, with or without vae/")
     command.add_argument("--text-encoder", required=True, metavar="DIR", help="open_clip folder, or pipeline or hub id")
-    command.add_argument("--size", type=int, help="edge of the pictures in pixels (default: what index.json says)")
+    size = "of the pictures in pixels: 64 for squares, 64x128 for height x width (default: what index.json says)"
+    command.add_argument("--size", type=size_argument, help=size)
     command.add_argument("--captions", type=int, help="captions kept of each sample (default: the largest number)")
     command.add_argument("--device", default="cpu", help="where to encode, such as cuda (default cpu)")
 
@@ -38,11 +40,12 @@ def run(options: argparse.Namespace) -> None:
     from fewstep.backbones.frozen_encoders import FrozenEncoders
 
     about = source_index(options.data) or {}
-    size = options.size or about.get("image_size")
-    if not size or size < 1 or (options.captions is not None and options.captions < 1):
+    given = options.size or about.get("image_size")
+    if not given or (options.captions is not None and options.captions < 1):
         raise ValueError(
-            f"--size {size}, --captions {options.captions}: give the edge in pixels, and 1 caption or more"
+            f"--size {given}, --captions {options.captions}: give the size in pixels, and 1 caption or more"
         )
+    size = as_stored(given, f"{options.data}: image_size")
     indexes = {split: open_images(options.data, split) for split in splits(options.data)}
     captions = options.captions or max(most_captions(index) for index in indexes.values())
     encoders = FrozenEncoders(options.autoencoder, options.text_encoder, size).to(options.device)
@@ -59,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     notice = Path(options.data, "NOTICE")
     text = f"\n{notice.read_text()}" if notice.is_file() else ""
     prompts = " and ".join(f"KEY.{name}.npy" for name in encoders.stored_names)
-    facts = {"source": options.data, "size": size, "captions": captions, "hashes": named, "notice": text}
+    facts = {"source": options.data, "size": as_text(size), "captions": captions, "hashes": named, "notice": text}
     readme = README.format(name=description["name"], command=description["command"], prompts=prompts, **facts)
     samples = {split: Samples(list(chunk.rows), chunk.render) for split, chunk in chunks.items()}
     shards = [Path(path) for index in indexes.values() for path in index.paths]
@@ -84,7 +87,7 @@ def most_captions(index: Any) -> int:
 class EncodedChunks:
     """The samples of a split with their arrays; the neighbours of the one that is asked for are encoded with it."""
 
-    def __init__(self, index: Any, encoders: Any, size: int, captions: int) -> None:
+    def __init__(self, index: Any, encoders: Any, size: Size, captions: int) -> None:
         from datamodules.image_samples import SampleDecoder
         from datamodules.image_transforms import ImageTransform
 

@@ -11,6 +11,7 @@ from fewstep.diffusion.guidance import Condition
 from fewstep.diffusion.latent_space import LatentSpace
 from fewstep.diffusion.prompt_encoder import Prompts
 from fewstep.files.weights import weights_sha256
+from fewstep.picture_size import Size, as_text, height_and_width
 
 TOLERANCE = 0.02  # of stored latents and prompt states in half precision, relative to what is computed here
 
@@ -23,7 +24,7 @@ class FrozenEncoders:
     """
 
     def __init__(
-        self, autoencoder: str | LatentSpace, text_encoder: str | Prompts, image_size: int | None = None
+        self, autoencoder: str | LatentSpace, text_encoder: str | Prompts, image_size: Size | None = None
     ) -> None:
         if isinstance(autoencoder, str):
             autoencoder = LatentSpace(load_autoencoder(autoencoder))
@@ -44,7 +45,8 @@ class FrozenEncoders:
         """ValueError in one line unless a UNet2DConditionModel or SD3Transformer2DModel with this config fits."""
         check_network(config, self.latents, self.prompts)
         if config["sample_size"] is None:
-            raise ValueError("the network has no sample_size: give the side of the latents, which pipelines ask for")
+            raise ValueError("the network has no sample_size: give the size of the latents, which pipelines ask for")
+        height_and_width(config["sample_size"], "sample_size")
 
     def store_hashes(self, checkpoint: dict[str, Any]) -> None:
         """Note in a checkpoint, which holds none of the frozen weights, what they are."""
@@ -88,8 +90,10 @@ class FrozenEncoders:
         """SDXL is told one size, so pictures must have it."""
         told = getattr(self.prompts, "image_size", None)
         height, width = (side * self.latents.reduction for side in data.shape[-2:])
-        if told is not None and (height, width) != (told, told):
-            raise ValueError(f"pictures of {height} x {width} px, but the network is told {told}; give image_size")
+        if told is not None and (height, width) != told:
+            raise ValueError(
+                f"pictures of {height} x {width} px, but the network is told {as_text(told)}; give image_size"
+            )
 
     def check_stored(self, batch: Mapping[str, Any]) -> None:
         """ValueError in one line where a sample's stored arrays are not what these networks make of it.

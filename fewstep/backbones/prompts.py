@@ -9,6 +9,7 @@ from fewstep.backbones.clip import load_clip_text_encoder
 from fewstep.backbones.pretrained import from_pretrained, frozen_network, network_config, own_or_part
 from fewstep.diffusion.prompt_encoder import PromptEncoder, Prompts, SD3PromptEncoder, SDXLPromptEncoder
 from fewstep.files.hub import missing
+from fewstep.picture_size import Size, height_and_width
 
 
 def pipeline_parts(source: str | Path) -> dict[str, Any]:
@@ -27,11 +28,11 @@ def pipeline_parts(source: str | Path) -> dict[str, Any]:
 
 
 def load_prompt_encoder(
-    source: str | Path, dtype: torch.dtype = torch.float32, image_size: int | None = None
+    source: str | Path, dtype: torch.dtype = torch.float32, image_size: Size | None = None
 ) -> Prompts:
     """From a pipeline (folder or hub id) of one of the kinds above, or an open_clip folder such as assets/clip_emoji.
 
-    Also reads a folder with both a CLIPTextModel and its tokenizer. Frozen, on the CPU. image_size: edge of the
+    Also reads a folder with both a CLIPTextModel and its tokenizer. Frozen, on the CPU. image_size: of the
     pictures in pixels, of which SDXL's network is told; by default that of the pipeline.
     """
     if Path(source, "open_clip_config.json").is_file():
@@ -60,13 +61,14 @@ def _tokenizer(kind: Any, source: str | Path, part: str) -> Any:
 
 
 def _of_sdxl(
-    source: str | Path, parts: dict[str, Any], dtype: torch.dtype, image_size: int | None
+    source: str | Path, parts: dict[str, Any], dtype: torch.dtype, image_size: Size | None
 ) -> SDXLPromptEncoder:
     if "text_encoder" not in parts:
         raise ValueError(f"{source} has no first text encoder, as SDXL's refiner; name an SDXL base pipeline")
     if image_size is None:
         halvings = len(network_config(source, "vae")["block_out_channels"]) - 1
-        image_size = network_config(source, "unet")["sample_size"] * 2**halvings
+        height, width = height_and_width(network_config(source, "unet").get("sample_size"), f"{source}: sample_size")
+        image_size = height * 2**halvings, width * 2**halvings
     first, second = _clip(source, "", dtype), _clip(source, "_2", dtype, projected=True)
     encoders, tokenizers = ([pair[number] for pair in (first, second)] for number in (0, 1))
     return SDXLPromptEncoder(encoders, tokenizers, image_size, bool(parts.get("force_zeros_for_empty_prompt", True)))

@@ -17,13 +17,14 @@ from fewstep.diffusion.latent_space import LatentSpace
 from fewstep.diffusion.predictions import Parametrization, parametrization_of_config
 from fewstep.diffusion.prompt_encoder import Prompts
 from fewstep.files.hub import missing
+from fewstep.picture_size import Size, as_text, height_and_width
 
 
 @dataclass(frozen=True)
 class LatentDiffusion:
     """A pipeline's parts, frozen: network (UNet2DConditionModel or SD3Transformer2DModel), latents, prompts.
 
-    parametrization: its schedule and what it predicts. sample_size: side of its latents.
+    parametrization: its schedule and what it predicts. sample_size: (height, width) of its latents.
     guidance_scales: those that a network with a guidance embedding was trained on; None if it has none or nobody says.
     """
 
@@ -31,8 +32,13 @@ class LatentDiffusion:
     latents: LatentSpace
     prompts: Prompts
     parametrization: Parametrization
-    sample_size: int
+    sample_size: tuple[int, int]
     guidance_scales: tuple[float, ...] | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of its pictures in pixels."""
+        return _times(self.sample_size, self.latents.reduction)
 
     def to(self, device: torch.device | str) -> "LatentDiffusion":
         self.network.to(device)
@@ -63,28 +69,52 @@ def load_latent_diffusion(
     pipeline: str | Path,
     network: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
-    image_size: int | None = None,
+    image_size: Size | None = None,
 ) -> LatentDiffusion:
     """The parts of a pipeline of Stable Diffusion 1, 2, XL or 3, by folder or hub id; on the CPU.
 
     network: another network for it, such as a guidance-distilled one, by what load_guided_network takes. dtype: of the
     network and the text encoders; the autoencoder is always float32, as SDXL's overflows in half precision.
-    image_size: edge of the pictures in pixels, if not the one that the network was made for.
+    image_size: of the pictures in pixels, if not the one that the network was made for.
     """
     parts = pipeline_parts(pipeline)
     part = "transformer" if "transformer" in parts else "unet"
     if parts.get(part) not in PARTS:
         raise ValueError(f"{pipeline} draws with {parts.get(part)}; supported are {' and '.join(PARTS)}")
     config = network_config(pipeline, part)
+    if part == "transformer" and not isinstance(config.get("sample_size"), int):  # diffusers divides it
+        told = f"{pipeline} has a transformer of sample_size {config.get('sample_size')}"
+        raise ValueError(f"{told}; write one number into its config, and give image_size")
+    latents = LatentSpace(load_autoencoder(pipeline))
+    sample_size = _sample_size(pipeline, config, image_size, latents.reduction)
     model: Any
     model, scales = load_denoising_network(network or pipeline, config, dtype, part)
-    latents = LatentSpace(load_autoencoder(pipeline))
-    side = config["sample_size"] if image_size is None else image_size // latents.reduction
-    if not isinstance(side, int) or side < 1 or (image_size or 0) % latents.reduction:
-        raise ValueError(f"{pipeline} has sample_size {side}: give image_size, in multiples of {latents.reduction} px")
-    prompts = load_prompt_encoder(pipeline, dtype, side * latents.reduction)
+    prompts = load_prompt_encoder(pipeline, dtype, _times(sample_size, latents.reduction))
     check_network(model.config, latents, prompts)
-    return LatentDiffusion(model, latents, prompts, _parametrization(pipeline), side, scales)
+    return LatentDiffusion(model, latents, prompts, _parametrization(pipeline), sample_size, scales)
+
+
+def _times(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    return size[0] * factor, size[1] * factor
+
+
+def _sample_size(
+    pipeline: str | Path, config: Mapping[str, Any], image_size: Size | None, reduction: int
+) -> tuple[int, int]:
+    """(height, width) of the latents: of pictures of this size, or else what the config of the network says."""
+    if image_size is None:
+        try:
+            return height_and_width(config.get("sample_size"))
+        except ValueError:
+            told = f"{pipeline} has sample_size {config.get('sample_size')}"
+            raise ValueError(f"{told}: give image_size, in multiples of {reduction} px") from None
+    height, width = height_and_width(image_size)
+    # A transformer's table of positions is a square of so many patches, of which a picture takes the middle.
+    edge, most = reduction * (config.get("patch_size") or 1), config.get("pos_embed_max_size")
+    if height % edge or width % edge or (most and max(height, width) > most * edge):
+        up_to = f" up to {most * edge}" if most else ""
+        raise ValueError(f"{pipeline} draws pictures in multiples of {edge} px{up_to}, not {as_text(image_size)}")
+    return height // reduction, width // reduction
 
 
 def check_network(config: Mapping[str, Any], latents: LatentSpace, prompts: Prompts) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.one_line import one_line
+from fewstep.picture_size import height_and_width
 from fewstep.pixels import CLIP_MEAN, CLIP_STD, Preprocessing, pixel_values
 
 
@@ -23,7 +24,9 @@ class CLIPNetwork(nn.Module):
     Args:
         embed_dim: D, of the space in which images and texts meet.
         vision_cfg: as in open_clip's model files: {image_size, layers, width, patch_size, head_width} for a ViT, a
-            list of four `layers` for a ResNet, or {image_size, timm_model_name} for any network of timm.
+            list of four `layers` for a ResNet, or {image_size, timm_model_name} for any network of timm. image_size:
+            one number, or [height, width] for a ViT and those of timm that take it; pictures are scaled until they
+            cover that, and what stands over is cut off.
         text_cfg: likewise {context_length, width, heads, layers}; `vocab_size` follows from the vocabulary.
         vocabulary: .txt.gz of byte-pair merges (see vocabulary.py); None is open_clip's own of 49,408 tokens.
 
@@ -60,8 +63,7 @@ class CLIPNetwork(nn.Module):
             raise ValueError(
                 f"open_clip cannot build this network: {reason}; see its model_configs for examples"
             ) from None
-        size = self.clip.visual.image_size
-        self.preprocessing = Preprocessing(size[0] if isinstance(size, tuple) else size)
+        self.preprocessing = Preprocessing(height_and_width(self.clip.visual.image_size))
 
     @property
     def scale(self) -> Tensor:

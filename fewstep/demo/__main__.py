@@ -17,6 +17,7 @@ from threading import Event
 
 from fewstep.icd.__main__ import QUIET
 from fewstep.one_line import one_line
+from fewstep.picture_size import size_argument
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         dtype = getattr(torch, options.dtype)
-        pair = InvertibleConsistency.load(options.export, options.pipeline, options.network, dtype, options.device)
+        places = options.export, options.pipeline, options.network
+        pair = InvertibleConsistency.load(*places, dtype, options.device, options.size)
         page, address = launch(pair, options.device, options.host, options.port, options.share)
     except (ValueError, OSError) as error:  # OSError: the port is taken
         if os.environ.get("FEWSTEP_TRACEBACK"):
@@ -60,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the network")
     add("--pipeline", help="folder or hub id of the teacher, if not where it was in training")
     add("--network", help="folder of the guidance-distilled network, likewise")
+    add("--size", type=size_argument, help="of pictures, if not that of training: 512, or 512x768 for height x width")
     return parser
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fewstep.files.pictures import read_mask, read_picture, to_picture
-from fewstep.icd.commands import image_size, psnr
+from fewstep.icd.commands import psnr
 from fewstep.icd.editing import Editing
 from fewstep.icd.pair import InvertibleConsistency
 from fewstep.icd.watched_pair import Watch
@@ -54,7 +54,7 @@ class Answers:
             pixels = self._read(image)
             words = [_given(source, "the description of the picture")], [_given(target, "the target")]
             painted = painted_mask((drawn or {}).get("layers") or [], image)
-            mask = read_mask(painted, image, self._size).to(self.device) if image and painted else None
+            mask = read_mask(painted, image, self.pair.model.image_size).to(self.device) if image and painted else None
             edited = pair.edit(pixels, *words, self._rng(seed), Editing(**options), mask)
             return edited, "only where you painted" if mask is not None else ""
 
@@ -71,14 +71,10 @@ class Answers:
         cost = f"{watch.calls} network calls · {seconds:.2f} s"
         return to_picture(image), views, f"{cost} · {told}" if told else cost
 
-    @property
-    def _size(self) -> int:
-        return image_size(self.pair)
-
     def _read(self, image: Image.Image | None) -> Tensor:
         if image is None:
             raise ValueError("choose a picture first")
-        return read_picture(image, self._size).to(self.device)
+        return read_picture(image, self.pair.model.image_size).to(self.device)
 
     def _rng(self, seed: float) -> PerSampleRng:
         return PerSampleRng(int(seed), ["picture"], self.device)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fewstep.demo.answers import Answers
 from fewstep.demo.uploads import limited
-from fewstep.icd.commands import default_scale, image_size
+from fewstep.icd.commands import default_scale
 from fewstep.icd.pair import InvertibleConsistency
 
 CSS = """
@@ -16,7 +16,7 @@ CSS = """
 .told p:has(.wrong) {color: #b3261e; font-weight: 600}
 footer {display: none !important}
 """
-HINT = "The middle square is used. Paint where it may change; nothing painted: anywhere."
+HINT = "The middle {part} is used. Paint where it may change; nothing painted: anywhere."
 EDITING = (
     *("guidance_scale", "guided_below", "backend", "prompt_below", "replay"),
     *("cross_share", "self_share", "amplify", "blend"),
@@ -52,9 +52,10 @@ def build(pair: InvertibleConsistency, device: str = "cpu") -> Any:
     import gradio as gr
 
     answers = Answers(pair, device)
-    size, steps = image_size(pair), len(pair.boundaries.decode_times) - 1
+    (height, width), steps = pair.model.image_size, len(pair.boundaries.decode_times) - 1
+    told = f"{height} × {width} pixels" + " (height × width)" * (height != width)
     with gr.Blocks(title="fewstep", analytics_enabled=False) as page:
-        gr.Markdown(f"# Few-step editing\n{size} × {size} pixels, {steps} steps from noise and {steps} to it.")
+        gr.Markdown(f"# Few-step editing\n{told}, {steps} steps from noise and {steps} to it.")
         with gr.Tab("Edit", id="edit"):
             _edit_tab(gr, answers)
         with gr.Tab("Generate", id="generate"):
@@ -93,7 +94,7 @@ def _edit_tab(gr: Any, answers: Answers) -> None:
                 label="Picture", type="pil", brush=brush, transforms=(), layers=False, height=340,
                 sources=["upload", "clipboard"], placeholder="Drop a picture here",
             )  # fmt: skip
-            gr.Markdown(HINT, elem_classes="hint")
+            gr.Markdown(HINT.format(part=_part(answers.pair.model.image_size)), elem_classes="hint")
             source = gr.Textbox(label="What it shows", placeholder="the picture in words")
             target = gr.Textbox(label="What it shall show", placeholder="the same words, with your change")
             scale, tau, seed = _guidance(gr, answers.pair, 0.8)
@@ -106,6 +107,12 @@ def _edit_tab(gr: Any, answers: Answers) -> None:
 
     controls = [limited(drawn), source, target, seed, scale, tau, *options]
     _connect([button.click, target.submit], edit, controls, results, "edit")
+
+
+def _part(image_size: tuple[int, int]) -> str:
+    """What of an upload is used, for the hint."""
+    height, width = image_size
+    return "square" if height == width else f"part that is {width / height:.3g} times as wide as high"
 
 
 def _guidance(gr: Any, pair: InvertibleConsistency, guided_below: float) -> list[Any]:

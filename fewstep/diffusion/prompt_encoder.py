@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewstep.diffusion.guidance import Condition
+from fewstep.picture_size import Size, height_and_width
 
 
 class PromptEncoder:
@@ -48,15 +49,15 @@ class SDXLPromptEncoder:
     """SDXL: the last but one states of two CLIPs beside each other, and the pooled ones of the second.
 
     Podell et al. 2023, sections 2.1 and 2.2. text_encoders: CLIPTextModel, CLIPTextModelWithProjection.
-    image_size: edge of the pictures in pixels; the network is told (H, W, 0, 0, H, W), that size and uncropped.
+    image_size: of the pictures in pixels; the network is told (H, W, 0, 0, H, W), that size and uncropped.
     zero_null: the null condition is zeros, as SDXL's base has it (`force_zeros_for_empty_prompt`), not that of "".
     """
 
-    def __init__(self, text_encoders: list[Any], tokenizers: list[Any], image_size: int, zero_null: bool) -> None:
+    def __init__(self, text_encoders: list[Any], tokenizers: list[Any], image_size: Size, zero_null: bool) -> None:
         self.text_encoders = [encoder.eval().requires_grad_(False) for encoder in text_encoders]
         self.tokenizers, self.tokenizer = tokenizers, tokenizers[0]
         self.networks = dict(zip(("text_encoder", "text_encoder_2"), self.text_encoders, strict=True))
-        self.image_size, self.zero_null = image_size, zero_null
+        self.image_size, self.zero_null = height_and_width(image_size), zero_null
         self.length = min(_length(*pair) for pair in zip(text_encoders, tokenizers, strict=True))
         self.width = sum(encoder.config.hidden_size for encoder in text_encoders)
         self.pooled_width = text_encoders[1].config.projection_dim
@@ -79,8 +80,7 @@ class SDXLPromptEncoder:
     @torch.no_grad()
     def __call__(self, prompts: list[str], truncate: bool = False) -> Condition:
         states, pooled = _two_clips(self.text_encoders, self.tokenizers, prompts, self.length, truncate)
-        size = float(self.image_size)
-        time_ids = states.new_tensor([[size, size, 0, 0, size, size]]).expand(len(prompts), -1)
+        time_ids = states.new_tensor([[*self.image_size, 0, 0, *self.image_size]]).expand(len(prompts), -1)
         return {"prompt": states, "pooled": pooled[1], "time_ids": time_ids}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fewstep.files.orientation import orientation, without_words
 from fewstep.files.picture_work import MAX_EXTENSIONS, before_frame, check_work
 from fewstep.one_line import one_line
+from fewstep.picture_size import Size, height_and_width, largest_part, whole_within
 from fewstep.pixels import to_uint8
 
 Picture = str | Path | Image.Image
@@ -24,23 +25,23 @@ TURNS = dict(enumerate((Flip.FLIP_LEFT_RIGHT, Flip.ROTATE_180, Flip.FLIP_TOP_BOT
 TURNS |= dict(enumerate((Flip.ROTATE_270, Flip.TRANSVERSE, Flip.ROTATE_90), 6))
 
 
-def read_picture(file: Picture, size: int, crop: str = "center") -> Tensor:
-    """[1, 3, size, size] in [-1, 1], upright by its EXIF orientation, on white where it is transparent.
+def read_picture(file: Picture, size: Size, crop: str = "center") -> Tensor:
+    """[1, 3, H, W] in [-1, 1] of this size, upright by its EXIF orientation, on white where it is transparent.
 
-    crop: "center", the largest central square, or "none", the whole picture, padded to a square with white.
+    crop: "center", the largest central part of that shape, or "none", the whole picture, padded with white.
     ValueError in one line for what is no PNG, JPEG, WebP, GIF or BMP picture, or has more than 2^26 pixels.
     """
     picture = _on(_opened(file), "white")
-    return torch.from_numpy(np.array(_squared(picture, size, crop, "white"))).permute(2, 0, 1)[None] / 127.5 - 1
+    return torch.from_numpy(np.array(_shaped(picture, size, crop, "white"))).permute(2, 0, 1)[None] / 127.5 - 1
 
 
-def read_mask(file: Picture, like: Picture, size: int, crop: str = "center") -> Tensor:
-    """[1, 1, size, size] in [0, 1], white is 1: where `like` may change. ValueError if they differ in size."""
+def read_mask(file: Picture, like: Picture, size: Size, crop: str = "center") -> Tensor:
+    """[1, 1, H, W] in [0, 1] of this size, white is 1: where `like` may change. ValueError if they differ in size."""
     mask, picture = _on(_opened(file), "black"), _opened(like)
     if mask.size != picture.size:
         sizes = " x ".join(map(str, mask.size)), " x ".join(map(str, picture.size))
         raise ValueError(f"the mask has {sizes[0]} pixels, its picture {sizes[1]}; draw the mask on the picture")
-    return torch.from_numpy(np.array(_squared(mask, size, crop, "black")).max(2))[None, None] / 255
+    return torch.from_numpy(np.array(_shaped(mask, size, crop, "black")).max(2))[None, None] / 255
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -123,16 +124,17 @@ def _on(picture: Image.Image, background: str) -> Image.Image:
     return canvas
 
 
-def _squared(picture: Image.Image, size: int, crop: str, background: str) -> Image.Image:
+def _shaped(picture: Image.Image, size: Size, crop: str, background: str) -> Image.Image:
     if crop not in ("center", "none"):
         raise ValueError(f"crop={crop!r}: use center or none")
+    shape = to_height, to_width = height_and_width(size, "size")
     if crop == "center":
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        return picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-    longest = max(picture.size)
-    width, height = (max(1, round(side * size / longest)) for side in picture.size)
-    canvas = Image.new("RGB", (size, size), background)
+        height, width = largest_part(picture.height, picture.width, shape)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        part = picture.crop((left, top, left + width, top + height))
+        return part.resize((to_width, to_height), Image.Resampling.BILINEAR)
+    height, width = whole_within(picture.height, picture.width, shape)
+    canvas = Image.new("RGB", (to_width, to_height), background)
     small = picture.resize((width, height), Image.Resampling.BILINEAR)
-    canvas.paste(small, ((size - width) // 2, (size - height) // 2))
+    canvas.paste(small, ((to_width - width) // 2, (to_height - height) // 2))
     return canvas

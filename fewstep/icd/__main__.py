@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.one_line import one_line
+from fewstep.picture_size import size_argument
 
 # Bars and hints that transformers prints for every file it reads; set them otherwise to see a long download.
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
@@ -74,13 +75,15 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     command.add_argument("--dtype", choices=dtypes, default="float32", help="of the network; default %(default)s")
     command.add_argument("--pipeline", help="folder or hub id of the teacher, if not where it was in training")
     command.add_argument("--network", help="folder of the guidance-distilled network, likewise")
+    size = "of pictures in pixels, if not that of training: 512 for squares, 512x768 for height x width"
+    command.add_argument("--size", type=size_argument, help=size)
     return command
 
 
 def _add_picture(command: argparse.ArgumentParser) -> None:
     command.add_argument("--image", type=Path, required=True, metavar="FILE", help="PNG, JPEG, WebP, GIF or BMP")
     command.add_argument("--source", required=True, help="what the picture shows, in words")
-    command.add_argument("--crop", choices=("center", "none"), default="center", help="cut to a square, or pad to one")
+    command.add_argument("--crop", choices=("center", "none"), default="center", help="cut to shape, or pad")
 
 
 def _add_guidance(command: argparse.ArgumentParser, guided_below: float) -> None:

@@ -163,7 +163,8 @@ class AttentionControl:
     def blend(self, x: Tensor) -> Tensor:
         """Latents [2B, C, h, w] after a step: targets become their sources where neither attends to the blend words.
 
-        Maps of all steps so far, of the layers nearest to a quarter of the latents' side (16 of 64, as P2P has them).
+        Maps of all steps so far, of the layers nearest to a quarter of the latents' height and width (16 of 64, as P2P
+        has them).
         Rows without blend words, and all sources, are left as they are.
         """
         if not self.blends:

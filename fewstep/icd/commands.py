@@ -37,7 +37,7 @@ def generate(options: argparse.Namespace) -> str:
 def invert(options: argparse.Namespace) -> str:
     read_picture(options.image, 1)  # what cannot be read is said before a network is loaded
     pair, watch = _loaded(options), Watch()
-    image = read_picture(options.image, image_size(pair), options.crop).to(options.device)
+    image = read_picture(options.image, pair.model.image_size, options.crop).to(options.device)
     watched, prompts = watch.pair(pair), [options.source]
     code = watched.encode(image, prompts, _noise(options))[-1]
     decoded = watched.decode(code, prompts)
@@ -55,7 +55,7 @@ def edit(options: argparse.Namespace) -> str:
     values = {name: getattr(options, name) for name in EDITING}
     scale = default_scale(pair, options.guidance_scale)
     editing = Editing(guidance_scale=scale, guided_below=options.guided_below, **values)
-    size, mask = image_size(pair), None
+    size, mask = pair.model.image_size, None
     image = read_picture(options.image, size, options.crop).to(options.device)
     if options.mask is not None:
         mask = read_mask(options.mask, options.image, size, options.crop).to(options.device)
@@ -64,11 +64,6 @@ def edit(options: argparse.Namespace) -> str:
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], str]] = {"generate": generate, "invert": invert, "edit": edit}
-
-
-def image_size(pair: InvertibleConsistency) -> int:
-    """Edge of the pair's pictures in pixels."""
-    return pair.model.sample_size * pair.model.latents.reduction
 
 
 def default_scale(pair: InvertibleConsistency, wanted: float | None, usual: float = 8.0) -> float:
@@ -100,14 +95,15 @@ def read_code(path: str | Path) -> Tensor:
 
 
 def check_code(code: Tensor, pair: InvertibleConsistency) -> None:
-    shape = (1, pair.model.latents.channels, pair.model.sample_size, pair.model.sample_size)
+    shape = (1, pair.model.latents.channels, *pair.model.sample_size)
     if tuple(code.shape) != shape:
         raise ValueError(f"the code has shape {list(code.shape)}, this pair's {list(shape)}: another model's")
 
 
 def _loaded(options: argparse.Namespace) -> InvertibleConsistency:
     dtype = getattr(torch, options.dtype)
-    return InvertibleConsistency.load(options.export, options.pipeline, options.network, dtype, options.device)
+    places = options.export, options.pipeline, options.network
+    return InvertibleConsistency.load(*places, dtype, options.device, options.size)
 
 
 def _noise(options: argparse.Namespace) -> PerSampleRng:

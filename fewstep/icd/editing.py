@@ -61,6 +61,7 @@ class Editing:
         """The edit of these prompts, source[b] -> target[b]. model: a LatentDiffusion of fewstep.backbones."""
         new = [changed_words(*pair) for pair in zip(source, target, strict=True)]
         old = [changed_words(*pair) for pair in zip(target, source, strict=True)]
+        height, width = model.sample_size
         return PromptToPrompt(
             source,
             target,
@@ -71,7 +72,7 @@ class Editing:
             self.mode,
             equaliser=[dict.fromkeys(words, self.amplify) for words in new],
             blend_words=list(zip(old, new, strict=True)) if self.blend else None,
-            self_max_tokens=(model.sample_size // 2) ** 2,
+            self_max_tokens=-(-height // 2) * -(-width // 2),  # as a convolution of stride 2 has it
             length=model.prompts.length,
         )
 

@@ -19,6 +19,7 @@ from fewstep.files.plain_json import read_json
 from fewstep.icd.attention_control import attention_control
 from fewstep.icd.editing import Editing, edit
 from fewstep.icd.inversion import decode, encode
+from fewstep.picture_size import Size, as_stored
 from fewstep.rng import PerSampleRng
 
 __all__ = ["Editing", "InvertibleConsistency"]
@@ -47,10 +48,15 @@ class InvertibleConsistency:
         network: str | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        image_size: Size | None = None,
     ) -> "InvertibleConsistency":
-        """What ICDModule exports. pipeline, network: where the teacher is, if not where it was in training."""
+        """What ICDModule exports. pipeline, network: where the teacher is, if not where it was in training.
+
+        image_size: of the pictures in pixels, if not the one of training.
+        """
         told = _described(folder)
-        model = load_latent_diffusion(pipeline or told["pipeline"], network or told["network"], dtype).to(device)
+        places, size = (pipeline or told["pipeline"], network or told["network"]), image_size or told.get("image_size")
+        model = load_latent_diffusion(*places, dtype, size).to(device)
         students = load_students(model, told["students"], folder)
         boundaries = Boundaries(**told["boundaries"])
         return cls(model, students.forward, students.reverse, boundaries, tuple(told["guidance_scales"]))
@@ -59,6 +65,7 @@ class InvertibleConsistency:
         """Write icd.json, which `load` reads beside the students' weights. students: Students.settings."""
         told = {"schema": 1, "pipeline": pipeline, "network": network, "students": dict(students)}
         told |= {"guidance_scales": list(self.guidance_scales), "boundaries": asdict(self.boundaries)}
+        told["image_size"] = as_stored(self.model.image_size)
         Path(folder, "icd.json").write_text(json.dumps(told, indent=2) + "\n")
 
     @torch.no_grad()
@@ -67,7 +74,7 @@ class InvertibleConsistency:
     ) -> Tensor:
         """Pictures of prompts, guided where t <= guided_below."""
         require_trained(guidance_scale, self.guidance_scales)
-        noise = rng.normal(self.model.latents.channels, *[self.model.sample_size] * 2)
+        noise = rng.normal(self.model.latents.channels, *self.model.sample_size)
         guidance = DynamicGuidance(guidance_scale, guided_below)
         return self.model.latents.decode(self._decode(noise, self.model.prompts(list(prompts)), guidance))
 
@@ -127,9 +134,9 @@ class InvertibleConsistency:
         return self.model.latents.decode(edited)
 
     def _latents(self, images: Tensor) -> Tensor:
-        side = self.model.sample_size * self.model.latents.reduction
-        if images.ndim != 4 or images.shape[1] != 3 or tuple(images.shape[2:]) != (side, side):
-            raise ValueError(f"images must be [B, 3, {side}, {side}], got {list(images.shape)}; resize them")
+        height, width = self.model.image_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, height, width):
+            raise ValueError(f"images must be [B, 3, {height}, {width}], got {list(images.shape)}; resize them")
         return self.model.latents.encode(images)
 
 

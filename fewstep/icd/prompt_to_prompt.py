@@ -35,7 +35,7 @@ class PromptToPrompt:
             them is attended to. Either side may be empty.
         blend_threshold: share of the maximum of its map above which a place is attended to.
         self_max_tokens: attention within the image is shared only in layers of at most so many pixels: 32 x 32, half
-            the side of Stable Diffusion 1's latents; for others give (side / 2)^2.
+            the side of Stable Diffusion 1's latents; for others give height / 2 x width / 2.
         length: of the prompts as the network sees them; the tokenizer's by default.
     """
 

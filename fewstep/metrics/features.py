@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from fewstep.files.hub import check_keys, read_weights
 from fewstep.files.weights import downloaded_file, existing_file, file_sha256, package_file, weights_sha256
 from fewstep.one_line import one_line
+from fewstep.picture_size import as_text
 from fewstep.pixels import Preprocessing, pixel_values
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -129,7 +130,7 @@ class CLIPImage(nn.Module):
         self.num_features = self.clip.embed_prompts([""]).shape[1]
         wanted: Preprocessing = self.clip.preprocessing
         self.protocol = _protocol(
-            self, None, resize=f"PIL {wanted.interpolation} to {wanted.size}", scale="the model's own"
+            self, None, resize=f"PIL {wanted.interpolation} to {as_text(wanted.size)}", scale="the model's own"
         )
         self.protocol |= {"model": model, "pretrained": str(pretrained)}
         freeze(self)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fewstep.files.hub import weights_file
 from fewstep.one_line import one_line
+from fewstep.picture_size import height_and_width
 from fewstep.pixels import CutPrompts, Preprocessing, check_images_and_prompts, pixel_values
 
 
@@ -159,8 +160,5 @@ def _check_choice(model: str, pretrained: str | None) -> None:
 
 def _preprocessing_of(network: Any, resize_mode: str | None) -> Preprocessing:
     stated = network.visual.preprocess_cfg
-    height, width = stated["size"] if isinstance(stated["size"], (list, tuple)) else (stated["size"], stated["size"])
-    if height != width:
-        raise ValueError(f"this CLIP reads pictures of {height} x {width} pixels; only square ones are supported")
-    mode = resize_mode or stated["resize_mode"]
-    return Preprocessing(height, mode, stated["interpolation"], tuple(stated["mean"]), tuple(stated["std"]))
+    size, mode = height_and_width(stated["size"], "the CLIP's size"), resize_mode or stated["resize_mode"]
+    return Preprocessing(size, mode, stated["interpolation"], tuple(stated["mean"]), tuple(stated["std"]))

@@ -46,6 +46,23 @@ def test_workers_give_bytes_and_the_device_gets_unit_range(shards):
     assert to_unit_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
 
 
+def test_rectangles_and_what_a_checkpoint_keeps_of_their_size(shards):
+    module = data(shards, image_size=(8, 16), transform=TransformOptions(crop="none"))
+    batch = next(iter(module.train_dataloader()))
+    assert batch["image"].shape == (8, 3, 8, 16)
+    assert (batch["image"][..., [0, -1]] == 255).all()  # the squares of 8 px stand in the middle
+    assert module.hparams.image_size == [8, 16]
+    again = ImageTextDataModule(**module.hparams)
+    assert next(iter(again.val_dataloader()))["image"].shape == (4, 3, 8, 16)
+    assert data(shards, image_size=[8, 8]).hparams.image_size == 8
+
+
+@pytest.mark.parametrize("size", [0, 8.0, [8], [8, 0], [8, 8, 3], "8"])
+def test_a_size_that_is_none_is_one_line(shards, size):
+    with pytest.raises(ValueError, match=r"^image_size=.*: give one whole number from 1, for a square, or \[height"):
+        data(shards, image_size=size)
+
+
 def test_a_folder_without_validation_has_no_validation_loader(tmp_path):
     assert data(str(write_folder(tmp_path, [9]))).val_dataloader() == []
 

@@ -1,4 +1,4 @@
-"""Squares of one size: against Pillow and torchvision's own transforms; randomness is a function of the key alone."""
+"""Pictures of one size: against Pillow and torchvision's own transforms; randomness is a function of the key alone."""
 
 import pickle
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from datamodules.image_transforms import CROPS, ImageTransform, central_square, uniform_numbers
+from datamodules.image_transforms import CROPS, ImageTransform, central_box, uniform_numbers
 
 
 def smooth(height: int, width: int) -> torch.Tensor:
@@ -167,8 +167,86 @@ def test_survives_the_way_to_a_worker():
 
 
 def test_central_square():
-    assert central_square(5, 9) == (0, 2, 5, 5)
-    assert central_square(8, 3) == (2, 0, 3, 3)
+    assert central_box(5, 9, (64, 64)) == (0, 2, 5, 5)
+    assert central_box(8, 3, (1, 1)) == (2, 0, 3, 3)
+
+
+@pytest.mark.parametrize("size", [(32, 64), (50, 20), (17, 100)])
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (131, 90), (64, 64), (20, 300)])
+def test_center_of_a_rectangle_is_resized_with_antialias(height, width, size):
+    image = smooth(height, width)
+    (got,) = ImageTransform(size)([image])
+    h, w = (height, round(height * size[1] / size[0])) if height * size[1] <= width * size[0] else (None, width)
+    h = h or round(width * size[0] / size[1])
+    left, top = (width - w) // 2, (height - h) // 2
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).crop((left, top, left + w, top + h))
+    reference = np.array(picture.resize(size[::-1], Image.Resampling.BILINEAR))
+    assert distance(got, torch.from_numpy(reference).permute(2, 0, 1)) <= 1
+
+
+def test_center_of_a_rectangle_is_the_usual_crop():
+    """torchvision's CenterCrop, where no edge is rounded and nothing is resized."""
+    for image, size in (
+        (positions(64, 200), (64, 128)),
+        (positions(200, 60), (120, 60)),
+        (positions(64, 64), (64, 32)),
+    ):
+        assert torch.equal(ImageTransform(size)([image])[0], v2.CenterCrop(size)(image))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 32), (32, 47)])
+def test_a_padded_square_stands_in_the_middle_of_a_rectangle(size):
+    """As it is in its own square, the background beside it."""
+    image, edge = smooth(90, 90), min(size)
+    (got,) = ImageTransform(size, "none", background=(1, 2, 3))([image])
+    (square,) = ImageTransform(edge, "none")([image])
+    top, left = (size[0] - edge) // 2, (size[1] - edge) // 2
+    expected = torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    expected[:, top : top + edge, left : left + edge] = square
+    assert torch.equal(got, expected)
+
+
+def test_a_picture_of_the_shape_is_neither_cut_nor_padded():
+    image = smooth(60, 120)
+    expected = v2.functional.resize(image, [30, 60], antialias=True)
+    for crop in ("center", "none"):
+        assert torch.equal(ImageTransform((30, 60), crop)([image])[0], expected)
+        assert ImageTransform((60, 120), crop)([image])[0].data_ptr() == image.data_ptr()
+
+
+def test_random_crops_of_a_stretched_picture_are_stretched():
+    """Twice as wide a picture for twice as wide a result: the same part of it, to the pixel that is rounded."""
+    square, wide = (ImageTransform(size, "random", scale=(0.3, 0.6)) for size in (64, (64, 128)))
+    narrow, broad = boxes(square, 300, 300, 200), boxes(wide, 300, 600, 200)
+    assert (np.abs(broad - narrow * [1, 2, 1, 2]) <= [1, 3, 1, 1]).all()
+
+
+def test_random_crops_of_a_rectangle_have_torchvisions_distribution():
+    """RandomResizedCrop with the ratios of the result's own shape: area and logarithm of the ratio."""
+    height, width, size, ratio = 200, 500, (64, 128), (0.8, 1.25)
+    transform = ImageTransform(size, "random", scale=(0.3, 0.5), ratio=ratio)
+    top, left, h, w = boxes(transform, height, width, 2000).T
+    theirs = v2.RandomResizedCrop(size, scale=(0.3, 0.5), ratio=[2 * bound for bound in ratio])
+    drawn = [theirs.make_params([torch.empty(3, height, width)]) for _ in range(2000)]
+    other = np.array([[d["top"], d["left"], d["height"], d["width"]] for d in drawn]).T
+    for ours, published in ((h * w, other[2] * other[3]), (np.log(w / h), np.log(other[3] / other[2]))):
+        assert abs(ours.mean() - published.mean()) < 0.1 * published.std()
+        assert abs(ours.std() / published.std() - 1) < 0.1
+    assert abs(np.log(w / h).mean() - np.log(2)) < 0.01
+    for start, free, their_start, their_free in (
+        (top, height - h, other[0], height - other[2]),
+        (left, width - w, other[1], width - other[3]),
+    ):
+        assert abs((start / free).mean() - (their_start / their_free).mean()) < 0.05
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1), (1, 1), (3, 7)])
+def test_any_picture_becomes_a_rectangle(crop, shape):
+    for size in ((8, 24), (24, 8)):
+        (got,) = ImageTransform(size, crop, flip=True)([torch.full((3, *shape), 9, dtype=torch.uint8)], (0,))
+        assert got.shape == (3, *size)
+        assert 9 in got
 
 
 @pytest.mark.parametrize(
@@ -177,6 +255,8 @@ def test_central_square():
         ({"size": 0}, "size=0"),
         ({"size": 64.0}, r"size=64\.0"),
         ({"size": True}, "size=True"),
+        ({"size": (8, 0)}, r"size=\(8, 0\): give one whole number from 1, for a square, or \[height, width\]"),
+        ({"size": (8, 8, 3)}, r"size=\(8, 8, 3\)"),
         ({"size": 8, "crop": "middle"}, "crop='middle': use one of center, random, none"),
         ({"size": 8, "scale": (0, 1)}, "scale="),
         ({"size": 8, "scale": (0.5, 1.5)}, "scale="),

@@ -23,8 +23,8 @@ def picture(name, size=(40, 20), colour=RED, mode="RGB", **options):
     return name
 
 
-def batches(**options):
-    data = PictureRequests(image_size=8, **options)
+def batches(image_size=8, **options):
+    data = PictureRequests(image_size=image_size, **options)
     return [data.on_after_batch_transfer(batch, 0) for batch in data.predict_dataloader()]
 
 
@@ -67,6 +67,25 @@ def test_center_keeps_the_middle_and_none_all_of_it(folder):
     padded = edit(image="half.png", crop="none", background="00ff00")["image"][0]
     assert padded[:, 0, 4].tolist() == [-1, 1, -1]
     assert padded[:, 4, 0].tolist() == [1, -1, -1]
+
+
+def test_a_request_is_cut_or_padded_to_the_models_shape(folder):
+    """40 x 20 with a red and a blue half, for a model of 8 x 4 (height x width) and one of its own shape."""
+    mask = Image.new("L", (40, 20))
+    mask.paste(255, (20, 0, 40, 20))
+    mask.save("mask.png")
+    given = {"image": halves("half.png"), "mask": "mask.png"}
+    for size, edge in (([8, 4], 2), ([6, 12], 6)):  # of the first model only the middle 10 columns of 40 are seen
+        batch = edit(image_size=size, **given)
+        assert batch["image"].shape == (1, 3, *size)
+        expected = torch.cat([torch.zeros(edge), torch.ones(size[1] - edge)]).expand(size[0], -1)
+        assert torch.equal(batch["mask"][0, 0].round(), expected)
+        assert torch.equal(batch["image"][0, 2].sign(), 2 * expected - 1)
+    padded = edit(image_size=[8, 4], crop="none", background="00ff00", **given)
+    assert padded["image"][0, :, [0, 2, 5, 7], 1].T.tolist() == [[-1, 1, -1]] * 4
+    assert padded["mask"][0, 0, :, 3].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
+    with pytest.raises(ValueError, match=r"image_size=\[8\]: give one whole number"):
+        edit(image_size=[8], **given)
 
 
 def test_transparent_and_rotated_pictures(folder):

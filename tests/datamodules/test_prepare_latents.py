@@ -81,6 +81,32 @@ def test_pipelines_with_a_pooled_prompt_get_a_third_array(data, tmp_path):
     assert FrozenEncoders(pipeline, pipeline, image_size=8).null_condition["time_ids"][0, 0] == 8
 
 
+def test_latents_of_rectangles_go_with_pictures_of_that_size(data, parts, tmp_path, capsys):
+    """Height x width on the command line, [height, width] in index.json, where the next command finds it."""
+    assert main(arguments(data, parts, tmp_path / "out", "--size", "8x16")) == 0, capsys.readouterr().err
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert index["image_size"] == [8, 16]
+    assert "pictures of 8 x 16 (height x width) px" in (tmp_path / "out" / "README.md").read_text()
+    encoders, arrays = FrozenEncoders(*parts), {"arrays": ["latent", "prompt"], "eval_batch_size": 2}
+    module = ImageTextDataModule(str(tmp_path / "out"), [8, 16], num_workers=0, **arrays)
+    module.setup("validate")
+    (batch,) = module.val_dataloader()
+    batch = module.on_after_batch_transfer(batch, 0)
+    assert batch["latent"].shape == (2, 4, 4, 8)
+    encoders.check_stored(batch)
+    with pytest.raises(ValueError, match="the stored latent of 00010 is not what"):
+        encoders.check_stored(batch | {"image": batch["image"].transpose(2, 3)})
+
+    again = arguments(str(tmp_path / "out"), parts, tmp_path / "again")
+    again[again.index("--size") : again.index("--size") + 2] = []
+    assert main(again) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "again" / "index.json").read_text())["image_size"] == [8, 16]
+
+    (tmp_path / "out" / "index.json").write_text(json.dumps(index | {"image_size": [8]}))
+    assert main([*again[:-1], str(tmp_path / "third")]) == 1
+    assert "out: image_size=[8]: give one whole number from 1" in capsys.readouterr().err
+
+
 def test_goes_on_after_the_last_whole_shard(data, parts, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert main(arguments(data, parts, out)) == 0

@@ -60,6 +60,20 @@ def test_every_mode_is_open_clips(shape, mode, interpolation):
     assert torch.equal(ours, torch.stack([published(image) for image in images]))
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (24, 48)])
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("size", [(24, 48), (48, 20)])
+def test_every_mode_for_a_network_of_rectangles_is_open_clips(shape, mode, size):
+    from open_clip.transform import image_transform
+
+    published = image_transform(size, False, resize_mode=mode)
+    images, floats = pictures(*shape)
+    ours = pixel_values(floats, Preprocessing(size, mode))
+    assert torch.equal(ours, torch.stack([published(image) for image in images]))
+    close = pixel_values(floats, Preprocessing(size, mode), differentiable=True)
+    assert (close - ours).abs().mean() < 0.4 * GREY_LEVEL
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 def test_differentiable_path_is_close_and_has_gradients(shape, mode):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def far(ours, theirs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_what_plain_diffusers_draws(kind, guidance_scale, folders):
     pipeline, model = plain(folders[kind]), load_latent_diffusion(folders[kind])
-    assert model.sample_size == 8
+    assert (model.sample_size, model.image_size) == ((8, 8), (16, 16))
     assert model.guidance_scales is None
     noise = torch.randn(2, model.latents.channels, 8, 8, generator=torch.Generator().manual_seed(3))
     options = {"prompt": CAPTIONS[:2], "guidance_scale": guidance_scale, **arguments(pipeline, 5)}
@@ -60,6 +61,47 @@ def test_draws_what_plain_diffusers_draws(kind, guidance_scale, folders):
     assert far(drawn[guidance_scale + 1], theirs) > 1e-3  # the comparison can tell scales apart
     theirs = pipeline(latents=noise.clone(), output_type="pt", **options).images
     assert far(model.latents.decode(drawn[guidance_scale]) / 2 + 0.5, theirs) < 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_the_rectangles_that_plain_diffusers_draws(kind, folders):
+    """SDXL's network is told the size, SD3's has positions."""
+    pipeline, model = plain(folders[kind]), load_latent_diffusion(folders[kind], image_size=(16, 32))
+    assert (model.sample_size, model.image_size) == ((8, 16), (16, 32))
+    noise = torch.randn(2, model.latents.channels, 8, 16, generator=torch.Generator().manual_seed(3))
+    options = {"prompt": CAPTIONS[:2], "guidance_scale": 4.0, "height": 16, "width": 32, **arguments(pipeline, 4)}
+    theirs = pipeline(latents=noise.clone(), output_type="latent", **options).images
+    drawn = {}
+    with torch.no_grad():
+        for told in ((16, 32), (32, 16)):
+            prompts = load_prompt_encoder(folders[kind], image_size=told)
+            plan = (noise, even_times(4, 1.0, 0.0), prompts(CAPTIONS[:2]), DynamicGuidance(4.0))
+            drawn[told] = ddim(replace(model, prompts=prompts).denoiser(), model.parametrization, *plan)
+    assert far(drawn[16, 32], theirs) < 1e-4
+    if kind == "sdxl":
+        assert far(drawn[32, 16], theirs) > 1e-4  # the comparison can tell height from width
+    theirs = pipeline(latents=noise.clone(), output_type="pt", **options).images
+    assert far(model.latents.decode(drawn[16, 32]) / 2 + 0.5, theirs) < 1e-3
+
+
+def test_sdxl_is_told_of_a_rectangle_what_its_pipeline_tells(folders):
+    pipeline, size = plain(folders["sdxl"]), (16, 32)
+    told = pipeline._get_add_time_ids(size, (0, 0), size, torch.float32, text_encoder_projection_dim=20)
+    for condition in (
+        load_prompt_encoder(folders["sdxl"], image_size=size).null_condition(),
+        load_latent_diffusion(folders["sdxl"], image_size=[16, 32]).prompts(CAPTIONS[:1]),
+        FrozenEncoders(folders["sdxl"], folders["sdxl"], image_size=size).null_condition,
+    ):
+        assert torch.equal(condition["time_ids"], told)
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_a_network_made_for_rectangles_says_so(kind, folders, tmp_path):
+    folder = changed(folders[kind], tmp_path, "unet/config.json", sample_size=[8, 16])
+    assert load_latent_diffusion(folder).image_size == (16, 32)
+    assert load_latent_diffusion(folder, image_size=8).image_size == (8, 8)
+    if kind == "sdxl":
+        assert load_prompt_encoder(folder).image_size == (16, 32)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,7 +196,14 @@ def test_sdxl_pictures_have_the_size_it_is_told(folders):
     encoders = FrozenEncoders(folders["sdxl"], folders["sdxl"], image_size=32)
     with pytest.raises(ValueError, match="pictures of 16 x 16 px, but the network is told 32; give image_size"):
         encoders.read(batch(range(1)), training=False)
-    assert load_latent_diffusion(folders["sdxl"], image_size=32).sample_size == 16
+    encoders = FrozenEncoders(folders["sdxl"], folders["sdxl"], image_size=(16, 32))
+    turned = {"image": torch.zeros(1, 3, 32, 16), "caption": CAPTIONS[:1]}
+    with pytest.raises(ValueError, match=r"of 32 x 16 px, but the network is told 16 x 32 \(height x width\); give"):
+        encoders.read(turned, training=False)
+    data, condition = encoders.read(turned | {"image": torch.zeros(1, 3, 16, 32)}, training=False)
+    assert data.shape == (1, 4, 8, 16)
+    assert condition["time_ids"].tolist() == [[16, 32, 0, 0, 16, 32]]
+    assert load_latent_diffusion(folders["sdxl"], image_size=32).sample_size == (16, 16)
 
 
 def test_another_network_takes_the_place_of_the_pipelines_own(folders, tmp_path):
@@ -194,6 +243,13 @@ def changed(folder, tmp_path, file, **entries):
         ("sd", "scheduler/scheduler_config.json", {"prediction_type": "colour"}, "prediction_type 'colour' is unknown"),
         ("sdxl", "vae/config.json", {"latents_mean": [0.0] * 4}, "latents_mean or latents_std"),
         ("sd", "unet/config.json", {"sample_size": None}, "has sample_size None: give image_size"),
+        (
+            "sdxl",
+            "unet/config.json",
+            {"sample_size": [8]},
+            r"has sample_size \[8\]: give image_size, in multiples of 2",
+        ),
+        ("sd3", "transformer/config.json", {"sample_size": [8, 16]}, "write one number into its config, and give"),
     ],
 )
 def test_unknown_kinds_are_refused_in_one_line(kind, file, entries, message, folders, tmp_path):
@@ -209,3 +265,9 @@ def test_missing_pipelines_and_sizes_are_one_line(folders, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="in multiples of 2 px"):
         load_latent_diffusion(folders["sd"], image_size=15)
+    with pytest.raises(ValueError, match=r"in multiples of 4 px up to 32, not 16 x 18 \(height x width\)"):
+        load_latent_diffusion(folders["sd3"], image_size=(16, 18))
+    with pytest.raises(ValueError, match=r"in multiples of 4 px up to 32, not 16 x 36 \(height x width\)"):
+        load_latent_diffusion(folders["sd3"], image_size=(16, 36))
+    with pytest.raises(ValueError, match=r"image_size=\[16, 0\]: give one whole number from 1"):
+        load_latent_diffusion(folders["sd"], image_size=[16, 0])

@@ -11,6 +11,7 @@ import torch
 from fewstep.backbones import clip_text_encoder, clip_tokenizer, load_clip_text_encoder
 from fewstep.contrastive.network import CLIPNetwork
 from fewstep.contrastive.vocabulary import count_words, learn_merges, write_vocabulary
+from fewstep.picture_size import height_and_width
 from fewstep.rewards.clip_scores import load_clip
 
 CAPTIONS = ["a flat drawing of a red apple", "a 3D drawing of a red apple", "red apple, flat", "an apple & a pear!"]
@@ -19,6 +20,8 @@ TEXT = {"context_length": 16, "width": 16, "heads": 2, "layers": 2}
 TOWERS = {
     "vit": {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
     "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 4, "head_width": 16},
+    "wide vit": {"image_size": [8, 24], "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
+    "wide timm": {"image_size": [32, 64], "timm_model_name": "test_convnext"},
     "timm": {"image_size": 32, "timm_model_name": "test_convnext"},
 }
 
@@ -117,8 +120,8 @@ def test_export_is_read_by_open_clip(vocabulary, tower, tmp_path):
     clip = open_clip.create_model(f"local-dir:{tmp_path}", require_pretrained=True).eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
     prompts = [text for text in CAPTIONS + ODD if text]
-    size = TOWERS[tower]["image_size"]
-    images = torch.randint(256, (len(prompts), 3, size, size)) / 127.5 - 1  # 8 bit, as the scorer makes them
+    size = height_and_width(TOWERS[tower]["image_size"])
+    images = torch.randint(256, (len(prompts), 3, *size)) / 127.5 - 1  # 8 bit, as the scorer makes them
     with torch.no_grad():
         text = clip.encode_text(tokenizer(prompts), normalize=True)
         torch.testing.assert_close(text, net.encode_text(prompts), rtol=1e-5, atol=1e-6)

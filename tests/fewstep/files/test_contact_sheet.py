@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,6 +47,14 @@ def test_pictures_of_different_sizes_have_one_factor():
     pictures = [plain(colour, size) for colour, size in zip(COLOURS, sizes, strict=True)]
     page = np.asarray(contact_sheet([Sample("", {"": picture}) for picture in pictures], side=60))
     assert [(page == c).all(2).sum() for c in COLOURS] == [9 * w * h for w, h in sizes]
+
+
+@pytest.mark.parametrize("size", [(64, 32), (32, 64)])
+def test_cells_have_the_shape_of_their_pictures(size):
+    page = np.asarray(contact_sheet([Sample("", {"": plain(c, size)}) for c in COLOURS], side=60))
+    corners = [np.argwhere((page == c).all(2)) for c in COLOURS]
+    assert [tuple(np.ptp(c, axis=0) + 1) for c in corners] == [(2 * size[1], 2 * size[0])] * 3
+    assert {b.min(0)[1] - a.min(0)[1] for a, b in pairwise(corners)} == {2 * size[0] + 8}
 
 
 @pytest.mark.parametrize("caption", ["", "word " * 200, "漢字 and emoji 🎈\x00\n\t", "x" * 500])

@@ -22,10 +22,12 @@ def noise(width, height, mode="RGB"):
 def test_reads_what_the_datamodules_read(tmp_path, crop, size, mode):
     """Their decoder, and torchvision's resizing in place of Pillow's."""
     noise(*size, mode).save(tmp_path / "a.png")
-    theirs = ImageTransform(16, crop)([decode_image((tmp_path / "a.png").read_bytes())])[0] / 127.5 - 1
-    ours = read_picture(tmp_path / "a.png", 16, crop)[0]
-    assert (ours - theirs).abs().max() <= 2.01 / 127.5
-    assert (ours - theirs).abs().mean() <= 0.5 / 127.5
+    for shape in (16, (12, 30), (20, 9)):
+        theirs = ImageTransform(shape, crop)([decode_image((tmp_path / "a.png").read_bytes())])[0] / 127.5 - 1
+        ours = read_picture(tmp_path / "a.png", shape, crop)[0]
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() <= 2.01 / 127.5
+        assert (ours - theirs).abs().mean() <= 0.5 / 127.5
 
 
 def test_exif_and_16_bit(tmp_path):
@@ -47,6 +49,9 @@ def test_a_mask_is_cut_as_its_picture(tmp_path):
     assert cut.shape == (1, 1, 10, 10)
     assert cut[0, 0, 5].round().tolist() == [0] * 5 + [1] * 5
     assert read_mask(tmp_path / "m.png", tmp_path / "a.png", 12, "none")[0, 0, [0, 11]].max() == 0
+    wide = read_mask(tmp_path / "m.png", tmp_path / "a.png", (4, 8))
+    assert wide.shape == (1, 1, 4, 8)
+    assert wide[0, 0, 1].round().tolist() == [0] * 4 + [1] * 4
     with pytest.raises(ValueError, match="the mask has 30 x 20 pixels, its picture 16 x 16; draw the mask"):
         read_mask(tmp_path / "m.png", noise(16, 16), 10)
 

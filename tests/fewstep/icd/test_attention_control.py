@@ -70,8 +70,8 @@ def states(*prompts):
     return torch.stack([normal(LENGTH, 16, seed=sum(map(ord, prompt))) for prompt in prompts])
 
 
-def start(num_edits):
-    noise = normal(num_edits, 4, SIDE, SIDE, seed=5)
+def start(num_edits, shape=(SIDE, SIDE)):
+    noise = normal(num_edits, 4, *shape, seed=5)
     return torch.cat([noise, noise])
 
 
@@ -97,7 +97,8 @@ def edited(model, edit, x=None, **options):
 class Transcription:
     """The controller of one edit for the rows [nothing, nothing, source, target]."""
 
-    def __init__(self, cross_end, self_end, token_map, shares, factors, words, self_max_tokens):
+    def __init__(self, cross_end, self_end, token_map, shares, factors, words, self_max_tokens, shape=(SIDE, SIDE)):
+        self.shape, self.quarter = shape, (shape[0] // 4, shape[1] // 4)
         self.cross_end, self.self_end, self.self_max_tokens = cross_end, self_end, self_max_tokens
         self.token_map, self.shares, self.factors, self.words = token_map, shares, factors, words
         self.step, self.stored = 0, []
@@ -123,7 +124,7 @@ class Transcription:
                     for row in rows:
                         moved = moved + self.shares.get(column, 1) * source[..., row]
                     maps[3, ..., column] = moved * self.factors.get(column, 1)
-            if maps.shape[2] == (SIDE // 4) ** 2:
+            if maps.shape[2] == self.quarter[0] * self.quarter[1]:
                 self.stored.append(maps[2:])
         attended = torch.einsum("rqk,rkd->rqd", maps.flatten(0, 1), value)
         return attn.to_out[0](attn.batch_to_head_dim(attended))
@@ -131,7 +132,7 @@ class Transcription:
     def blend(self, x):
         masks = []
         for side, tokens in enumerate(self.words):
-            seen = torch.zeros(SIDE // 4, SIDE // 4)
+            seen = torch.zeros(self.quarter)
             for layer in self.stored:
                 for token in tokens:
                     seen += layer[side, ..., token].mean(0).unflatten(0, seen.shape) / len(self.stored)
@@ -145,7 +146,7 @@ class Transcription:
 @torch.no_grad()
 def transcribed(model, prompts, control, w=W, mask=None):
     """Two of the four rows are computed and thrown away, as the authors do."""
-    rows, x = states("", "", *prompts), start(1)
+    rows, x = states("", "", *prompts), start(1, control.shape)
     before = dict(model.attn_processors)
     model.set_attn_processor(control)
     features = guidance_features(torch.tensor([1.0, 1.0, 1.0, w]), 8)
@@ -173,18 +174,20 @@ CASES = {  # prompts, options of ours, (map, shares, factors, words) of the tran
 }
 
 
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (12, 24)])
 @pytest.mark.parametrize("case", CASES)
-def test_two_rows_give_what_four_rows_of_explicit_maps_give(model, tokenizer, case):
+def test_two_rows_give_what_four_rows_of_explicit_maps_give(model, tokenizer, case, shape):
     (source, target), options, (token_map, shares, factors, words) = CASES[case]
+    half = shape[0] // 2 * (shape[1] // 2)
     early = {"cross_share": 0.6, "self_share": 0.3} if words else {}  # three and one of the steps, else two and two
-    edit = PromptToPrompt([source], [target], tokenizer, STEPS, self_max_tokens=64, **early, **options)
-    control = Transcription(*((3, 1) if words else (2, 2)), token_map, shares, factors, words, 64)
-    ours, theirs = edited(model, edit), transcribed(model, (source, target), control)
+    edit = PromptToPrompt([source], [target], tokenizer, STEPS, self_max_tokens=half, **early, **options)
+    control = Transcription(*((3, 1) if words else (2, 2)), token_map, shares, factors, words, half, shape)
+    ours, theirs = edited(model, edit, start(1, shape)), transcribed(model, (source, target), control)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     if words:
         assert 0.05 < control.coverage < 0.95
     with torch.no_grad():
-        plain = sample(model, edit, start(1))
+        plain = sample(model, edit, start(1, shape))
     assert (ours[1] - plain[1]).abs().max() > 0.01  # the edit does something
 
 

@@ -161,7 +161,7 @@ def test_prompt_to_prompt_is_the_same_loop_by_hand(replay):
 def test_words_that_differ_are_blended_and_amplified():
     """The authors' table held blend words as a printed tuple, which their script split at its spaces."""
     tokenizer = letter_tokenizer(24)
-    model = SimpleNamespace(prompts=SimpleNamespace(tokenizer=tokenizer, length=24), sample_size=8)
+    model = SimpleNamespace(prompts=SimpleNamespace(tokenizer=tokenizer, length=24), sample_size=(8, 8))
     texts = ["a red cat", "a dog"], ["a blue fox", "a dog"]
     found = Editing(blend=True, amplify=3.0).prompt_to_prompt(model, *texts, 4)
     words = [(["red", "cat"], ["blue", "fox"]), ([], [])]
@@ -169,6 +169,10 @@ def test_words_that_differ_are_blended_and_amplified():
     assert torch.equal(found.blend_tokens, by_hand.blend_tokens)
     assert torch.equal(found.factors, by_hand.factors)
     assert not Editing().prompt_to_prompt(model, *texts, 4).blend_tokens.any()
+    assert found.self_max_tokens == 4 * 4
+    for shape, most in (((4, 12), 2 * 6), ((5, 9), 3 * 5)):  # what a convolution of stride 2 leaves of them
+        other = SimpleNamespace(prompts=model.prompts, sample_size=shape)
+        assert Editing().prompt_to_prompt(other, *texts, 4).self_max_tokens == most
 
 
 @pytest.mark.parametrize(
