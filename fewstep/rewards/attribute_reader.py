@@ -132,12 +132,17 @@ def load_attribute_reader(source: str | Path) -> AttributeReader:
 def fitted_temperature(logits: Tensor, labels: Tensor, least: float = 0.05, most: float = 20.0) -> float:
     """The T that makes softmax(logits / T) most likely, by golden section; Guo et al. 2017, section 4.2.
 
-    logits [N, K], labels int64 [N]. The negative log-likelihood has one minimum in 1 / T, where it is convex.
+    logits [N, K], labels int64 [N]. A share of 1 / (N + 2) of every label is given to the other values (Platt 1999,
+    section 2.2): where none of few answers is wrong, the certainty stays that of so few. The negative log-likelihood
+    has one minimum in 1 / T, where it is convex.
     """
-    logits, ratio = logits.double(), (5**0.5 - 1) / 2
+    doubt, ratio, (rows, several) = 1 / (len(labels) + 2), (5**0.5 - 1) / 2, logits.shape
+    targets = torch.full((rows, several), doubt / (several - 1), dtype=torch.float64)
+    targets[torch.arange(rows), labels] = 1 - doubt
+    logits = logits.double()
 
     def loss(inverse: float) -> float:
-        return F.cross_entropy(logits * inverse, labels).item()
+        return F.cross_entropy(logits * inverse, targets).item()
 
     low, high = 1 / most, 1 / least
     while high - low > 1e-4 * low:

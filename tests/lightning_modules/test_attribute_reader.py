@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from callbacks.checkpoints.export import Export
 from fewstep.augmentation import Augmentation
 from fewstep.optimizers import AdamW
-from fewstep.rewards.attribute_reader import AttributeReader, load_attribute_reader
+from fewstep.rewards.attribute_reader import AttributeReader, fitted_temperature, load_attribute_reader
 from lightning_modules import AttributeReaderModule
 
 VALUES = {"sky": ["dark", "bright"], "ground": ["red", "green", "blue"]}
@@ -135,7 +135,8 @@ def test_it_learns_and_its_export_reads_alike(tmp_path, below):
         logits, found = module.model.eval().logits(rows["image"]), again(rows["image"])
     for place, (name, values) in enumerate(logits.items()):
         assert torch.equal(found[name].argmax(1), values.argmax(1))
-        assert again.temperatures[place] < 1  # all of the calibration set is right: more certain than the logits
+        right = torch.tensor([VALUES[name].index(person[name]) for person in PERSONS])
+        assert again.temperatures[place] == pytest.approx(fitted_temperature(values, right), rel=1e-2)
     assert next(iter(again.parameters())).dtype == torch.float32
 
 

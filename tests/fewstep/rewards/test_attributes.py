@@ -94,10 +94,20 @@ def test_the_temperature_undoes_a_wrong_scale():
 
 
 def test_the_temperature_of_two_values_in_closed_form():
-    """All logits (a, 0), a share p of them right: the best temperature is a / log(p / (1 - p))."""
+    """All logits (a, 0), a share p of them right: a / log(p / (1 - p)), p moved by the doubt of 100 labels."""
     labels = torch.cat([torch.zeros(90), torch.ones(10)]).long()
     logits = torch.tensor([[3.0, 0.0]]).expand(100, 2)
-    assert fitted_temperature(logits, labels) == pytest.approx(3 / math.log(9), rel=1e-3)
+    p = 0.9 * 101 / 102 + 0.1 / 102
+    assert fitted_temperature(logits, labels) == pytest.approx(3 / math.log(p / (1 - p)), rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [8, 998])
+def test_nobody_is_surer_than_so_many_right_answers_allow(count):
+    """All right: the probability of the label becomes (N + 1) / (N + 2), whatever the logits."""
+    logits = torch.tensor([[12.0, 0.0]]).expand(count, 2)
+    temperature = fitted_temperature(logits, torch.zeros(count, dtype=torch.long))
+    sure = (logits[0] / temperature).softmax(0)[0].item()
+    assert sure == pytest.approx((count + 1) / (count + 2), rel=1e-4)
 
 
 def test_calibration_leaves_the_answers_and_counts_what_is_told():
@@ -108,7 +118,8 @@ def test_calibration_leaves_the_answers_and_counts_what_is_told():
     logits = {"colour": torch.tensor([[3.0, 0.0, -50.0]]).expand(101, 3), "bright": torch.zeros(101, 2)}
     told = torch.cat([torch.zeros(90), torch.ones(10), torch.tensor([-1.0])]).long()
     reader.calibrate(logits, {"colour": told, "bright": torch.full((101,), -1)})
-    assert reader.temperatures.tolist() == pytest.approx([3 / math.log(9), 1.0], rel=1e-3)
+    told = fitted_temperature(logits["colour"][:100], told[:100])
+    assert reader.temperatures.tolist() == pytest.approx([told, 1.0], rel=1e-6)
     after = reader(images)
     assert torch.equal(after["colour"].argmax(1), before["colour"].argmax(1))
     torch.testing.assert_close(after["colour"], (before["colour"] / reader.temperatures[0]).log_softmax(1))
