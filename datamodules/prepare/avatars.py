@@ -19,6 +19,7 @@ from datamodules.prepare.avatar_drawing import CORE, LEAST_CHANGE, Avatars, chan
 from datamodules.prepare.avatar_styles import STYLES, VERSION
 from datamodules.prepare.hashed_share import share
 from datamodules.prepare.npm_packages import located
+from fewstep.picture_size import as_stored
 
 README = """# {title}, {style}, {height} x {width} px
 
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         "name": "avatars" if options.persons == 1 else "avatar_scenes",
         "license": style.license,
         "command": options.command_line,
-        "image_size": height if options.persons == 1 else [height, width],
+        "image_size": as_stored((height, width)),
         "notes": {"style": options.style, "seed": options.seed, "persons": options.persons},
     }
     packages = located((CORE, style.package), options.packages)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fewstep.files.hub import check_keys, read_weights, weights_file
 from fewstep.files.plain_json import read_json
 from fewstep.one_line import one_line
+from fewstep.picture_size import Size, as_stored, height_and_width
 
 Values = Mapping[str, Sequence[str]]  # {attribute: its values}
 
@@ -25,7 +26,7 @@ class AttributeReader(nn.Module):
         values: {attribute: its values}.
         trunk: a network of timm that gives feature maps, such as "convnext_atto" or "resnet10t".
         trunk_options: of that network, such as {depths: [1, 1, 2, 1], dims: [32, 64, 128, 192]}.
-        image_size: (height, width), or the edge of a square, that pictures are resized to.
+        image_size: edge of a square, or [height, width], that pictures are resized to.
 
     `temperatures` [A], one for each attribute, are 1 until `calibrate`.
     """
@@ -35,16 +36,15 @@ class AttributeReader(nn.Module):
         values: dict[str, list[str]],
         trunk: str = "convnext_atto",
         trunk_options: dict[str, Any] | None = None,
-        image_size: int | tuple[int, int] = 64,
+        image_size: Size = 64,
     ) -> None:
         super().__init__()
         self.values = {name: [str(value) for value in several] for name, several in values.items()}
         if not values or any(len(set(several)) < 2 for several in self.values.values()):
             raise ValueError(f"values={values}: give every attribute two values or more")
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.image_size = height, width
+        self.image_size = height_and_width(image_size)
         self.config: dict[str, Any] = {"values": self.values, "trunk": trunk, "trunk_options": trunk_options or {}}
-        self.config["image_size"] = [height, width]
+        self.config["image_size"] = as_stored(image_size)
         self.trunk = _trunk(trunk, self.config["trunk_options"])
         with torch.no_grad():
             width = self.trunk.eval()(torch.zeros(1, 3, *self.image_size)).numel()
@@ -122,7 +122,7 @@ def load_attribute_reader(source: str | Path) -> AttributeReader:
     content = read_json(config)
     if not isinstance(content, dict) or not {"values", "trunk", "trunk_options", "image_size"} == content.keys():
         raise ValueError(f"{config} describes no attribute reader: it needs values, trunk, trunk_options, image_size")
-    reader = AttributeReader(**{**content, "image_size": tuple(content["image_size"])})
+    reader = AttributeReader(**content)
     state = {name: value.float() for name, value in read_weights(weights).items()}
     check_keys(state, reader.state_dict(), weights)
     reader.load_state_dict(state)
