@@ -31,6 +31,8 @@ class DiffusionTeacherModule(LightningModule):
             the latents, one number or [height, width], is that of pictures of prompts, here and in the export.
         autoencoder, text_encoder: folders or hub ids (load_autoencoder, load_prompt_encoder of fewstep.backbones).
             Both are frozen; checkpoints hold only their hashes.
+        train_text_encoder: train the text encoder, too, from the weights of its folder on. That of a CLIP forgets which
+            of several persons wears what. Checkpoints and the export hold the trained one.
         prediction: "eps" or "v", on the schedule of Stable Diffusion.
         prompt_dropout: share of the training prompts that become "", the unguided prompt.
         min_snr_gamma: see Parametrization.min_snr_weight; None weights every time alike.
@@ -49,6 +51,7 @@ class DiffusionTeacherModule(LightningModule):
         unet: nn.Module,
         autoencoder: str,
         text_encoder: str,
+        train_text_encoder: bool = False,
         prediction: str = "eps",
         prompt_dropout: float = 0.1,
         min_snr_gamma: float | None = 5.0,
@@ -71,6 +74,7 @@ class DiffusionTeacherModule(LightningModule):
                 f"text_encoder {text_encoder} gives {', '.join(sorted(known))}; choose one of a single CLIP"
             )
         self.encoders.check_network(unet.config)
+        self.text_encoder = self.encoders.release_text_encoder() if train_text_encoder else None
 
     def setup(self, stage: str) -> None:
         self.encoders.to(self.trainer.strategy.root_device)
@@ -81,13 +85,24 @@ class DiffusionTeacherModule(LightningModule):
         return self.unet(x, timestep, encoder_hidden_states=condition["prompt"]).sample
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        data, condition = self.encoders.read(batch, training=True)
-        dropped = torch.rand(len(data), 1, 1, device=data.device) < self.hparams.prompt_dropout
-        prompt = torch.where(dropped, self.encoders.null_condition["prompt"], condition["prompt"])
+        if self.text_encoder is not None:
+            data, condition = self._read_with_gradients(batch)
+        else:
+            data, condition = self.encoders.read(batch, training=True)
+            dropped = torch.rand(len(data), 1, 1, device=data.device) < self.hparams.prompt_dropout
+            condition = {"prompt": torch.where(dropped, self.encoders.null_condition["prompt"], condition["prompt"])}
         t = training_times(self.parametrization.schedule, torch.rand(len(data), device=data.device))
-        loss = self._losses(data, torch.randn_like(data), t, {"prompt": prompt}).mean()
+        loss = self._losses(data, torch.randn_like(data), t, condition).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _read_with_gradients(self, batch: dict[str, Any]) -> tuple[Tensor, Condition]:
+        """Latents and the states of captions, some of them dropped, by the text encoder that is trained."""
+        if "prompt" in batch:
+            raise ValueError("train_text_encoder needs captions, not stored states: take prompt out of --data.arrays")
+        dropped = (torch.rand(len(batch["caption"])) < self.hparams.prompt_dropout).tolist()
+        captions = ["" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)]
+        return self.encoders.read_data(batch), self.encoders.prompts.with_gradients(captions, truncate=True)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """loss [B], each at one time and noise that belong to the key; `image` [B, 3, H, W] if sampling_steps > 0."""
@@ -111,7 +126,8 @@ class DiffusionTeacherModule(LightningModule):
     @torch.no_grad()
     def generate(self, noise: Tensor, condition: Condition, num_steps: int, guidance_scale: float) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] from noise [B, C, h, w] by DDIM; guidance_scale 1 is unguided."""
-        denoiser = ClassifierFree(self.network, self.encoders.null_condition)
+        null = self.encoders.null_condition if self.text_encoder is None else self.encoders.prompts.null_condition()
+        denoiser = ClassifierFree(self.network, null)
         times, guidance = even_times(num_steps, 1.0, 0.0), DynamicGuidance(guidance_scale)
         return self.encoders.latents.decode(ddim(denoiser, self.parametrization, noise, times, condition, guidance))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.backbones import check_network, load_autoencoder, load_prompt_encoder
 from fewstep.diffusion.guidance import Condition
@@ -59,6 +59,11 @@ class FrozenEncoders:
             if stored is not None and stored.get(part) != present:
                 raise ValueError(f"the checkpoint was trained with another {part} ({stored.get(part)}, here {present})")
 
+    def release_text_encoder(self) -> nn.Module:
+        """The text encoder, that of a single CLIP, for a module that trains it: no longer frozen, nor hashed."""
+        del self.hashes["text_encoder"]
+        return self.prompts.networks["text_encoder"].requires_grad_(True)
+
     @property
     def stored_names(self) -> list[str]:
         """The entries of a condition that differ from prompt to prompt, and that shards may hold."""
@@ -71,8 +76,7 @@ class FrozenEncoders:
         [B, K, L, D] (and `pooled` [B, K, P]) where the batch has them: training takes one of the K captions at random,
         evaluation the first. Captions that are too long are cut.
         """
-        data = batch["latent"].float() if "latent" in batch else self.latents.encode(batch["image"])
-        self._check_size(data)
+        data = self.read_data(batch)
         if "prompt" not in batch:
             return data, self.prompts(batch["caption"], truncate=True)
         if lacking := [name for name in self.stored_names if name not in batch]:
@@ -85,6 +89,12 @@ class FrozenEncoders:
             name: chosen[name] if name in chosen else null.expand(rows, -1)
             for name, null in self.null_condition.items()
         }
+
+    def read_data(self, batch: Mapping[str, Any]) -> Tensor:
+        """The latents alone."""
+        data = batch["latent"].float() if "latent" in batch else self.latents.encode(batch["image"])
+        self._check_size(data)
+        return data
 
     def _check_size(self, data: Tensor) -> None:
         """SDXL is told one size, so pictures must have it."""

@@ -41,6 +41,10 @@ class PromptEncoder:
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], truncate: bool = False) -> Condition:
+        return self.with_gradients(prompts, truncate)
+
+    def with_gradients(self, prompts: list[str], truncate: bool = False) -> Condition:
+        """The same, for whoever trains the text encoder."""
         ids = token_ids(self.tokenizer, prompts, self.length, truncate)
         return {"prompt": _encoded(self.text_encoder, ids).last_hidden_state.float()}
 

@@ -235,3 +235,53 @@ def test_images_of_prompts_are_those_of_captions(folders, monkeypatch):
     torch.testing.assert_close(drawn(num_steps=2, guidance_scale=3.0), expected)
     for other in ({"num_steps": 3}, {"guidance_scale": 1.0}):
         assert (drawn(**other) - expected).abs().max() > 1e-4
+
+
+def test_a_text_encoder_that_is_trained_is_stored_guides_and_is_exported(folders, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    net = module(folders, train_text_encoder=True, prompt_dropout=0.5)
+    net.trainer = trainer(tmp_path, max_steps=3)
+    before = {name: value.clone() for name, value in net.text_encoder.state_dict().items()}
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        net.training_step(batch(range(16)), 0).backward()
+        optimizer.step()
+    moved = {name for name, value in net.text_encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("token_embedding" in name for name in moved)
+    assert any("mlp" in name for name in moved)
+    checkpoint = {}
+    net.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["frozen"]) == {"autoencoder"}
+    assert any(name.startswith("text_encoder.") for name in net.state_dict())
+    net.export(str(tmp_path / "sd"))
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    options = {"guidance_scale": 3.0, "num_inference_steps": 4, "output_type": "np"}
+    theirs = pipeline(CAPTIONS[:2], latents=noise.clone(), **options).images
+    ours = net.generate(
+        noise, net.encoders.prompts(CAPTIONS[:2]), 4, 3.0
+    )  # the unguided prompt is the trained one, too
+    np.testing.assert_allclose(ours.permute(0, 2, 3, 1).add(1).div(2).numpy(), theirs, atol=5e-5)
+
+
+def test_dropped_captions_are_the_empty_prompt(folders):
+    net, seen = module(folders, train_text_encoder=True, prompt_dropout=0.5), []
+    states = net.encoders.prompts.with_gradients
+    net.encoders.prompts.with_gradients = lambda prompts, **_: seen.extend(prompts) or states(prompts)
+    rows = batch(range(16))
+    for _ in range(8):
+        net.training_step(rows, 0)
+    dropped = [prompt == "" for prompt in seen]
+    assert 32 < sum(dropped) < 96  # of 128, each with probability 1/2
+    assert all(
+        drop or prompt == caption for drop, prompt, caption in zip(dropped, seen, rows["caption"] * 8, strict=True)
+    )
+
+
+def test_stored_states_are_none_of_a_text_encoder_that_is_trained(folders):
+    rows = batch(range(4))
+    with pytest.raises(ValueError, match=r"take prompt out of --data\.arrays"):
+        module(folders, train_text_encoder=True).training_step({**rows, "prompt": torch.zeros(4, 1, 16, 16)}, 0)
