@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fewstep.rng import mix_seed
 from tests.forks import finish, two_ranks
@@ -67,6 +68,27 @@ def test_batches_and_repetition_change_nothing(evaluate, pipeline, pictures, who
     assert run["sampling"]["nfe"] == whole["sampling"]["nfe"] == 2.0  # two steps without guidance
     assert whole["sampling"]["guidance_scale"] == 1.0
     assert whole["checkpoint"] == str(pipeline)
+
+
+def test_attributes_of_every_sample_are_read_for_the_metric_that_needs_them(evaluate, pipeline, tmp_path, capsys):
+    """A reader of untrained weights, on avatars whose attributes no config mentions."""
+    from fewstep.rewards.attribute_reader import AttributeReader
+
+    config = yaml.safe_load((ROOT / "configs" / "attribute_reader" / "avatars.yaml").read_text())
+    values = config["model"]["init_args"]["model"]["init_args"]["values"]
+    small = {"depths": [1] * 4, "dims": [8] * 4}
+    AttributeReader(values, trunk_options=small, image_size=32).save_pretrained(tmp_path / "reader")
+    chosen = ["--metrics", "attributes", "--metrics.attributes.reader.source", str(tmp_path / "reader")]
+    arguments = [str(pipeline), *chosen, "--num-samples", "4", "--steps", "1", "--out", str(tmp_path / "out")]
+    assert evaluate([*arguments, "--data", str(ROOT / "data" / "avatars64")]) == 0
+    (run,) = measured(tmp_path / "out")
+    assert 0 <= run["metrics"]["test/all_right"] <= run["metrics"]["test/attributes_right"] <= 1
+    assert {f"test/right_{name}" for name in values} <= run["metrics"].keys()
+    assert run["data"]["init_args"]["metadata"] == ["attributes"]
+    (tmp_path / "prompts.txt").write_text("an avatar\n")
+    arguments[-1] = str(tmp_path / "other")
+    arguments += ["--prompts", str(tmp_path / "prompts.txt")]
+    check_one_line(evaluate, arguments, "needs attributes of every sample; give --data FOLDER", capsys)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ class Choice(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     of_real_images: bool = False
     of_pictures: bool = True
+    metadata: str = ""  # of every sample, that it reads beside the captions; its option `field` may name another
 
 
 # By name without the stage; a name may be a pattern. In the order of the report.
@@ -85,6 +86,7 @@ CHOICES = {  # of evaluate.py --metrics
     "attributes": Choice(
         "callbacks.AttributeCallback",
         {"reader": {"class_path": "fewstep.rewards.attribute_reader.load_attribute_reader"}},
+        metadata="attributes",
     ),
     "psnr": Choice(PAIRED, {"metrics": ["psnr"]}, of_real_images=True),
     "ssim": Choice(PAIRED, {"metrics": ["ssim"]}, of_real_images=True),

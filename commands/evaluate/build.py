@@ -13,7 +13,7 @@ from callbacks.care.ema import EMA
 from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.metrics.catalogue import CHOICES
 from commands.config_errors import explain, read_configs
-from commands.evaluate.data_flags import DATA_KEYS, flag, with_changes
+from commands.evaluate.data_flags import DATA_KEYS, flag, metadata_of, with_changes, with_metadata
 from commands.evaluate.kept_outputs import keeping_outputs
 from commands.evaluate.metrics_by_name import by_name, of_config, require_pictures
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
@@ -105,7 +105,8 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
         changes = {key: value for key, value in wanted.items() if value is not None}
         if not isinstance(content["data"].get("init_args") or {}, dict):
             raise ValueError(f"config {config}: data.init_args holds no keys and values")
-        content["data"]["init_args"] = with_changes(content["data"].get("init_args") or {}, changes)
+        arguments = with_changes(content["data"].get("init_args") or {}, changes)
+        content["data"]["init_args"] = with_metadata(arguments, metadata_of(options.metrics, options.metric_options))
     try:
         parsed = parser.parse_object({key: content[key] for key in parts})
     except ArgumentError as error:
@@ -190,6 +191,7 @@ def build_pipeline(
     else:
         arguments: dict[str, Any] = {"path": options.data, "image_size": as_stored(model.image_size)}
         arguments["splits"] = {"num_test": options.num_samples}
+        arguments = with_metadata(arguments, metadata_of(options.metrics, options.metric_options))
         data = images(**arguments, eval_batch_size=options.batch_size or 8)
         described = {"class_path": f"{images.__module__}.{images.__name__}", "init_args": arguments}
     metrics = by_name(options.metrics, options.metric_options)
@@ -203,5 +205,7 @@ def read_prompts_instead(options: Options) -> tuple[LightningDataModule, dict[st
     for name in [name for name in options.metrics if CHOICES[name].of_real_images]:
         if name != "fid" or "reference" not in options.metric_options.get(name, {}):
             raise ValueError(f"--metrics {name} compares with real images; give --data FOLDER instead of --prompts")
+    if lacking := metadata_of(options.metrics, options.metric_options):
+        raise ValueError(f"--metrics needs {lacking[0]} of every sample; give --data FOLDER instead of --prompts")
     data = PromptData(options.prompts, options.num_samples, options.batch_size or 8)
     return data, {"prompts": str(options.prompts), "num_samples": options.num_samples}

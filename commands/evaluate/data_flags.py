@@ -1,12 +1,26 @@
 """What the command line of evaluate.py changes in the data of a config, and how the data's complaints name it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from callbacks.metrics.catalogue import CHOICES
 from commands.config_keys import flatten
 
 # Argument of the data -> option of evaluate.py.
 DATA_KEYS = {"path": "data", "splits.num_test": "num_samples", "eval_batch_size": "batch_size"}
+
+
+def metadata_of(metrics: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What these metrics, of --metrics, read of every sample's metadata."""
+    chosen = {name: CHOICES[name].metadata for name in metrics if CHOICES[name].metadata}
+    return list(dict.fromkeys(options.get(name, {}).get("field", field) for name, field in chosen.items()))
+
+
+def with_metadata(arguments: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+    """The arguments of the data with these among the metadata that they read."""
+    read = arguments.get("metadata") or []
+    lacking = [name for name in wanted if name not in read]
+    return {**arguments, "metadata": [*read, *lacking]} if lacking else dict(arguments)
 
 
 def with_changes(arguments: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
