@@ -18,7 +18,7 @@ RENAMED = {  # an argument of an earlier version -> its place, where the name is
 
 def arguments_of(class_path: str) -> list[str]:
     """What an imported class takes: names, groups among them, and `group.name` for what stands in a group."""
-    if not (cls := imported(class_path)):
+    if not isinstance(cls := imported(class_path), type):  # a function that builds one has no groups
         return []
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, fail_untyped=False)
