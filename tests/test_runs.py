@@ -61,26 +61,35 @@ def test_a_run_leaves_its_config_checkpoints_metrics_wandb_files_and_a_picture(f
     assert {"train/loss", "val/nll", "test/nll", "diagnostics/gauge_drift"} <= set(header)
 
 
-def test_evaluation_of_best_and_last_side_by_side(finished, folder):
+@pytest.fixture(scope="module")
+def report(finished):
+    """That of the best and the last checkpoint, measured by one process."""
     checkpoints = [str(finished / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")]
-    assert evaluate.main([*checkpoints, "--out", "report", "--bootstrap", "50"]) == 0
-    runs = json.loads(Path("report/metrics.json").read_text())["runs"]
+    out = finished.parent / "report"
+    assert evaluate.main([*checkpoints, "--out", str(out), "--bootstrap", "50", "--devices", "1"]) == 0
+    return out
+
+
+def runs_of(report):
+    return json.loads((report / "metrics.json").read_text())["runs"]
+
+
+def test_evaluation_of_best_and_last_side_by_side(report):
+    runs = runs_of(report)
     assert len(runs) == 2
     wanted = {"test/nll", "test/conditional_w2", "test/conditional_energy", "test/marginal_sw2", "test/mmd"}
     assert all(wanted <= set(run["metrics"]) for run in runs)
     assert runs[0]["metrics"]["test/nll"] < 4.0  # an untrained mixture scores 5
     low, high = runs[0]["intervals"]["test/nll"]
     assert low < runs[0]["metrics"]["test/nll"] < high
-    assert "<html" in Path("report/report.html").read_text().lower()
+    assert "<html" in (report / "report.html").read_text().lower()
 
 
-def test_two_processes_measure_what_one_measures(finished, folder):
+def test_two_processes_measure_what_one_measures(finished, report, folder):
     """2048 pairs and 64 groups in uneven batches of 100 rows."""
     checkpoint = str(finished / "checkpoints" / "best.ckpt")
-    options = [checkpoint, "--bootstrap", "50"]
-    assert evaluate.main([*options, "--out", "1", "--devices", "1"]) == 0
-    finish(two_ranks("evaluate", [*options, "--out", "2", "--devices", "2"], folder))
-    values = [json.loads(Path(out, "metrics.json").read_text())["runs"][0]["metrics"] for out in ("1", "2")]
+    finish(two_ranks("evaluate", [checkpoint, "--bootstrap", "50", "--out", "2", "--devices", "2"], folder))
+    values = [runs_of(out)[0]["metrics"] for out in (report, Path("2"))]
     assert values[0].keys() == values[1].keys()
     for name, value in values[0].items():
         assert values[1][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name

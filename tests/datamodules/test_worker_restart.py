@@ -31,6 +31,12 @@ HERE, TWO = Workers(0), Workers(2, start_method="fork")
 FORK = LoaderOptions(start_method="fork")
 
 
+@pytest.fixture(autouse=True)
+def quick_ends(monkeypatch):
+    """A dead worker may hold a lock that the polite end of the others waits for; they are killed then."""
+    monkeypatch.setattr(restarting_loader, "SHUTDOWN", 2.0)
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     folder = write_folder(tmp_path_factory.mktemp("fatal"), SIZES)
