@@ -42,7 +42,9 @@ def no_group(key: str, value: Any, class_path: str) -> str:
 def check_groups(parsed: Mapping[str, Any] | Namespace) -> None:
     """ValueError in one line for a group of model or data that is one value, which the parser may let pass."""
     for part in ("model", "data"):
-        section = parsed.get(part) or {}
+        section = parsed.get(part)
+        if not isinstance(section, Mapping | Namespace):  # the parser dumps parts of a config, too: a `model` is a name
+            continue
         path, arguments = section.get("class_path", ""), section.get("init_args") or Namespace()
         for group in dict.fromkeys(name.rpartition(".")[0] for name in arguments_of(path) if "." in name):
             value = arguments.get(group, Namespace())

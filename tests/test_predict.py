@@ -97,7 +97,7 @@ def test_a_reconstruction_a_mask_and_a_prompt(predict):
         ([], "give one of: image with source and target"),
         ([*CAT, "--data.prompts", "p.txt"], "given are image, source, target, prompts"),
         ([*CAT[:2], "--data.source", "a cat of so many words"], "the prompt 'a cat of so many words' is too long"),
-        ([*CAT, "--data.sorce", "x"], "unknown key 'data.init_args.sorce'; nearest valid key: 'data.init_args.source'"),
+        ([*CAT, "--data.sorce", "x"], "unknown key 'data.sorce'; nearest valid key: 'data.source'"),
         ([*CAT, "--ckpt_path", "no.ckpt"], "no.ckpt does not exist; give RUN/checkpoints/NAME.ckpt"),
     ],
 )  # fmt: skip

@@ -19,7 +19,12 @@ CONFIGS = {  # name -> file under configs/; all that train
     "labels": "ot_conditional/fashion_mnist",
     "contrastive": "contrastive/emoji",
     "scorer": "contrastive/emoji_scorer",
+    "contrastive_avatars": "contrastive/avatars",
+    "scorer_avatars": "contrastive/avatars_scorer",
+    "reader": "attribute_reader/avatars",
+    "reader_held_out": "attribute_reader/avatars_held_out",
     "autoencoder": "diffusion_teacher/autoencoder_emoji",
+    "autoencoder_avatars": "diffusion_teacher/autoencoder_avatars",
     "teacher": "diffusion_teacher/emoji",
     "guidance": "guidance_distillation/emoji",
     "icd": "icd/emoji",
@@ -31,7 +36,10 @@ READS_IMAGES = tuple(
     name for name in CONFIGS if name not in TABLES
 )  # with loader processes; tables in the process itself
 STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
-SHORT = ("scorer", "autoencoder", "teacher", "guidance", "icd_sd15", "icd_sdxl")  # a step of theirs takes longest
+SHORT = (  # a step of theirs takes longest
+    *("scorer", "scorer_avatars", "reader", "reader_held_out", "autoencoder", "autoencoder_avatars"),
+    *("teacher", "guidance", "icd_sd15", "icd_sdxl"),
+)
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 CONSTANT = {**dict.fromkeys(("ot", "weather", "labels"), "model.schedule"), "icd": "model.optimizer.schedule"}
 
@@ -145,6 +153,18 @@ def _scorer(shared: Path) -> dict[str, object]:
     return {**_images(size=32, train=VALIDATE_EVERY * 3 * 4, batch=4), **changed}
 
 
+AVATARS = {"data.path": ROOT / "data" / "avatars64"}
+
+
+def _scorer_avatars(shared: Path) -> dict[str, object]:
+    vision = {"model.model.vision_cfg": "{image_size: 32, layers: [1, 1, 1, 1], width: 8}"}
+    return {**_scorer(shared), **AVATARS, **vision}
+
+
+def _reader(shared: Path) -> dict[str, object]:
+    return {**_images(size=32, train=64, batch=4), **AVATARS, "model.model.image_size": 32}
+
+
 def _autoencoder(shared: Path) -> dict[str, object]:
     network = "model.model.init_args.config"
     return {
@@ -203,7 +223,12 @@ SMALL = {
     "labels": _labels,
     "contrastive": _contrastive,
     "scorer": _scorer,
+    "contrastive_avatars": lambda shared: _contrastive(shared) | AVATARS,
+    "scorer_avatars": _scorer_avatars,
+    "reader": _reader,
+    "reader_held_out": _reader,
     "autoencoder": _autoencoder,
+    "autoencoder_avatars": lambda shared: _autoencoder(shared) | AVATARS,
     "teacher": _teacher,
     "guidance": _guidance,
     "icd": _icd,

@@ -10,6 +10,8 @@ from collections import Counter
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import _utils
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules import ImageTextDataModule, image_samples, restarting_loader, silent_workers
 from datamodules.image_folder import open_images
@@ -33,8 +35,13 @@ FORK = LoaderOptions(start_method="fork")
 
 @pytest.fixture(autouse=True)
 def quick_ends(monkeypatch):
-    """A dead worker may hold a lock that the polite end of the others waits for; they are killed then."""
+    """A dead worker may hold a lock that the polite end of the others waits for; they are killed then.
+
+    torch looks for dead workers every five seconds, and nothing here is a test of that.
+    """
     monkeypatch.setattr(restarting_loader, "SHUTDOWN", 2.0)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
 
 
 @pytest.fixture(scope="module")
