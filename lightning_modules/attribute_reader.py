@@ -28,7 +28,7 @@ class AttributeReaderModule(LightningModule):
         optimizer: see fewstep.optimizers.AdamW.
         export_dtype: "float32" or "float16", of the exported weights.
 
-    The export is calibrated on the pictures of the latest validation or test.
+    Every validation calibrates the reader by its pictures (AttributeReader.calibrate), and so the checkpoint after it.
     """
 
     def __init__(
@@ -57,7 +57,10 @@ class AttributeReaderModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.evaluated = []
 
-    on_test_epoch_start = on_validation_epoch_start
+    def on_validation_epoch_end(self) -> None:
+        if self.evaluated:  # by this process
+            self.model.calibrate(*(_joined(columns) for columns in zip(*self.evaluated, strict=True)))
+        self.evaluated = []
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """loss, attributes_right, all_right [B] of the first field of pictures, as they are."""
@@ -75,7 +78,8 @@ class AttributeReaderModule(LightningModule):
             persons = listed([_attributes(batch, told, row) for row in rows])
             labels = labels_of([person for several in persons for person in several], self.model.values, self.device)
             logits = self.model.logits(tiles(batch[field][rows], len(persons[0])))
-            self.evaluated.append(({n: v.float().cpu() for n, v in logits.items()}, _on_cpu(labels)))
+            if stage == "val":
+                self.evaluated.append(({n: v.float().cpu() for n, v in logits.items()}, _on_cpu(labels)))
             losses = torch.stack([_each(values, labels[name]) for name, values in logits.items()], 1)
             right = torch.stack([values.argmax(1) == labels[name] for name, values in logits.items()], 1)
             told_of = torch.stack([values >= 0 for values in labels.values()], 1)
@@ -97,12 +101,9 @@ class AttributeReaderModule(LightningModule):
 
     def export(self, folder: str) -> None:
         """Write a folder that fewstep.rewards.attribute_reader.load_attribute_reader reads."""
-        if not self.evaluated:
-            raise ValueError("no picture was read yet: validate or test before the export, which calibrates by them")
-        model = copied_to(self.model, DTYPES[self.hparams.export_dtype])
-        logits, labels = (_joined(columns) for columns in zip(*self.evaluated, strict=True))
-        model.calibrate(logits, labels)
-        model.save_pretrained(folder)
+        if (self.model.temperatures == 1).all():
+            raise ValueError("the reader is not calibrated: validate it before the export")
+        copied_to(self.model, DTYPES[self.hparams.export_dtype]).save_pretrained(folder)
 
     def configure_optimizers(self) -> dict[str, Any]:
         return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)

@@ -76,11 +76,12 @@ class AttributeReader(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, in the type of the weights."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({n: v.contiguous().cpu() for n, v in self.state_dict().items()}, folder / "model.safetensors")
+        content = save({n: v.contiguous().cpu() for n, v in self.state_dict().items()})
+        (folder / "model.safetensors").write_bytes(content)  # save_file would hide it from other users
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
 
 

@@ -172,3 +172,8 @@ def test_null_may_stand_for_what_is_no_group_or_may_be_left_out():
     content = {"class_path": ICD, "init_args": {"pipeline": "x", "editing": None, "students": {"targets": None}}}
     check_groups(parser().parse_object({"model": content}))
     check_groups({"model": None})
+
+
+def test_parts_that_the_parser_dumps_by_themselves_may_call_anything_a_model():
+    check_groups({"model": "ViT-L-14"})
+    check_groups({"model": {"class_path": "fewstep.backbones.diffusers_network", "init_args": {"name": "UNet2DModel"}}})
