@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from datamodules import ImageTextDataModule
 from fewstep.rewards.attribute_reader import AttributeReader, fitted_temperature, load_attribute_reader, resized
 from fewstep.rewards.attributes import AttributeReward, judge, labels_of, listed, tiles
 
+ROOT = Path(__file__).parents[3]
 VALUES = {"colour": ["red", "green", "blue"], "bright": ["yes", "no"]}
 SMALL = {"trunk": "convnext_atto", "trunk_options": {"depths": [1] * 4, "dims": [8] * 4}, "image_size": 32}
 
@@ -173,3 +176,21 @@ def test_weights_of_another_reader_are_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"model\.safetensors") as caught:
         load_attribute_reader(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", ["avatar_judge", "avatar_judge_held_out"])
+@pytest.mark.parametrize("data", ["avatars64", "avatar_scenes64"])
+def test_shipped_readers_read_avatars_of_combinations_that_they_never_saw(reader, data):
+    """One by one and, though they have seen single ones only, person by person in scenes."""
+    folder = ROOT / "assets" / reader
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 3e6
+    size = 64 if data == "avatars64" else (64, 128)
+    module = ImageTextDataModule(str(ROOT / "data" / data), size, metadata=["attributes"], num_workers=0)
+    network, right, told = load_attribute_reader(folder), 0, 0
+    for batch in module.test_dataloader():
+        images = module.on_after_batch_transfer(batch, 0)["image"]
+        rows = batch["weight"].nonzero()[:, 0].tolist()
+        found = judge(network, images[rows], [batch["attributes"][row] for row in rows])
+        right, told = right + int(found.right.sum()), told + int(found.asked.sum())
+    assert right / told > 0.98
+    assert told > 500
