@@ -18,6 +18,7 @@ from callbacks.metrics.attributes import AttributeCallback
 from callbacks.metrics.feature_distances import CMMDCallback, DiversityCallback, KIDCallback
 from callbacks.metrics.fid import FIDCallback
 from callbacks.metrics.paired_image import PairedImageCallback
+from callbacks.metrics.readable import ReadableCallback
 from callbacks.metrics.retrieval import RetrievalMetrics
 from callbacks.metrics.rewards import CLIPScoreCallback, ImageRewardCallback, RewardCallback
 from callbacks.metrics.transport_metrics import TransportMetrics
@@ -54,6 +55,7 @@ __all__ = [
     "PictureWriter",
     "Preemption",
     "Progress",
+    "ReadableCallback",
     "RetrievalMetrics",
     "RewardCallback",
     "SampleGridCallback",

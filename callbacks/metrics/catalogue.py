@@ -53,6 +53,9 @@ METRICS = {
     "(.*_)?attributes_right": Metric("Attributes right {}", "of those asked for, found by a reader", "", "higher"),
     "(.*_)?all_right": Metric("Everything right {}", "share of pictures with all asked attributes", "", "higher"),
     "(.*_)?attributes_log_p": Metric("Attributes, log p {}", "of what is asked, by a reader", "nats", "higher"),
+    "(.*_)?readable": Metric(
+        "Readable {}", "share of pictures that a reader is as sure of as of real ones", "", "higher"
+    ),
     "(?:.*_)?right_(.+)": Metric("Right: {}", "share of pictures, by a reader", "", "higher"),
     "precision": Metric("Precision", "share of generated images among the real ones", "", "higher"),
     "recall": Metric("Recall", "share of real images among the generated ones", "", "higher"),
@@ -73,6 +76,7 @@ def _reward(name: str, load: str) -> Choice:
     return Choice("callbacks.RewardCallback", {"name": name, "reward": {"class_path": load}})
 
 
+READER = {"reader": {"class_path": "fewstep.rewards.attribute_reader.load_attribute_reader"}}
 PAIRED = "callbacks.PairedImageCallback"
 CHOICES = {  # of evaluate.py --metrics
     "fid": Choice("callbacks.FIDCallback", of_real_images=True),
@@ -85,8 +89,13 @@ CHOICES = {  # of evaluate.py --metrics
     "pickscore": _reward("pickscore", "fewstep.rewards.clip_scores.load_pickscore"),
     "attributes": Choice(
         "callbacks.AttributeCallback",
-        {"reader": {"class_path": "fewstep.rewards.attribute_reader.load_attribute_reader"}},
+        READER,
         metadata="attributes",
+    ),
+    "readable": Choice(
+        "callbacks.ReadableCallback",
+        READER,
+        of_real_images=True,
     ),
     "psnr": Choice(PAIRED, {"metrics": ["psnr"]}, of_real_images=True),
     "ssim": Choice(PAIRED, {"metrics": ["ssim"]}, of_real_images=True),

@@ -53,6 +53,21 @@ def judge(reader: AttributeReader, images: Tensor, wanted: Sequence[Wanted]) -> 
     return Judged(*(torch.stack(columns, 1).view(shape) for columns in (asked, right, log_p)))
 
 
+def certainty(reader: AttributeReader, images: Tensor, hides: Mapping[str, Sequence[str]] | None = None) -> Tensor:
+    """Log-probability [B] of the most probable reading of images [B, 3, H, W] in [-1, 1]; 0 is quite sure.
+
+    hides: {attribute: others}, which do not count where the first is read as another value than "none".
+    """
+    found = reader(images)
+    most = {name: log_probs.max(1) for name, log_probs in found.items()}
+    counts = {name: torch.ones_like(best.values) for name, best in most.items()}
+    for name, others in (hides or {}).items():
+        absent = most[name].indices == list(reader.values[name]).index("none")
+        for other in others:
+            counts[other] = counts[other] * absent
+    return torch.stack([counts[name] * best.values for name, best in most.items()]).sum(0)
+
+
 def listed(wanted: Sequence[Wanted]) -> list[list[Mapping[str, str]]]:
     """The persons of every picture; ValueError in one line unless all pictures show equally many."""
     if not wanted:

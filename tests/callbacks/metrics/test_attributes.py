@@ -1,10 +1,11 @@
 """Attributes of generated pictures by a reader that a test can compute, on one and two processes."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from callbacks import AttributeCallback, RewardCallback
+from callbacks import AttributeCallback, ReadableCallback, RewardCallback
 from fewstep.rewards.attributes import AttributeReward
 from tests.callbacks.image_run import Loader, N, run, table, to_uint8
 
@@ -86,3 +87,59 @@ def test_rows_and_intervals_are_of_pictures(tmp_path):
 def test_a_batch_without_attributes_says_where_to_list_them(tmp_path, kind):
     with pytest.raises(ValueError, match=r"needs `attributes` in the batch: list it in --data\.metadata"):
         run(tmp_path, [kind()])
+
+
+def hat_read():
+    """A reader of `first` and of a hat, worn where the picture is bright; below it `first` may not be seen."""
+    reader = Channels()
+    reader.values = {"first": ["red", "green"], "bright": ["no", "none"]}
+    return reader
+
+
+def certainties(images, hidden):
+    """[N] without the code under test: where `bright` is read as its first value, `first` does not count if hidden."""
+    found = Channels()(to_uint8(images).float() / 127.5 - 1)
+    first, bright = found["first"].amax(1), found["bright"].amax(1)
+    return bright + (first * (found["bright"].argmax(1) == 1) if hidden else first)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_readable_is_the_share_above_the_quantile_of_real_pictures(tmp_path, hidden, devices):
+    columns = table()
+    columns["made"] = columns["made"] * torch.linspace(-0.3, 0.8, N)[:, None, None, None] - 0.2
+    columns["image"] = columns["image"].roll(3, 0) * 0.8
+    options = {"devices": 2, "strategy": "ddp_fork"} if devices == 2 else {}
+    callback = ReadableCallback(hat_read(), {"bright": ["first"]} if hidden else None, real_share=0.8)
+    logged = run(tmp_path, [callback], Loader(columns), **options)[0]
+    made, real = (certainties(columns[name], hidden).double() for name in ("made", "image"))
+    least = torch.tensor(np.quantile(real.numpy(), 0.2))
+    assert logged == {"test/readable": pytest.approx((made >= least).double().mean().item())}
+    assert 0.02 < logged["test/readable"] < 0.9
+    assert (certainties(columns["made"], True) >= least).sum() != (certainties(columns["made"], False) >= least).sum()
+
+
+def test_real_pictures_are_readable_by_the_share_that_was_asked(tmp_path):
+    columns = table()
+    columns["made"] = columns["image"]
+    callback = ReadableCallback(Channels(), real_share=0.9, prefix="held_out_")
+    run(tmp_path, [callback], Loader(columns), stage="validate")
+    rows = callback.rows["val/held_out_readable"]
+    assert len(rows) == N
+    assert abs(rows.mean() - 0.9) <= 1 / N
+    low, high = callback.intervals(num_draws=200)["val/held_out_readable"]
+    assert low < rows.mean() < high
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"real_share": 1.0}, r"real_share=1\.0: between 0 and 1"),
+        ({"hides": {"hat": ["first"]}}, "hides names 'hat'; the reader knows first, bright"),
+        ({"hides": {"bright": ["hair"]}}, "hides names 'hair'"),
+        ({"hides": {"first": ["bright"]}}, r"hides\.first: it is never 'none', its values are red, green"),
+    ],
+)
+def test_readable_says_what_it_cannot_use(options, message):
+    with pytest.raises(ValueError, match=message):
+        ReadableCallback(Channels(), **options)
