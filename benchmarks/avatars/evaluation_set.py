@@ -50,7 +50,7 @@ def read_avatars(path: str, split: str = "test", num: int | None = None) -> Avat
         eval_batch_size=128,
         images=["edited"],
         metadata=FIELDS,
-        splits=Splits(test=split, num_test=num),
+        splits=Splits(test=split),
         num_workers=0,
     )
     data.setup("test")
@@ -63,4 +63,5 @@ def read_avatars(path: str, split: str = "test", num: int | None = None) -> Avat
         for name in ("caption", "key", *FIELDS):
             columns[name] += [value for value, kept in zip(batch[name], counted.tolist(), strict=True) if kept]
     pictures = {name: torch.cat(columns.pop(name)) for name in ("image", "edited")}
-    return Avatars(**pictures, **columns)
+    found = Avatars(**pictures, **columns)
+    return found if num is None or num >= len(found) else found[list(range(num))]

@@ -26,8 +26,12 @@ CONFIGS = {  # name -> file under configs/; all that train
     "autoencoder": "diffusion_teacher/autoencoder_emoji",
     "autoencoder_avatars": "diffusion_teacher/autoencoder_avatars",
     "teacher": "diffusion_teacher/emoji",
+    "teacher_avatars": "diffusion_teacher/avatars",
+    "unconditional": "unconditional_diffusion/avatars",
     "guidance": "guidance_distillation/emoji",
+    "guidance_avatars": "guidance_distillation/avatars",
     "icd": "icd/emoji",
+    "icd_avatars": "icd/avatars",
     "icd_sd15": "icd/sd15",
     "icd_sdxl": "icd/sdxl",
 }
@@ -38,10 +42,18 @@ READS_IMAGES = tuple(
 STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
 SHORT = (  # a step of theirs takes longest
     *("scorer", "scorer_avatars", "reader", "reader_held_out", "autoencoder", "autoencoder_avatars"),
-    *("teacher", "guidance", "icd_sd15", "icd_sdxl"),
+    *("teacher", "teacher_avatars", "unconditional", "guidance", "guidance_avatars"),
+    *("icd_avatars", "icd_sd15", "icd_sdxl"),
 )
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
-CONSTANT = {**dict.fromkeys(("ot", "weather", "labels"), "model.schedule"), "icd": "model.optimizer.schedule"}
+COSINE = (
+    *("contrastive_avatars", "scorer_avatars", "autoencoder_avatars", "teacher_avatars", "unconditional"),
+    *("guidance_avatars", "icd", "icd_avatars"),
+)
+CONSTANT = {
+    **dict.fromkeys(("ot", "weather", "labels"), "model.schedule"),
+    **dict.fromkeys(COSINE, "model.optimizer.schedule"),
+}
 
 
 def last_step(method: str) -> int:
@@ -191,6 +203,19 @@ def _teacher(shared: Path) -> dict[str, object]:
     }
 
 
+def _unconditional(shared: Path) -> dict[str, object]:
+    return {
+        **_images(size=16, train=64, batch=4),
+        **AVATARS,
+        "callbacks.samples": "null",
+        "callbacks.readable": "null",
+        "model.sampling_steps": 2,
+        "model.unet.init_args.config": "{sample_size: 16, block_out_channels: [8, 16], layers_per_block: 1,"
+        " norm_num_groups: 4, attention_head_dim: 4, down_block_types: [DownBlock2D, AttnDownBlock2D],"
+        " up_block_types: [AttnUpBlock2D, UpBlock2D]}",
+    }
+
+
 def _guidance(shared: Path) -> dict[str, object]:
     return {**_images(size=16, train=64, batch=4), "model.pipeline": _parts(shared) / "pipeline"}
 
@@ -230,8 +255,12 @@ SMALL = {
     "autoencoder": _autoencoder,
     "autoencoder_avatars": lambda shared: _autoencoder(shared) | AVATARS,
     "teacher": _teacher,
+    "teacher_avatars": lambda shared: _teacher(shared) | AVATARS | {"callbacks.attributes": "null"},
+    "unconditional": _unconditional,
     "guidance": _guidance,
+    "guidance_avatars": lambda shared: _guidance(shared) | AVATARS,
     "icd": _icd,
+    "icd_avatars": lambda shared: _icd(shared) | AVATARS,
     "icd_sd15": partial(_paper_icd, kind="sd15"),
     "icd_sdxl": partial(_paper_icd, kind="sdxl"),
 }

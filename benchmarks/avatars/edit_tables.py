@@ -1,0 +1,81 @@
+"""Results of edits.py as a table, as a plot of strength against nearness, and as a sheet of pictures."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.avatars.evaluation_set import Avatars
+from benchmarks.icd.pictures import grid
+from benchmarks.icd.results import Row, read_rows
+from fewstep.metrics.intervals import bootstrap_mean
+
+COLUMNS = {
+    "asked_judge": ("asked attribute right", "{:.3f}"),
+    "kept_judge": ("others kept", "{:.3f}"),
+    "asked_held_out": ("asked, held-out reader", "{:.3f}"),
+    "kept_held_out": ("kept, held-out reader", "{:.3f}"),
+    "psnr_to_true_edit": ("PSNR to the true edit, dB", "{:.2f}"),
+    "background_change": ("background, mean change of 255", "{:.2f}"),
+}
+
+
+def markdown(path: Path) -> str:
+    """A line for each way and scale; 95 % intervals of the first column and of the distance."""
+    titles = [title for title, _ in COLUMNS.values()]
+    lines = [f"| way | guidance | {' | '.join(titles)} |", f"|---|---|{'--:|' * len(titles)}"]
+    for row in read_rows([path]):
+        cells = []
+        for name, (_, form) in COLUMNS.items():
+            values = torch.tensor(row["values"][name], dtype=torch.float64)
+            low, high = bootstrap_mean(values)
+            cells.append(f"{form.format(values.mean())} [{form.format(low)}, {form.format(high)}]")
+        lines.append(f"| {row['method']} | {row['guidance']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(path: Path, target: Path) -> None:
+    """One line for each way, its points the scales; up and to the right is better."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as pyplot
+
+    rows: dict[str, list[Row]] = {}
+    for row in read_rows([path]):
+        rows.setdefault(row["method"], []).append(row)
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4.4))
+    shown = {
+        "kept_judge": "share of the other attributes kept",
+        "psnr_to_true_edit": "PSNR to the true edit, dB",
+        "background_change": "change of the background (0 to 255, falling)",
+    }
+    for axis, (name, label) in zip(axes, shown.items(), strict=True):
+        for number, (way, points) in enumerate(rows.items()):
+            x, y = ([row["scalars"][key] for row in points] for key in ("asked_judge", name))
+            alone = {"no edit": "X", "true edit": "*"}.get(way)
+            style = {"linestyle": "-" if way.startswith("iCD") else "--", "color": f"C{number % 10}"}
+            axis.plot(x, y, marker=alone or "o", markersize=9 if alone else 5, label=way, **style)
+        axis.set_xlabel("share of edits with the asked attribute")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[2].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.savefig(target, dpi=110)
+    pyplot.close(figure)
+
+
+def sheet(avatars: Avatars, pictures: dict[str, Tensor], target: Path, each: int = 2) -> None:
+    """`each` edits of every kind: source, some ways, true edit."""
+    rows = []
+    for kind in dict.fromkeys(avatars.changed):
+        rows += [row for row, word in enumerate(avatars.changed) if word == kind][:each]
+    columns = {"source": avatars.image[rows]}
+    columns |= {name: drawn[rows] for name, drawn in pictures.items() if name not in ("no edit", "true edit")}
+    words = [f"{avatars.changed[row]} → {_asked(avatars, row)}" for row in rows]
+    grid(columns | {"true edit": avatars.edited[rows]}, words, target)
+
+
+def _asked(avatars: Avatars, row: int) -> str:
+    return str(avatars.edited_attributes[row][avatars.changed[row]])
