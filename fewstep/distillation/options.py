@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from fewstep.choices import require_choice
+from fewstep.choices import require_choice, require_range
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.consistency import ConsistencyDistillation, Weights
@@ -34,6 +34,8 @@ class DistillationOptions:
 
     def __post_init__(self) -> None:
         require_choice("boundaries_in", self.boundaries_in, ("time", "log_snr"))
+        require_range("distillation.num_steps", self.num_steps, 1)
+        require_range("distillation.huber_c", self.huber_c, above=True)
 
     def of(self, parametrization: Parametrization) -> ConsistencyDistillation:
         """The losses for a network of this parametrization. ValueError in one line for ends that do not fit it."""

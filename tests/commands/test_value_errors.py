@@ -1,11 +1,13 @@
 """What a class says of a value names the key that can be pasted, and no other key."""
 
+import math
+
 import pytest
 import yaml
 from jsonargparse import Namespace
 
 import train
-from commands.value_errors import in_keys, values_named
+from commands.value_errors import in_keys, refuse_nan, values_named
 
 IMAGES = "datamodules.ImageTextDataModule"
 MODELS = {
@@ -43,6 +45,16 @@ def settings() -> Namespace:
 )
 def test_a_value_is_named_by_its_key(message, expected):
     assert in_keys(message, settings()) == expected
+
+
+def test_what_is_no_number_is_named_by_its_key():
+    given = settings()
+    refuse_nan(given)
+    given.data.init_args.timeout = math.inf  # which is for ever
+    refuse_nan(given)
+    given.model.init_args.optimizer.betas = [0.9, math.nan]
+    with pytest.raises(ValueError, match=r"^model\.optimizer\.betas=\[0\.9, nan\]: is not a number; give one"):
+        refuse_nan(given)
 
 
 def test_errors_of_another_kind_stay_as_they_are():
