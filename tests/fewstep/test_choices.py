@@ -37,6 +37,12 @@ def test_ends_are_inside(value, bounds):
     [
         (DistillationOptions, {"num_steps": 0}, "distillation.num_steps=0: must be at least 1"),
         (DistillationOptions, {"huber_c": 0.0}, "distillation.huber_c=0.0: must be above 0"),
+        (
+            DistillationOptions,
+            {"boundaries": [0, 0.255, 1]},
+            "boundary 0.255 is not on the grid of num_steps = 50; 0.26",
+        ),
+        (DistillationOptions, {"boundaries": [0, 0.5, 0.3, 1]}, r"boundaries=\[0, 0.5, 0.3, 1\]: must rise by more"),
         (Weights, {"forward_cd": math.nan}, "loss_weights.forward_cd=nan: must be at least 0"),
         (Weights, {"full_cycle": -1.0}, "loss_weights.full_cycle=-1.0: must be at least 0"),
         (Weights, dict.fromkeys(Weights.__dataclass_fields__, 0.0), "all are 0, which leaves nothing to train"),

@@ -81,6 +81,13 @@ def test_pictures_of_which_nothing_is_asked_are_not_counted(tmp_path):
         run(tmp_path, [AttributeCallback(Channels())], Loader(table() | {"attributes": [{}] * N}))
 
 
+def test_a_sample_without_attributes_is_named(tmp_path):
+    columns = table() | {"attributes": [None if i == 4 else wanted for i, wanted in enumerate(asked())]}
+    for callback in (AttributeCallback(Channels()), RewardCallback(AttributeReward(Channels()), "x", "attributes")):
+        with pytest.raises(ValueError, match=f"needs `attributes` of every sample, and {columns['key'][4]} has none"):
+            run(tmp_path, [callback], Loader(columns))
+
+
 def test_rows_and_intervals_are_of_pictures(tmp_path):
     callback = AttributeCallback(Channels())
     run(tmp_path, [callback], Loader(table() | {"attributes": asked()}), stage="validate")
