@@ -106,7 +106,8 @@ def _reason(message: str) -> str:
     text = "; ".join(faults)
     text = re.sub(r"Expected an? (?:<class '([^']+)'>|typing\.Literal\[([^\]]*)\])", r"expected \1\2", text)
     text = re.sub(r"Expected an? (tuple with)", r"expected \1", text)
-    text = re.sub(r"\. Got value: (\S+)", r", got '\1'", text)
+    text = text.replace("expected collections.abc.Sequence", "expected list")
+    text = re.sub(r"\. Got value: ?(\S*)", r", got '\1'", text)
     given = re.findall(r"Given value: (.{1,40})$", last.strip(), re.MULTILINE)  # the first is that of this key
     return one_line(text if "got" in text or not given or "(" in given[0] else f"{text}; got '{given[0]}'")
 

@@ -1,5 +1,6 @@
-"""What a class says about one of its values, under the key that a user can paste as a flag."""
+"""What is wrong with one value of a config, under the key that a user can paste as a flag."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ def in_keys(message: str, settings: Namespace) -> str:
         return message
     name, rest = found.groups()
     keys = {
-        re.sub(r"\.init_args\b", "", key)
+        _pasted(key)
         for key, value in settings.items()
         if f".{key}".endswith(f".{name}") and any(_begins(rest, text) for text in _ways(value))
     }
@@ -35,6 +36,18 @@ def values_named(settings: Namespace) -> Iterator[None]:
         if plain and (said := in_keys(text := say_error(error), settings)) != text:
             raise ValueError(said) from error
         raise
+
+
+def refuse_nan(settings: Namespace) -> None:
+    """ValueError in one line for a value that is no number: it is not below any bound, and trains everything away."""
+    for key, value in settings.items():
+        several = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, float) and math.isnan(number) for number in several):
+            raise ValueError(f"{_pasted(key)}={value}: is not a number; give one")
+
+
+def _pasted(key: str) -> str:
+    return re.sub(r"\.init_args\b", "", key)
 
 
 def _ways(value: Any) -> set[str]:

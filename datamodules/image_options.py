@@ -86,18 +86,38 @@ def check_options(options: Mapping[str, Any]) -> None:
     require_choice("captions", options["captions"], ("first", "random"))
     require_choice("sampling", options["sampling"], ("exact", "resampled"))
     height_and_width(options["image_size"])
+    check_fields(options)
+    path = options["path"]
+    if not path or (not isinstance(path, str) and not all(path)):
+        raise ValueError(f"path={path!r}: give a folder of shards, a .tar file or a list of these")
     for name in ("batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window"):
         require_at_least(1, name, options[name])
     for name in ("num_workers", "worker_timeout", "seed"):
         require_at_least(0, name, options[name])
+    if options["seed"] >= 1 << 63:
+        raise ValueError(f"seed={options['seed']}: must be below 2^63")
     subset = options["select"] or options["splits"]["num_train"]
     if options["sampling"] == "resampled" and (subset or options["steps_per_epoch"] is None):
         raise ValueError("sampling=resampled needs steps_per_epoch and cannot select: it never sees all samples")
 
 
+def check_fields(options: Mapping[str, Any]) -> None:
+    """ValueError for a field of the batch that would stand in the place of another, and for what cannot be selected."""
+    taken = dict.fromkeys(("image", "caption", "key", "weight", "faults"), "every batch has one already")
+    for option in ("images", "arrays", "metadata"):
+        for name in options[option] or ():
+            if name in taken:
+                raise ValueError(f"{option}={options[option]}: {name!r} cannot be a further field, {taken[name]}")
+            taken[name] = f"{option} name it already"
+    for name, wanted in (options["select"] or {}).items():
+        for value in wanted if isinstance(wanted, list | tuple | set) else [wanted]:
+            if not isinstance(value, str | int | float | None):
+                raise ValueError(f"select.{name}={wanted}: give one value, or a list of values that are meant alike")
+
+
 def require_at_least(least: int, name: str, value: float | None) -> None:
     """ValueError that names a value below the least; None is allowed."""
-    if value is not None and value < least:
+    if value is not None and not value >= least:  # NaN neither
         raise ValueError(f"{name}={value}: must be at least {least}")
 
 

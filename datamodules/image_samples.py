@@ -141,8 +141,9 @@ class ImageSamples(torch.utils.data.Dataset):
             if not self.replace:
                 return None
             row = int(np.random.default_rng((self.decoder.seed, number, row, attempt)).integers(len(self.index)))
-        kind, where, _ = faults[-1]
-        raise ValueError(f"{REPLACEMENTS} unusable samples in a row, the last {where} ({kind}); check the folder")
+        kind, where, detail = faults[-1]
+        why = f"{kind}: {detail}" if detail else kind
+        raise ValueError(f"{REPLACEMENTS} unusable samples in a row, the last {where} ({why}); check the folder")
 
     def _decoded(self, number: int, row: int) -> dict[str, Any]:
         if self.trace is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from fewstep.one_line import one_line
 
 Size = int | tuple[int, int]
+MOST_EDGE = 1 << 16  # in pixels; of PNG, JPEG and WebP only a PNG can be larger
 
 
 def height_and_width(size: Any, name: str = "image_size") -> tuple[int, int]:
@@ -19,9 +20,10 @@ def height_and_width(size: Any, name: str = "image_size") -> tuple[int, int]:
     Lists are sizes as well as tuples, since YAML and JSON know no others.
     """
     edges = size if isinstance(size, list | tuple) else (size, size)
-    if len(edges) != 2 or not all(type(edge) is int and edge >= 1 for edge in edges):
+    if len(edges) != 2 or not all(type(edge) is int and 1 <= edge <= MOST_EDGE for edge in edges):
         given = one_line(repr(size), 60)
-        raise ValueError(f"{name}={given}: give one whole number from 1, for a square, or [height, width]")
+        told = f"give one whole number from 1, for a square, or [height, width], none above {MOST_EDGE:,}"
+        raise ValueError(f"{name}={given}: {told}")
     return edges[0], edges[1]
 
 

@@ -13,7 +13,7 @@ from fewstep.choices import DTYPES, require_choice
 from fewstep.optimizers import AdamW
 from fewstep.rewards.attribute_reader import AttributeReader
 from fewstep.rewards.attributes import labels_of, listed, tiles
-from lightning_modules.evaluation_steps import log_mean
+from lightning_modules.evaluation_steps import log_mean, pictures_of
 
 
 class AttributeReaderModule(LightningModule):
@@ -77,7 +77,7 @@ class AttributeReaderModule(LightningModule):
             field, told = next(iter(self.fields.items()))
             persons = listed([_attributes(batch, told, row) for row in rows])
             labels = labels_of([person for several in persons for person in several], self.model.values, self.device)
-            logits = self.model.logits(tiles(batch[field][rows], len(persons[0])))
+            logits = self.model.logits(tiles(pictures_of(batch, field)[rows], len(persons[0])))
             if stage == "val":
                 self.evaluated.append(({n: v.float().cpu() for n, v in logits.items()}, _on_cpu(labels)))
             losses = torch.stack([_each(values, labels[name]) for name, values in logits.items()], 1)
@@ -97,7 +97,7 @@ class AttributeReaderModule(LightningModule):
         """All fields of pictures one after the other, and the persons that each shows."""
         fields, rows = self.fields, range(len(batch["key"]))
         persons = [_attributes(batch, told, row) for told in fields.values() for row in rows]
-        return torch.cat([batch[field] for field in fields]), listed(persons)
+        return torch.cat([pictures_of(batch, field) for field in fields]), listed(persons)
 
     def export(self, folder: str) -> None:
         """Write a folder that fewstep.rewards.attribute_reader.load_attribute_reader reads."""

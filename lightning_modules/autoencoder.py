@@ -7,7 +7,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.backbones import copied_to
-from fewstep.choices import DTYPES, require_choice
+from fewstep.choices import DTYPES, require_choice, require_range
 from fewstep.diffusion.latent_space import mean_code
 from fewstep.losses import l1, l2
 from fewstep.optimizers import AdamW
@@ -48,8 +48,7 @@ class AutoencoderModule(LightningModule):
         require_choice("loss", loss, LOSSES)
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
         for name, value in (("kl_weight", kl_weight), ("perceptual_weight", perceptual_weight)):
-            if value < 0:
-                raise ValueError(f"{name}={value}: must not be negative")
+            require_range(name, value)
         self.save_hyperparameters(ignore=["model", "perceptual", "optimizer"])
         self.model, self.optimizer = model, optimizer
         # In a tuple: what is frozen is neither stored in checkpoints nor set to training mode.

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from fewstep.augmentation import Augmentation
 from fewstep.contrastive.loss import contrastive_loss, labels_of
 from fewstep.optimizers import AdamW
-from lightning_modules.evaluation_steps import log_mean
+from lightning_modules.evaluation_steps import log_mean, pictures_of
+
+CAPTION, VARIANT = "--model.caption_field caption", "--model.variant null"
 
 
 class ContrastiveModule(LightningModule):
@@ -76,8 +78,8 @@ class ContrastiveModule(LightningModule):
         outputs = self._losses(batch, training=False)
         log_mean(self, f"{stage}/loss", outputs["loss"], batch["weight"], prog_bar=True)
         for pictures, told in (self.hparams.variant or {}).items():
-            captions = _captions(batch, told, training=False)
-            image, text = self.model.encode_image(batch[pictures]), self.model.encode_text(captions)
+            captions = _captions(batch, told, False, VARIANT)
+            image, text = self.model.encode_image(pictures_of(batch, pictures)), self.model.encode_text(captions)
             difference = outputs["text_features"] - text  # of their own caption and the other's
             right = ((outputs["image_features"] * difference).sum(1) > 0).float() + ((image * difference).sum(1) < 0)
             log_mean(self, f"{stage}/variant_accuracy", right / 2, batch["weight"], prog_bar=True)
@@ -89,7 +91,8 @@ class ContrastiveModule(LightningModule):
         positives = None if field is None else labels_of(batch[field], images.device)
         if training:
             for pictures, told in (self.hparams.variant or {}).items():
-                images, captions = torch.cat([images, batch[pictures]]), captions + _captions(batch, told, training)
+                images = torch.cat([images, pictures_of(batch, pictures)])
+                captions = captions + _captions(batch, told, training, VARIANT)
                 if positives is not None:  # what makes samples positives of one another may be what is changed
                     alone = labels_of([("variant", key) for key in batch["key"]], images.device)
                     positives = torch.cat([positives, alone])
@@ -111,15 +114,20 @@ class ContrastiveModule(LightningModule):
         return self.optimizer.configure(parameters, lambda: self.trainer.estimated_stepping_batches)
 
 
-def _captions(batch: dict[str, Any], field: str, training: bool) -> list[str]:
-    """One caption per sample, "" for those of weight 0; ValueError in one line where a sample has none."""
+def _captions(batch: dict[str, Any], field: str, training: bool, otherwise: str = CAPTION) -> list[str]:
+    """One caption per sample, "" for those of weight 0; ValueError in one line where a sample has none.
+
+    otherwise: the flag that does without the field.
+    """
     if field not in batch:
-        raise ValueError(f"the batch has no {field!r}: list it in --data.metadata or set --model.caption_field caption")
+        raise ValueError(f"the batch has no {field!r}: list it in --data.metadata or set {otherwise}")
     weights = batch["weight"].tolist() if "weight" in batch else [1.0] * len(batch[field])
     captions = []
     for key, entry, weight in zip(batch["key"], batch[field], weights, strict=True):
         if not entry and weight:
-            raise ValueError(f"sample {key} has no {field!r} in its json; set --model.caption_field caption")
-        several = [entry or ""] if isinstance(entry, str | None) else entry
+            raise ValueError(f"sample {key} has no {field!r} in its json; set {otherwise}")
+        several = entry if isinstance(entry, list) and entry else [entry or ""]
+        if not all(isinstance(caption, str) for caption in several):
+            raise ValueError(f"sample {key}: {field!r} in its json is no caption and no list of captions")
         captions.append(random.choice(several) if training else several[0])
     return captions

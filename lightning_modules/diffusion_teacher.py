@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewstep.backbones import STABLE_DIFFUSION_SCHEDULER, save_stable_diffusion
 from fewstep.backbones.frozen_encoders import FrozenEncoders
-from fewstep.choices import DTYPES, require_choice
+from fewstep.choices import DTYPES, require_choice, require_range
 from fewstep.diffusion.guidance import ClassifierFree, Condition, DynamicGuidance
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import schedule_of_config, training_times
@@ -64,8 +64,12 @@ class DiffusionTeacherModule(LightningModule):
         self.save_hyperparameters(ignore=["unet", "optimizer"])
         require_choice("prediction", prediction, ("eps", "v"))
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
-        if not 0 <= prompt_dropout < 1 or sampling_steps < 0:
-            raise ValueError(f"prompt_dropout={prompt_dropout}, sampling_steps={sampling_steps}: below 1; 0 or more")
+        if not 0 <= prompt_dropout < 1:
+            raise ValueError(f"prompt_dropout={prompt_dropout}: must be at least 0 and below 1")
+        require_range("sampling_steps", sampling_steps)
+        require_range("guidance_scale", guidance_scale)
+        if min_snr_gamma is not None:
+            require_range("min_snr_gamma", min_snr_gamma, above=True)
         self.unet, self.optimizer = unet, optimizer
         self.parametrization = Parametrization(schedule_of_config(STABLE_DIFFUSION_SCHEDULER), prediction)
         self.encoders = FrozenEncoders(autoencoder, text_encoder)

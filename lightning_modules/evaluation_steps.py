@@ -1,4 +1,4 @@
-"""What the evaluation steps of all modules share: means over the rows that count, noise that belongs to a sample."""
+"""What the steps of several modules share: fields of batches, means over the rows that count, noise of a sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +17,13 @@ def log_mean(module: LightningModule, key: str, values: Tensor, weight: Tensor, 
     """
     rows = float(weight.sum())  # a float: Lightning averages whole numbers over ranks by integer division
     module.log(key, (values * weight).sum() / max(rows, 1.0), batch_size=rows, sync_dist=True, **options)
+
+
+def pictures_of(batch: dict[str, Any], field: str) -> Tensor:
+    """Pictures [B, 3, H, W] of a batch; ValueError in one line where it has none of this name."""
+    if field not in batch:
+        raise ValueError(f"the batch has no {field!r}: list it in --data.images")
+    return batch[field]
 
 
 def sample_rng(keys: Sequence[str | int], device: torch.device) -> PerSampleRng:

@@ -7,7 +7,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.backbones.pipelines import DDPM_SCHEDULER, save_ddpm
-from fewstep.choices import DTYPES, require_choice
+from fewstep.choices import DTYPES, require_choice, require_range
 from fewstep.diffusion.guidance import Condition
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import schedule_of_config, training_times
@@ -43,8 +43,9 @@ class UnconditionalDiffusionModule(LightningModule):
         self.save_hyperparameters(ignore=["unet", "optimizer"])
         require_choice("prediction", prediction, ("eps", "v"))
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
-        if sampling_steps < 0:
-            raise ValueError(f"sampling_steps={sampling_steps}: give 0 for no pictures, or more")
+        require_range("sampling_steps", sampling_steps)
+        if min_snr_gamma is not None:
+            require_range("min_snr_gamma", min_snr_gamma, above=True)
         channels = unet.config["in_channels"], unet.config["out_channels"]
         if channels != (3, 3):
             raise ValueError(f"the unet has {channels[0]} channels in and {channels[1]} out; pictures have 3")

@@ -281,6 +281,8 @@ def test_a_mistake_on_the_command_line_is_one_line(evaluate, run_dir, tmp_path, 
         ("--out", "file://elsewhere/out", "names the host 'elsewhere'"),
         ("--devices", "0", "is not a whole number of at least 1"),
         ("--bootstrap", "39", "39 resamples make no 95 % interval; give 40 or more"),
+        ("--guidance-scale", "nan", "'nan' is not a number of at least 0; 1 is unguided"),
+        ("--guidance-scale", "-2", "'-2' is not a number of at least 0"),
     ],
 )
 def test_a_value_that_no_option_has_is_one_line(evaluate, run_dir, tmp_path, capsys, option, value, fault):

@@ -27,8 +27,8 @@ class AttributeCallback(Callback):
         prefix: before each name, where several readers measure.
 
     attributes_right: share of what is asked of a picture that the reader finds in it, mean over pictures; all_right:
-    share of pictures with everything right. Reads `image` of the outputs, `key` and `weight` of the batch. `rows` holds
-    these values by key order.
+    share of pictures with everything right. Pictures of which nothing is asked count in neither. Reads `image` of the
+    outputs, `key` and `weight` of the batch. `rows` holds these values by key order.
     """
 
     def __init__(self, reader: nn.Module, field: str = "attributes", prefix: str = "") -> None:
@@ -51,13 +51,17 @@ class AttributeCallback(Callback):
         right, asked = found.right.sum(1), found.asked.sum(1)  # over the persons
         each = {f"right {name}": right[:, place] for place, name in enumerate(self.reader.values)}
         each |= {f"asked {name}": asked[:, place] for place, name in enumerate(self.reader.values)}
-        means = (found.share_right, found.all_right, found.mean_log_p)
-        self._values.add(rows.keys, **dict(zip(MEANS, means, strict=True)), **each)
+        each |= dict(zip(MEANS, (found.share_right, found.all_right, found.mean_log_p), strict=True))
+        told = asked.any(1)  # nothing is right or wrong of a picture of which nothing is asked
+        keys = [key for key, counts in zip(rows.keys, told.tolist(), strict=True) if counts]
+        self._values.add(keys, **{name: column[told] for name, column in each.items()})
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
         keys, columns = self._values.gather(trainer)
         if not keys:
-            raise ValueError(f"attributes_right needs at least 1 image, got 0; is every sample of {stage} skipped?")
+            raise ValueError(
+                f"attributes_right needs at least 1 image of which something is asked in `{self.field}`, got 0"
+            )
         self.rows = {f"{stage}/{self.prefix}{name}": columns[name] for name in MEANS}
         values = {key: column.mean().item() for key, column in self.rows.items()}
         for name in self.reader.values:

@@ -33,11 +33,14 @@ def counted(batch: dict[str, Any]) -> Counted:
 
 
 def chosen(batch: dict[str, Any], field: str, counted: Counted, metric: str) -> list[Any]:
-    """What the batch has in a list for the rows that count; ValueError in one line where it has no such field."""
+    """What the batch has in a list for the rows that count; ValueError in one line where it or a sample has none."""
     if field not in batch:
         hint = "" if field == "caption" else ": list it in --data.metadata"
         raise ValueError(f"{metric} needs `{field}` in the batch{hint}")
-    return [batch[field][row] for row in counted.rows.nonzero()[:, 0].tolist()]
+    values = [batch[field][row] for row in counted.rows.nonzero()[:, 0].tolist()]
+    if lacking := [key for key, value in zip(counted.keys, values, strict=True) if value is None]:
+        raise ValueError(f"{metric} needs `{field}` of every sample, and {lacking[0]} has none in its json")
+    return values
 
 
 def generated_images(outputs: Any, counted: Counted, field: str = "image") -> Tensor:

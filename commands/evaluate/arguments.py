@@ -1,6 +1,7 @@
 """The command line of evaluate.py; reading it needs neither torch nor Lightning."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, li
     add("--num-samples", type=positive, metavar="N", help="use so many test samples; all if not given")
     add("--batch-size", type=positive, metavar="N", help="samples per step and process")
     add("--steps", type=positive, nargs="+", metavar="N", help="inference steps; several are compared")
-    add("--guidance-scale", type=float, metavar="W", help="1 is unguided; the model's own if not given")
+    add("--guidance-scale", type=scale, metavar="W", help="1 is unguided; the model's own if not given")
     add("--seed", type=seed, default=0, help="of intervals, noise and the global random generators (0)")
     add("--devices", type=positive, default=1, help="processes that share the test data (1)")
     add("--bootstrap", type=draws, default=1000, help="resamples behind the 95%% interval of a mean (1000)")
@@ -66,6 +67,16 @@ def seed(text: str) -> int:
     if not text.isdigit() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
     return int(text)
+
+
+def scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0; 1 is unguided")
+    return value
 
 
 def positive(text: str) -> int:

@@ -22,6 +22,7 @@ from commands.option_groups import check_groups
 from commands.train.adopted_config import refuse_writes_outside
 from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
+from commands.value_errors import refuse_nan
 from commands.weight_mismatch import require_same_numbers
 from fewstep.one_line import one_line
 from fewstep.picture_size import as_stored
@@ -117,6 +118,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
         raise ValueError(explain(str(error), parser, configs, [])) from error
     check(parsed)
     check_groups(parsed)
+    refuse_nan(parsed)
     _vet(parsed, config, adopted)
     if options.prompts is not None:
         prompts, content["data"] = read_prompts_instead(options)

@@ -13,12 +13,18 @@ DATA_KEYS = {"path": "data", "splits.num_test": "num_samples", "eval_batch_size"
 def metadata_of(metrics: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What these metrics, of --metrics, read of every sample's metadata."""
     chosen = {name: CHOICES[name].metadata for name in metrics if CHOICES[name].metadata}
-    return list(dict.fromkeys(options.get(name, {}).get("field", field) for name, field in chosen.items()))
+    fields = {name: options.get(name, {}).get("field", field) for name, field in chosen.items()}
+    for name, field in fields.items():
+        if not isinstance(field, str) or not field:
+            raise ValueError(f"--metrics.{name}.field {field!r}: give the name of what every sample's json has")
+    return list(dict.fromkeys(fields.values()))
 
 
 def with_metadata(arguments: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
     """The arguments of the data with these among the metadata that they read."""
     read = arguments.get("metadata") or []
+    if not isinstance(read, list | tuple):
+        return dict(arguments)  # which the parser refuses
     lacking = [name for name in wanted if name not in read]
     return {**arguments, "metadata": [*read, *lacking]} if lacking else dict(arguments)
 

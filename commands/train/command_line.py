@@ -38,7 +38,7 @@ from commands.train.dry_run_ranks import rehearsal, take_ranks
 from commands.train.optimizer_options import OptimizerOptions
 from commands.train.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
 from commands.train.scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
-from commands.value_errors import values_named
+from commands.value_errors import refuse_nan, values_named
 
 OF_ONE_INVOCATION = ("config", "run_dir", "resume", "dry_run")  # not part of the config that a run saves
 
@@ -154,6 +154,7 @@ class CommandLine(LightningCLI):
         self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
         check_ranges(self.settings, self.subcommand)
         check_groups(self.settings)
+        refuse_nan(self.settings)
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._dump_config()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.backbones.adapter_files import AdapterFile, check_fits, read_adapter, save_adapter
 from fewstep.backbones.adapter_rows import Block, RowBlocks
+from fewstep.choices import require_range
 from fewstep.files.weights import weights_sha256
 
 # What iCD adapts in a UNet: all but the first and last layer and the embeddings of time and guidance.
@@ -44,8 +45,8 @@ class Adapters:
     ) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
-        if rank < 1 or alpha <= 0:
-            raise ValueError(f"adapters need a rank of at least 1 and an alpha above 0, got {rank} and {alpha}")
+        require_range("rank", rank, 1)
+        require_range("alpha", alpha, above=True)
         if merged and {weight.dtype for weight in model.parameters()} != {torch.float32}:
             raise ValueError("merged adapters need float32 weights: half precision would round what they add away")
         if not names or len(set(names)) < len(names) or not all(name.isidentifier() for name in names):

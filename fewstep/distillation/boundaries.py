@@ -32,13 +32,13 @@ class Boundaries:
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", tuple(self.times))
         object.__setattr__(self, "reverse_times", tuple(self.reverse_times or self.times))
-        for name, times in (("times", self.times), ("reverse_times", self.decode_times[::-1])):
+        for name, times in (("boundaries", self.times), ("reverse_times", self.decode_times[::-1])):
             if len(times) < 2 or times[0] != 0 or times[-1] != 1:
-                raise ValueError(f"boundary {name} must begin with 0 and end with 1, got {list(times)}")
+                raise ValueError(f"{name}={list(times)}: must begin with 0 and end with 1")
             if any(not after - before > 1e-3 for before, after in pairwise(times)):  # also catches NaN
-                raise ValueError(f"boundary {name} must rise by more than 0.001 each, got {list(times)}; sort them")
+                raise ValueError(f"{name}={list(times)}: must rise by more than 0.001 each; sort them")
         if not 0 <= self.start < self.times[1] - _SLACK:
-            raise ValueError(f"start must be at least 0 and below times[1] = {self.times[1]:g}, got {self.start:g}")
+            raise ValueError(f"start={self.start}: must be at least 0 and below the next boundary, {self.times[1]:g}")
         if lacking := [t for t in self.times if min(abs(t - r) for r in self.decode_times) > _SLACK]:
             raise ValueError(f"reverse_times lack {lacking[0]:g}, which is among times; they may only be finer")
 

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fewstep.choices import require_range
 from fewstep.diffusion.guidance import Condition, Distance
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import per_sample
@@ -34,6 +35,12 @@ class Weights:
     forward_preservation: float = 1.5
     reverse_preservation: float = 1.5
     full_cycle: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            require_range(f"loss_weights.{name}", weight)
+        if not any(asdict(self).values()):
+            raise ValueError("loss_weights: all are 0, which leaves nothing to train; give one of them more")
 
 
 class Draw(NamedTuple):

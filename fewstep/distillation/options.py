@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from fewstep.choices import require_choice
+from fewstep.choices import require_choice, require_range
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.consistency import ConsistencyDistillation, Weights
@@ -34,15 +34,22 @@ class DistillationOptions:
 
     def __post_init__(self) -> None:
         require_choice("boundaries_in", self.boundaries_in, ("time", "log_snr"))
+        require_range("distillation.num_steps", self.num_steps, 1)
+        require_range("distillation.huber_c", self.huber_c, above=True)
+        if self.boundaries_in == "time":  # before a network is fetched
+            self._of_times().require_on_grid(self.num_steps)
 
     def of(self, parametrization: Parametrization) -> ConsistencyDistillation:
         """The losses for a network of this parametrization. ValueError in one line for ends that do not fit it."""
-        start, steps = self.start, self.num_steps
+        steps = self.num_steps
         if self.boundaries_in == "log_snr":
-            boundaries = Boundaries.from_log_snr(parametrization.schedule, self.boundaries, start, steps)
+            boundaries = Boundaries.from_log_snr(parametrization.schedule, self.boundaries, self.start, steps)
         else:
-            boundaries = Boundaries(tuple(self.boundaries), 0.0 if start is None else start)
+            boundaries = self._of_times()
         distance = partial(pseudo_huber, c=self.huber_c)
         return ConsistencyDistillation(
             parametrization, boundaries, steps, distance, self.loss_weights, reverse_from=self.reverse_from
         )
+
+    def _of_times(self) -> Boundaries:
+        return Boundaries(tuple(self.boundaries), 0.0 if self.start is None else self.start)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.backbones import Adapters, DiffusersDenoiser, LatentDiffusion, load_guided_network, save_guided_network
-from fewstep.choices import require_choice
+from fewstep.choices import require_choice, require_range
 from fewstep.diffusion.guidance import Condition, Denoiser
 from fewstep.distillation.network_calls import Call, SeparateNetworks
 
+MOST_RANK = 1 << 16  # wider than any layer
 ADAPTERS = {"teacher": None, "forward": "forward", "reverse": "reverse"}  # None is the network alone
 
 
@@ -73,6 +74,8 @@ class StudentOptions:
 
     def __post_init__(self) -> None:
         require_choice("students.kind", self.kind, ("lora", "full"))
+        require_range("students.rank", self.rank, 1, MOST_RANK)
+        require_range("students.alpha", self.alpha, above=True)
 
     def of(self, model: LatentDiffusion) -> Students:
         """The students of this model, whose network adapters change in place."""

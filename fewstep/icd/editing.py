@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fewstep.choices import require_range
 from fewstep.diffusion.guidance import Condition, Denoiser, DynamicGuidance, GuidanceSchedule, unguided
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.solvers import ddim
@@ -47,9 +48,10 @@ class Editing:
     def __post_init__(self) -> None:
         if self.backend not in ("prompt_switch", "prompt_to_prompt"):
             raise ValueError(f'backend {self.backend!r} is unknown; choose "prompt_switch" or "prompt_to_prompt"')
-        if not 0 <= self.prompt_below <= 1:
-            raise ValueError(f"prompt_below must be from 0 to 1, got {self.prompt_below:g}")
-        self.guidance  # noqa: B018  checks itself
+        for name in ("guided_below", "prompt_below", "cross_share", "self_share"):
+            require_range(name, getattr(self, name), most=1)
+        require_range("guidance_scale", self.guidance_scale)
+        require_range("amplify", self.amplify)
 
     @property
     def guidance(self) -> DynamicGuidance:

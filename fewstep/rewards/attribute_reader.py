@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fewstep.files.hub import check_keys, read_weights, weights_file
 from fewstep.files.plain_json import read_json
 from fewstep.one_line import one_line
-from fewstep.picture_size import Size, as_stored, height_and_width
+from fewstep.picture_size import Size, as_stored, as_text, height_and_width
 
 Values = Mapping[str, Sequence[str]]  # {attribute: its values}
 
@@ -39,16 +39,12 @@ class AttributeReader(nn.Module):
         image_size: Size = 64,
     ) -> None:
         super().__init__()
-        self.values = {name: [str(value) for value in several] for name, several in values.items()}
-        if not values or any(len(set(several)) < 2 for several in self.values.values()):
-            raise ValueError(f"values={values}: give every attribute two values or more")
+        self.values = checked_values(values)
         self.image_size = height_and_width(image_size)
         self.config: dict[str, Any] = {"values": self.values, "trunk": trunk, "trunk_options": trunk_options or {}}
         self.config["image_size"] = as_stored(image_size)
         self.trunk = _trunk(trunk, self.config["trunk_options"])
-        with torch.no_grad():
-            width = self.trunk.eval()(torch.zeros(1, 3, *self.image_size)).numel()
-        self.trunk.train()
+        width = _features(self.trunk, trunk, self.image_size)
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(several)) for name, several in self.values.items()})
         self.temperatures: Tensor
         self.register_buffer("temperatures", torch.ones(len(self.values)))
@@ -85,20 +81,52 @@ class AttributeReader(nn.Module):
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
 
 
+def checked_values(values: Any) -> dict[str, list[str]]:
+    """{attribute: its values}, as text; ValueError in one line for what a config or a file gives instead."""
+    heads = nn.ModuleDict()  # names its parts by attributes
+    if not isinstance(values, Mapping) or not values:
+        raise ValueError(f"values={one_line(repr(values), 80)}: give {{attribute: [its values]}}")
+    for name, several in values.items():
+        if not isinstance(name, str) or not name or "." in name or hasattr(heads, name):
+            raise ValueError(f"values.{one_line(str(name), 40)}: no attribute can have this name; choose another")
+        told = [str(value) for value in several] if isinstance(several, list | tuple) else []
+        if len(told) < 2 or len(set(told)) < len(told):
+            given = one_line(repr(several), 80)
+            raise ValueError(f"values.{name}={given}: give every attribute two values or more, each once")
+    return {name: [str(value) for value in several] for name, several in values.items()}
+
+
 def _trunk(name: str, options: Mapping[str, Any]) -> nn.Module:
     """A config may come from anywhere: it names a network and its sizes, and nothing that timm would load."""
     import timm
 
-    own = [*inspect.signature(timm.create_model).parameters, "features_only"]
-    if not timm.is_model(name):
+    if not isinstance(options, Mapping):
+        raise ValueError(
+            f"trunk_options={one_line(repr(options), 80)}: give sizes by name, such as {{depths: [1, 1, 2, 1]}}"
+        )
+    own = [*inspect.signature(timm.create_model).parameters, "features_only", "in_chans"]
+    if not isinstance(name, str) or not timm.is_model(name):
         near = difflib.get_close_matches(str(name), timm.list_models(), 1)
         raise ValueError(f"trunk {name!r} is no network of timm{f'; the nearest is {near[0]!r}' if near else ''}")
-    if loading := [key for key in options if key in own or key.startswith("pretrained")]:
+    if loading := [key for key in map(str, options) if key in own or key.startswith("pretrained")]:
         raise ValueError(f"trunk_options.{loading[0]} is nothing that a reader takes; give sizes such as depths, dims")
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **options)
     except Exception as error:  # timm asserts, looks up names, passes options on
         raise ValueError(f"timm cannot build the trunk {name!r}: {one_line(error, 160)}") from None
+
+
+def _features(trunk: nn.Module, name: str, size: tuple[int, int]) -> int:
+    """How many numbers the trunk makes of a picture of this size; ValueError in one line where it takes none."""
+    try:
+        with torch.no_grad():
+            count = trunk.eval()(torch.zeros(1, 3, *size)).numel()
+    except Exception as error:  # what a network asserts of sizes, and what no memory holds
+        raise ValueError(
+            f"the trunk {name!r} cannot read pictures of {as_text(size)}: {one_line(error, 160)}"
+        ) from None
+    trunk.train()
+    return count
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -127,6 +155,9 @@ def load_attribute_reader(source: str | Path) -> AttributeReader:
     state = {name: value.float() for name, value in read_weights(weights).items()}
     check_keys(state, reader.state_dict(), weights)
     reader.load_state_dict(state)
+    finite = all(value.isfinite().all() for value in reader.state_dict().values())
+    if not finite or not (reader.temperatures > 0).all():
+        raise ValueError(f"{weights} holds values that are not finite, or temperatures of 0 or less; export it again")
     return reader.eval().requires_grad_(False)
 
 

@@ -103,8 +103,13 @@ def labels_of(
             raise ValueError(f"attribute {unknown[0]!r} is none of those that are read: {', '.join(numbers)}")
         for name, number in numbers.items():
             value = person.get(name)
-            if value is not None and (not isinstance(value, str) or value not in number):
-                raise ValueError(f"attribute {name}={str(value)[:40]!r}: known values are {', '.join(number)}")
+            if value is not None and not isinstance(value, str):
+                kind = type(value).__name__
+                raise ValueError(
+                    f"attribute {name}={str(value)[:40]} is a {kind}; write text, such as {next(iter(number))!r}"
+                )
+            if value is not None and value not in number:
+                raise ValueError(f"attribute {name}={value[:40]!r}: known values are {', '.join(number)}")
             labels[name].append(-1 if value is None else number[value])
     return {name: torch.tensor(column, dtype=torch.int64, device=device) for name, column in labels.items()}
 

@@ -1,11 +1,13 @@
 """What a class says of a value names the key that can be pasted, and no other key."""
 
+import math
+
 import pytest
 import yaml
 from jsonargparse import Namespace
 
 import train
-from commands.value_errors import in_keys, values_named
+from commands.value_errors import in_keys, refuse_nan, values_named
 
 IMAGES = "datamodules.ImageTextDataModule"
 MODELS = {
@@ -45,6 +47,16 @@ def test_a_value_is_named_by_its_key(message, expected):
     assert in_keys(message, settings()) == expected
 
 
+def test_what_is_no_number_is_named_by_its_key():
+    given = settings()
+    refuse_nan(given)
+    given.data.init_args.timeout = math.inf  # which is for ever
+    refuse_nan(given)
+    given.model.init_args.optimizer.betas = [0.9, math.nan]
+    with pytest.raises(ValueError, match=r"^model\.optimizer\.betas=\[0\.9, nan\]: is not a number; give one"):
+        refuse_nan(given)
+
+
 def test_errors_of_another_kind_stay_as_they_are():
     class OwnError(ValueError):
         pass
@@ -65,6 +77,20 @@ def test_errors_of_another_kind_stay_as_they_are():
         (["--data.batch_size", "0"], "data.batch_size=0: must be at least 1"),
         (["--model.optimizer.lr", "-1"], "model.optimizer.lr=-1.0: must be positive and finite"),
         (["--model.optimizer.schedule", "line"], "model.optimizer.schedule='line': choose one of constant, cosine"),
+        (["--data.worker_timeout", ".nan"], "data.worker_timeout=nan: is not a number; give one"),
+        (["--model.optimizer.lr", ".nan"], "model.optimizer.lr=nan: is not a number; give one"),
+        (["--model.optimizer.lr", ""], "model.optimizer.lr: expected float, got '' (on the command line)"),
+        (["--model.students.rank", "0"], "model.students.rank=0: must be at least 1"),
+        (["--model.distillation.num_steps", "0"], "model.distillation.num_steps=0: must be at least 1"),
+        (
+            ["--model.distillation.boundaries", "[0, 0.5]"],
+            "model.distillation.boundaries=[0.0, 0.5]: must begin with 0",
+        ),
+        (["--model.distillation.boundaries", "null"], "model.distillation.boundaries: expected list, got 'None'"),
+        (
+            ["--model.distillation.loss_weights.full_cycle", "-1"],
+            "model.distillation.loss_weights.full_cycle=-1.0: must",
+        ),
         (["--data.splits", "null", "--print_config"], "data.splits cannot be null; it is a group of settings"),
         (["--model.optimizer", "null", "--print_config=skip_default"], "model.optimizer cannot be null; it is a group"),
     ],

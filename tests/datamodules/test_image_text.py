@@ -142,6 +142,18 @@ def plain(value):
         ({"loader": {"start_method": "thread"}}, "loader.start_method='thread': choose one of fork"),
         ({"sampling": "resampled"}, "sampling=resampled needs steps_per_epoch"),
         ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
+        ({"worker_timeout": float("nan")}, "worker_timeout=nan: must be at least 0"),
+        ({"path": ""}, "path='': give a folder of shards"),
+        ({"path": []}, "path=..: give a folder of shards"),
+        ({"path": [""]}, "path=....: give a folder of shards"),
+        ({"seed": 1 << 64}, "seed=18446744073709551616: must be below"),
+        ({"metadata": ["image"]}, "metadata=.'image'.: 'image' cannot be a further field, every batch has one"),
+        ({"metadata": ["key"]}, "'key' cannot be a further field, every batch has one already"),
+        ({"arrays": ["weight"]}, "arrays=.'weight'.: 'weight' cannot be a further field"),
+        ({"images": ["after", "after"]}, "'after' cannot be a further field, images name it already"),
+        ({"images": ["after"], "metadata": ["after"]}, "'after' cannot be a further field, images name it already"),
+        ({"select": {"style": {"is": "noto"}}}, "select.style={'is': 'noto'}: give one value, or a list of values"),
+        ({"select": {"style": [["noto"]]}}, "select.style=..'noto'..: give one value, or a list of values"),
     ],
 )
 def test_mistakes_are_one_line_before_any_step(shards, options, message):

@@ -16,7 +16,24 @@ def test_one_number_is_a_square_and_two_are_height_and_width():
 
 
 @pytest.mark.parametrize(
-    "size", [0, -1, True, 64.0, "64", None, (), (64,), (64, 128, 3), (64, 0), (64, 128.0), (False, 8), [[8, 8]]]
+    "size",
+    [
+        0,
+        -1,
+        True,
+        64.0,
+        "64",
+        None,
+        (),
+        (64,),
+        (64, 128, 3),
+        (64, 0),
+        (64, 128.0),
+        (False, 8),
+        [[8, 8]],
+        65537,
+        [64, 10**9],
+    ],
 )
 def test_anything_else_is_one_line_that_names_it(size):
     with pytest.raises(

@@ -163,3 +163,9 @@ def test_a_field_that_is_not_read_says_where_to_list_it():
 def test_an_export_needs_an_evaluation(tmp_path):
     with pytest.raises(ValueError, match="not calibrated: validate it before the export"):
         AttributeReaderModule(reader()).export(str(tmp_path))
+
+
+def test_pictures_that_the_batch_lacks_are_named():
+    net = AttributeReaderModule(reader(), {"image": "attributes", "edited": "attributes"})
+    with pytest.raises(ValueError, match=r"the batch has no 'edited': list it in --data\.images"):
+        net.training_step(batch(PERSONS), 0)

@@ -224,6 +224,19 @@ def test_missing_captions_are_named(vocabulary):
         net.training_step(collate(rows(4)), 0)
     with pytest.raises(ValueError, match="sample k2 has no 'scoring_captions'"):
         net.validation_step({**collate(rows(4)), "scoring_captions": [["a"], ["b"], None, ["d"]]}, 0)
+    for wrong in (7, {"text": "a"}, ["a", 3]):
+        with pytest.raises(ValueError, match="sample k1: 'scoring_captions' in its json is no caption and no list"):
+            net.validation_step({**collate(rows(4)), "scoring_captions": [["a"], wrong, "c", ["d"]]}, 0)
+
+
+def test_what_a_variant_lacks_is_named(vocabulary):
+    net, batch = module(vocabulary, variant={"edited": "edited_caption"}), collate(rows(4))
+    net.log = lambda *_, **__: None
+    for step in (net.training_step, net.validation_step):
+        with pytest.raises(ValueError, match=r"no 'edited': list it in --data\.images"):
+            step({**batch, "edited_caption": batch["caption"]}, 0)
+        with pytest.raises(ValueError, match=r"'edited_caption': .* --data\.metadata or set --model\.variant null"):
+            step({**batch, "edited": batch["image"]}, 0)
 
 
 def test_a_field_names_further_positives(vocabulary):

@@ -209,6 +209,14 @@ def test_mistakes_are_named(folders, tmp_path):
         module(folders, prediction="x0")
     with pytest.raises(ValueError, match="prompt_dropout=1"):
         module(folders, prompt_dropout=1.0)
+    for name, value in (
+        ("min_snr_gamma", 0.0),
+        ("min_snr_gamma", -1.0),
+        ("sampling_steps", -1),
+        ("guidance_scale", -2.0),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}={value}: must be"):  # a gamma below 0 trains backwards
+            module(folders, **{name: value})
     with pytest.raises(ValueError, match="cross_attention_dim=8, its autoencoder and text encoder need 16"):
         DiffusionTeacherModule(unet(cross_attention_dim=8), *folders)
     with pytest.raises(ValueError, match="no sample_size"):

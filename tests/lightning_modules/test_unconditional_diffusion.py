@@ -113,6 +113,8 @@ def test_evaluation_draws_pictures_of_the_keys():
     [
         ({"prediction": "x0"}, "prediction"),
         ({"sampling_steps": -1}, "sampling_steps=-1"),
+        ({"min_snr_gamma": 0.0}, "min_snr_gamma=0.0: must be above 0"),
+        ({"min_snr_gamma": -5.0}, "min_snr_gamma=-5.0: must be above 0"),
         ({"export_dtype": "int8"}, "int8"),
     ],
 )

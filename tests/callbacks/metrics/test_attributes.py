@@ -70,6 +70,25 @@ def test_values_are_means_over_pictures(tmp_path, alone):
     assert 0.1 < logged["test/my_all_right"] < logged["test/my_attributes_right"] < 0.9  # the test sees both kinds
 
 
+def test_pictures_of_which_nothing_is_asked_are_not_counted(tmp_path):
+    callback, some = AttributeCallback(Channels()), [{} if i % 2 else wanted for i, wanted in enumerate(asked())]
+    logged = run(tmp_path, [callback], Loader(table() | {"attributes": some}))[0]
+    right, told, log_p = (values.float()[::2] for values in expected())
+    assert logged["test/attributes_right"] == pytest.approx((right.sum(1) / told.sum(1)).mean().item())
+    assert logged["test/all_right"] == pytest.approx((right == told).all(1).float().mean().item())
+    assert logged["test/attributes_log_p"] == pytest.approx((log_p.sum(1) / told.sum(1)).mean().item(), rel=1e-5)
+    assert callback.measured["test/all_right"]["num_generated"] == len(right)
+    with pytest.raises(ValueError, match="something is asked in `attributes`, got 0"):
+        run(tmp_path, [AttributeCallback(Channels())], Loader(table() | {"attributes": [{}] * N}))
+
+
+def test_a_sample_without_attributes_is_named(tmp_path):
+    columns = table() | {"attributes": [None if i == 4 else wanted for i, wanted in enumerate(asked())]}
+    for callback in (AttributeCallback(Channels()), RewardCallback(AttributeReward(Channels()), "x", "attributes")):
+        with pytest.raises(ValueError, match=f"needs `attributes` of every sample, and {columns['key'][4]} has none"):
+            run(tmp_path, [callback], Loader(columns))
+
+
 def test_rows_and_intervals_are_of_pictures(tmp_path):
     callback = AttributeCallback(Channels())
     run(tmp_path, [callback], Loader(table() | {"attributes": asked()}), stage="validate")

@@ -1,12 +1,13 @@
 """The data of a config with what a command line of evaluate.py replaces, however the config writes its groups."""
 
+from argparse import ArgumentError
 from dataclasses import asdict, replace
 
 import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
-from commands.evaluate.data_flags import DATA_KEYS, in_flags, with_changes
+from commands.evaluate.data_flags import DATA_KEYS, in_flags, metadata_of, with_changes, with_metadata
 from datamodules.image_options import Splits
 
 WAYS = {  # of one config
@@ -54,3 +55,17 @@ def test_what_the_data_say_is_said_in_the_words_of_the_command_line():
     assert in_flags(message, {"num_samples": None}) == message
     taken = set(vars(parsed({"path": "x"}))) | {f"splits.{name}" for name in asdict(Splits())}
     assert set(DATA_KEYS) <= taken
+
+
+def test_metadata_of_a_config_that_are_no_list_are_left_to_the_parser():
+    """A text would be taken apart into letters, and the run measured without what it reads."""
+    for wrong in ("caption", 5, {"a": 1}):
+        given = with_metadata({"path": "x", "metadata": wrong}, ["attributes"])
+        with pytest.raises(ArgumentError, match="metadata"):
+            parsed(given)
+
+
+@pytest.mark.parametrize("field", [None, ["attributes"], 5, ""])
+def test_a_field_of_metadata_is_a_name(field):
+    with pytest.raises(ValueError, match=r"^--metrics\.attributes\.field .*: give the name"):
+        metadata_of(["attributes"], {"attributes": {"field": field}})

@@ -104,15 +104,15 @@ def test_finer_decoding():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((0, 0.5, 0.3, 1),), "times must rise by more than 0.001 each, got .*; sort them"),
-        (((0, 0.5, 0.5, 1),), "times must rise by more than 0.001 each"),
-        (((0, math.nan, 1),), "times must rise by more than 0.001 each"),
-        (((0.26, 1),), "times must begin with 0 and end with 1, got"),
-        (((0, 259, 999),), "times must begin with 0 and end with 1, got"),
-        (((0, 1), 1.0), r"start must be at least 0 and below times\[1\] = 1, got 1"),
-        (((0, 0.5, 1), 0.5), "got 0.5"),
+        (((0, 0.5, 0.3, 1),), r"boundaries=\[0, 0.5, 0.3, 1\]: must rise by more than 0.001 each; sort them"),
+        (((0, 0.5, 0.5, 1),), "boundaries=.*: must rise by more than 0.001 each"),
+        (((0, math.nan, 1),), "boundaries=.*: must rise by more than 0.001 each"),
+        (((0.26, 1),), "boundaries=.*: must begin with 0 and end with 1"),
+        (((0, 259, 999),), "boundaries=.*: must begin with 0 and end with 1"),
+        (((0, 1), 1.0), "start=1.0: must be at least 0 and below the next boundary, 1"),
+        (((0, 0.5, 1), 0.5), "start=0.5: must be at least 0 and below the next boundary, 0.5"),
         (((0, 0.5, 1), 0.02, (0, 0.25, 1)), "reverse_times lack 0.5, which is among times; they may only be finer"),
-        (((0, 0.5, 1), 0.02, (0, 0.6, 0.5, 1)), "reverse_times must rise"),
+        (((0, 0.5, 1), 0.02, (0, 0.6, 0.5, 1)), "reverse_times=.*: must rise"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

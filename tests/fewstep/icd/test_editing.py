@@ -1,5 +1,6 @@
 """Editing with students that are written down, and with a tiny UNet against the same loop by hand."""
 
+import math
 from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
@@ -179,8 +180,12 @@ def test_words_that_differ_are_blended_and_amplified():
     ("options", "message"),
     [
         ({"backend": "masactrl"}, "backend 'masactrl' is unknown"),
-        ({"prompt_below": 1.5}, "prompt_below must be from 0 to 1, got 1.5"),
-        ({"guided_below": -0.1}, "dynamic guidance needs 0 <= full_below"),
+        ({"prompt_below": 1.5}, "prompt_below=1.5: must be at least 0 and at most 1"),
+        ({"guided_below": -0.1}, "guided_below=-0.1: must be at least 0 and at most 1"),
+        ({"cross_share": math.nan}, "cross_share=nan: must be"),
+        ({"self_share": 1.2}, "self_share=1.2: must be"),
+        ({"guidance_scale": math.nan}, "guidance_scale=nan: must be at least 0 and finite"),
+        ({"amplify": -1.0}, "amplify=-1.0: must be at least 0 and finite"),
     ],
 )
 def test_mistakes_are_named(options, message):

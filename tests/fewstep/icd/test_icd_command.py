@@ -112,7 +112,7 @@ def test_the_last_view_of_the_decoder_is_its_answer(export):
         (["edit", *EDIT, "--guidance-scale", "7"], "guidance_scale 7 was not trained; choose one of 1, 4, 12"),
         (["edit", *EDIT, "--target", "a red square " * 9], "token"),
         (["edit", *EDIT, "--mask", "small.png"], "the mask has 5 x 5 pixels, its picture 30 x 20"),
-        (["edit", *EDIT, "--prompt-below", "2"], "prompt_below must be from 0 to 1"),
+        (["edit", *EDIT, "--prompt-below", "2"], "prompt_below=2.0: must be at least 0 and at most 1"),
         (["generate", "--prompt", "red", "--code", "no.safetensors"], "no.safetensors holds no code"),
         (["generate", "--prompt", "red", "--code", "other.safetensors"], "the code has shape [1, 4, 9, 9]"),
     ],

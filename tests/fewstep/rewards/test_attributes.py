@@ -66,7 +66,8 @@ def test_every_person_is_read_in_its_own_part():
     [
         ([{"color": "red"}], "attribute 'color' is none of those that are read: colour, bright"),
         ([{"colour": "pink"}], "attribute colour='pink': known values are red, green, blue"),
-        ([{"colour": ["red"]}], r"attribute colour=\"\['red'\]\": known values"),
+        ([{"colour": ["red"]}], r"attribute colour=\['red'\] is a list; write text, such as 'red'"),
+        ([{"colour": 3}], "attribute colour=3 is a int; write text, such as 'red'"),
     ],
 )
 def test_attributes_that_no_reader_knows_are_one_line(attributes, message):
@@ -157,6 +158,13 @@ def test_smaller_pictures_of_pixels_are_read_as_blocks():
         ({"trunk_options": {"pretrained_cfg_priority": 1}}, "trunk_options.pretrained_cfg_priority is nothing"),
         ({"trunk_options": {"depths": "many"}}, "timm cannot build the trunk 'convnext_atto'"),
         ({"values": {"colour": ["red"]}}, "give every attribute two values or more"),
+        ({"values": {"colour": ["red", "red", "blue"]}}, r"values\.colour=.* two values or more, each once"),
+        ({"values": {"colour": "red"}}, "values.colour='red': give every attribute two values or more"),
+        ({"values": ["colour"]}, r"values=\['colour'\]: give {attribute: \[its values\]}"),
+        ({"values": {"items": ["red", "blue"]}}, "values.items: no attribute can have this name"),
+        ({"values": {"hair.colour": ["red", "blue"]}}, "values.hair.colour: no attribute can have this name"),
+        ({"trunk": 5}, "trunk 5 is no network of timm"),
+        ({"trunk_options": [1]}, r"trunk_options=\[1\]: give"),
         ({"more": 1}, "describes no attribute reader"),
     ],
 )
@@ -165,6 +173,32 @@ def test_a_folder_names_sizes_and_nothing_to_load(tmp_path, change, message):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=message):
+        load_attribute_reader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trunk": "vit_tiny_patch16_224", "trunk_options": {}}, "cannot read pictures of 32: Input height"),
+        ({"image_size": 1}, "the trunk 'convnext_atto' cannot read pictures of 1: "),
+        ({"trunk_options": {"in_chans": 1}}, "trunk_options.in_chans is nothing that a reader takes"),
+        ({"trunk_options": {5: 1}}, "timm cannot build the trunk"),
+    ],
+)
+def test_trunks_that_take_no_such_pictures_are_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        AttributeReader(VALUES, **SMALL | change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("temperatures", 0.0), ("temperatures", -1.0), ("heads.colour.bias", math.nan)]
+)
+def test_weights_that_answer_nothing_are_refused(tmp_path, name, value):
+    reader = AttributeReader(VALUES, **SMALL)
+    reader.state_dict()[name].fill_(value)
+    reader.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.safetensors holds values that are not finite, or temperatures"):
         load_attribute_reader(tmp_path)
 
 
