@@ -14,8 +14,11 @@ from datamodules.sample_order import SUBSET, permutation
 from datamodules.sample_pictures import several_pictures
 from datamodules.sample_selection import select
 from datamodules.shard_names import MEANING, examples, matching, not_read
-from datamodules.shard_sources import folders_of, named, shards_by_split, splits
+from datamodules.shard_sources import folder_index, folders_of, named, shards_by_split, splits
 from datamodules.skipped import LOG, Skipped
+from fewstep.picture_size import Size, as_text, height_and_width, largest_part
+
+LEAST_SHARE = 0.9  # of a picture that a crop may keep without a word
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,25 @@ class ImageSplits:
             index = index.select(np.sort(permutation(len(index), self.seed, SUBSET)[:wanted]))
         return index
 
-    def tell(self, rank: int) -> None:
+    def tell(self, rank: int, size: Size, crop: str) -> None:
         """Say, once, what of the folder is not read, and when nothing is validated: a name may be no one's wish."""
-        for line in self.notices() if rank == 0 else ():
+        for line in [*self.notices(), *self.cut_away(size, crop)] if rank == 0 else ():
             LOG.warning(line)
+
+    def cut_away(self, size: Size, crop: str) -> list[str]:
+        """One line for each folder whose pictures, by its index.json, lose part of their width or height."""
+        lines = []
+        for folder in folders_of(self.path) if crop != "none" else ():
+            if (stored := (folder_index(folder) or {}).get("image_size")) is None:
+                continue
+            told, (height, width) = f"{folder}: image_size", height_and_width(stored, f"{folder}: image_size")
+            part = largest_part(height, width, height_and_width(size))
+            if (share := part[0] * part[1] / (height * width)) < LEAST_SHARE:
+                lines.append(
+                    f"{told} {as_text(size)} keeps {share:.0%} of pictures of {height} x {width}; for all of them give "
+                    f"data.image_size [{height}, {width}] or data.transform.crop none"
+                )
+        return lines
 
     def notices(self) -> list[str]:
         """What a user may not expect of `path`, one line each."""

@@ -106,7 +106,7 @@ class ImageTextDataModule(LightningDataModule):
         """Open what this stage reads, so that a bad folder is reported before any step."""
         if stage == "fit":
             _ = self.train_index if self.hparams.sampling == "exact" else self.train_shards
-            self.parts.tell(topology(self.trainer)[0])
+            self.parts.tell(topology(self.trainer)[0], self.hparams.image_size, self.transform.crop)
         if stage in ("fit", "validate"):
             _ = self.val_index
         if stage in ("test", "predict"):

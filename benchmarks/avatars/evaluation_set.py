@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules import ImageTextDataModule
 from datamodules.image_options import Splits
+from datamodules.shard_sources import source_index
 
 FIELDS = ["attributes", "edited_caption", "edited_attributes", "changed"]
 
@@ -47,6 +48,7 @@ def read_avatars(path: str, split: str = "test", num: int | None = None) -> Avat
     """The first `num` of a split, or all of it, in the order of the keys."""
     data = ImageTextDataModule(
         path,
+        image_size=(source_index(path) or {}).get("image_size", 64),
         eval_batch_size=128,
         images=["edited"],
         metadata=FIELDS,

@@ -8,7 +8,7 @@ import argparse
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from datamodules import ImageTextDataModule
+from benchmarks.avatars.evaluation_set import read_avatars
 from fewstep.augmentation import blurred
 from fewstep.metrics.intervals import bootstrap_mean
 from fewstep.rewards.attribute_reader import load_attribute_reader
@@ -28,12 +28,9 @@ def main() -> None:
     parser.add_argument("--data", default="data/avatars64")
     parser.add_argument("--split", default="test", choices=("val", "test"))
     options = parser.parse_args()
-    data = ImageTextDataModule(options.data, metadata=["attributes"], num_workers=0, eval_batch_size=100)
-    data.setup("test" if options.split == "test" else "validate")
-    batches = list(data.test_dataloader() if options.split == "test" else data.val_dataloader())
-    persons = listed([sample for batch in batches for sample in batch["attributes"]])
-    pictures = torch.cat([batch["image"] for batch in batches]).float() / 127.5 - 1
-    images, told = tiles(pictures, len(persons[0])), [person for several in persons for person in several]
+    avatars = read_avatars(options.data, options.split)
+    persons = listed(avatars.attributes)
+    images, told = tiles(avatars.image, len(persons[0])), [person for several in persons for person in several]
     print(f"{options.data}, {options.split}: {len(images)} avatars")
     for folder in options.readers:
         reader = load_attribute_reader(folder)

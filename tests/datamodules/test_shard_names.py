@@ -2,9 +2,11 @@
 
 import itertools
 import unicodedata
+from pathlib import Path
 
 import pytest
 
+from datamodules import ImageTextDataModule
 from datamodules.image_folder import open_images
 from datamodules.image_options import Splits
 from datamodules.image_splits import ImageSplits
@@ -15,6 +17,7 @@ from datamodules.shard_sources import splits
 from fewstep.files.local_paths import local_path
 from tests.datamodules.picture_shards import sample, write_tar
 
+SCENES = str(Path(__file__).parents[2] / "data" / "avatar_scenes64")
 FORMS = ("{}-0.tar", "{}.tar", "x-{}-000.tar", "x_{}_000.tar", "set.{}.tar", "{}2017-0.tar", "my{}7.tar", "{}/0.tar")
 
 
@@ -111,3 +114,20 @@ def test_local_paths(tmp_path, monkeypatch):
     for wrong in ("file://server/share", "C:\\data"):
         with pytest.raises(ValueError, match=r"three slashes|path of Windows"):
             local_path(wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "kept"),
+    [(64, "center", "50%"), ((32, 128), "random", "50%"), ((64, 128), "center", None), ((32, 64), "center", None),
+     (64, "none", None), ((64, 120), "center", None)],
+)  # fmt: skip
+def test_pictures_that_lose_their_sides_are_said(size, crop, kept):
+    lines = ImageSplits(SCENES, Splits()).cut_away(size, crop)
+    assert len(lines) == (kept is not None)
+    if kept:
+        assert f"keeps {kept} of pictures of 64 x 128; for all of them give data.image_size [64, 128]" in lines[0]
+
+
+def test_a_training_says_what_its_crop_leaves_out(caplog):
+    ImageTextDataModule(SCENES, image_size=64, num_workers=0).setup("fit")
+    assert "keeps 50% of pictures of 64 x 128" in caplog.text
