@@ -39,35 +39,20 @@ exit codes
 FEWSTEP_TRACEBACK=1 shows where an error was raised.
 """
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from commands.train.start import end_at_signals, start
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "trainer" / "default.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name); returns the exit code."""
-    leaving, argv = argv is None, sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0
-    if argv[0] == "--version":
-        from fewstep import __version__
-
-        print(f"fewstep {__version__}")
-        return 0
-
-    import datamodules  # noqa: F401  # a class without its package is looked up among those that are imported
-    import lightning_modules  # noqa: F401
-    from commands.train.command_line import run
-
-    return run(argv, DEFAULT_CONFIG, leaving)
+    return start(argv, __doc__, DEFAULT_CONFIG)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # until the imports are done; then callbacks/care/stop_signals.py
-        signal.signal(number, lambda *_: os._exit(143))
+    end_at_signals()
     sys.exit(main())

@@ -18,7 +18,6 @@ from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.choices import DTYPES, require_choice
 from fewstep.diffusion.guidance import draw_scales, guidance_distillation, guide
 from fewstep.diffusion.schedules import training_times
-from fewstep.files.weights import weights_sha256
 from fewstep.losses import l2
 from fewstep.optimizers import AdamW
 from fewstep.picture_size import Size, as_stored
@@ -62,8 +61,7 @@ class GuidanceDistillationModule(LightningModule):
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
         self.teacher = load_latent_diffusion(pipeline, network, image_size=image_size)
         self.parametrization = self.teacher.parametrization
-        self.encoders = FrozenEncoders(self.teacher.latents, self.teacher.prompts)
-        self.encoders.hashes["network"] = weights_sha256(self.teacher.network)
+        self.encoders = FrozenEncoders.of(self.teacher)
         student = add_guidance_embedding(copy.deepcopy(self.teacher.network), embedding_dim)
         self.model = student.requires_grad_(True).train()
         if gradient_checkpointing:

@@ -4,30 +4,24 @@ Starodubcev et al. 2024, "Invertible Consistency Distillation for Text-Guided Im
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
-import torch
 from lightning import LightningModule
 from torch import Tensor
 
 from fewstep.backbones import load_latent_diffusion
-from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.choices import DTYPES, require_choice
-from fewstep.diffusion.guidance import Condition, draw_scales, require_trained
-from fewstep.distillation.consistency import Draw
+from fewstep.diffusion.guidance import require_trained
 from fewstep.distillation.options import DistillationOptions
 from fewstep.distillation.students import StudentOptions
-from fewstep.files.weights import weights_sha256
-from fewstep.icd.inversion import decode, encode
-from fewstep.icd.pair import Editing, InvertibleConsistency
-from fewstep.losses import l2
+from fewstep.icd.pair import Editing
+from fewstep.icd.pair_distillation import PairDistillation
 from fewstep.optimizers import AdamW
 from fewstep.picture_size import Size, as_stored
 from fewstep.rng import PerSampleRng
 from lightning_modules.evaluation_steps import log_mean, sample_rng
-
-AUTHORS_ORDER = ("reverse_cd", "forward_cd", "forward_preservation", "reverse_preservation", "full_cycle")
+from lightning_modules.term_steps import require_one_process, step_for_each_term
 
 
 class ICDModule(LightningModule):
@@ -73,58 +67,29 @@ class ICDModule(LightningModule):
         require_choice("dtype", dtype, DTYPES)
         self.automatic_optimization = objective == "summed"
         model = load_latent_diffusion(pipeline, network, DTYPES[dtype], image_size)
-        self.model, self.parametrization = model, model.parametrization
-        self.encoders = FrozenEncoders(model.latents, model.prompts)
-        self.encoders.hashes["network"] = weights_sha256(model.network)
-        self.guidance_scales = model.scales_to_train(guidance_scales)
-        self.distillation = distillation.of(model.parametrization)
-        self.editing = editing or Editing(guidance_scale=max(self.guidance_scales))
-        require_trained(self.editing.guidance_scale, self.guidance_scales)
         if gradient_checkpointing:
             model.network.enable_gradient_checkpointing()
-        self.students, self.optimizer = students.of(model), optimizer
-        self.weights = self.students.weights  # all that is trained and stored
+        self.distillation = PairDistillation.of(model, guidance_scales, distillation, students)
+        self.encoders, self.pair = self.distillation.encoders, self.distillation.pair
+        self.editing = editing or Editing(guidance_scale=max(self.pair.guidance_scales))
+        require_trained(self.editing.guidance_scale, self.pair.guidance_scales)
+        self.weights, self.optimizer = self.distillation.students.weights, optimizer  # all that is trained and stored
 
     def setup(self, stage: str) -> None:
-        if self.hparams.objective == "separate" and (
-            self.trainer.world_size > 1 or self.trainer.precision == "16-mixed"
-        ):
-            raise ValueError("objective='separate' works in one process without float16 scaling; use 'summed'")
-        self.model.to(self.trainer.strategy.root_device)
-        self.encoders.to(self.trainer.strategy.root_device)
-
-    @property
-    def pair(self) -> InvertibleConsistency:
-        """The students at work on pictures."""
-        networks, boundaries = self.students.networks, self.distillation.boundaries
-        return InvertibleConsistency(self.model, networks.forward, networks.reverse, boundaries, self.guidance_scales)
+        if self.hparams.objective == "separate":
+            require_one_process(self.trainer)
+        self.distillation.to(self.trainer.strategy.root_device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        data, condition = self.encoders.read(batch, training=True)
-        uniform = torch.rand(len(data), 4, device=data.device)
-        scale = draw_scales(self.guidance_scales, uniform[:, 3])
-        draw = self.distillation.draw(data, torch.randn_like(data), uniform[:, :3], scale, condition)
+        draw = self.distillation.draw(batch)
         if not self.automatic_optimization:
-            return self._step_for_each_term(draw)
-        total, terms = self.distillation.objective(self.students.networks, draw)
+            weights = self.distillation.weights_in_authors_order()
+            return step_for_each_term(self, weights, partial(self.distillation.term, draw=draw))
+        total, terms = self.distillation.objective(draw)
         loss = total.mean()
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}_loss": values.detach().mean() for name, values in terms.items()})
         return loss
-
-    def _step_for_each_term(self, draw: Draw) -> None:
-        """As the authors' code: backward, clipping to 1 and an Adam step for each term, the next with new weights."""
-        wrapped, weights = self.optimizers(), asdict(self.distillation.weights)
-        names = [name for name in AUTHORS_ORDER if weights[name]]
-        for name in names:
-            loss = weights[name] * self.distillation.term(name, self.students.networks, draw).mean()
-            wrapped.optimizer.zero_grad()
-            self.manual_backward(loss)
-            torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-            # Lightning counts the steps of the wrapped optimizer, and one iteration is one step.
-            (wrapped if name == names[-1] else wrapped.optimizer).step()
-            self.log(f"train/{name}_loss", loss.detach() / weights[name])
-        self.lr_schedulers().step()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Losses, an unguided reconstruction and a picture of the caption; noise and times belong to the key."""
@@ -136,31 +101,12 @@ class ICDModule(LightningModule):
         return self._evaluate("test", batch)
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        data, condition = self.encoders.read(batch, training=False)
-        rng = sample_rng(batch["key"], data.device)
-        noise, uniform = rng.normal(*data.shape[1:]), rng.uniform(4)
-        draw = self.distillation.draw(
-            data, noise, uniform[:, :3], draw_scales(self.guidance_scales, uniform[:, 3]), condition
-        )
-        total, terms = self.distillation.objective(self.students.networks, draw)
-        reconstructed = self._reconstruct(data, noise, condition)
-        errors = {"loss": total, "latent_mse": l2(reconstructed, data)}
-        errors |= {f"{name}_loss": values for name, values in terms.items()}
+        draw = self.distillation.draw(batch, sample_rng(batch["key"], self.device))
+        errors, generated, reconstructed = self.distillation.examine(draw, self.editing.guidance)
         for name, values in errors.items():
             log_mean(self, f"{stage}/{name}", values, batch["weight"], prog_bar=name == "latent_mse")
-        generated = decode(*self._decoder, noise, condition, self.editing.guidance)
-        pictures = self.model.latents.decode(torch.cat([generated, reconstructed])).chunk(2)
-        return {"image": pictures[0], "reference": batch["image"], "reconstruction": pictures[1], "loss": total}
-
-    @property
-    def _decoder(self) -> tuple[Any, ...]:
-        return self.students.networks.reverse, self.parametrization, self.distillation.boundaries
-
-    def _reconstruct(self, data: Tensor, noise: Tensor, condition: Condition) -> Tensor:
-        """Latents [B, C, h, w], encoded and decoded without guidance."""
-        models = self.parametrization, self.distillation.boundaries
-        states = encode(self.students.networks.forward, *models, data, noise, condition)
-        return decode(*self._decoder, states[-1], condition)
+        pictures = {"image": generated, "reference": batch["image"], "reconstruction": reconstructed}
+        return {**pictures, "loss": errors["loss"]}
 
     def generate_images(self, prompts: list[str], rng: PerSampleRng, guidance_scale: float | None = None) -> Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] of prompts; as validation draws them, or at another trained scale."""
@@ -168,16 +114,8 @@ class ICDModule(LightningModule):
         return self.pair.generate(prompts, rng, w, self.editing.guided_below)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """`image` [B, 3, H, W]: of the caption; with `image` in the batch the image encoded and decoded under `target`.
-
-        A batch without `target` is reconstructed. `mask` [B, 1, H, W], if there, is 1 where the image may change.
-        """
-        rng = sample_rng(batch["key"], self.device)
-        if "image" not in batch:
-            return {"image": self.generate_images(batch["caption"], rng)}
-        source, target = batch["caption"], batch.get("target", batch["caption"])
-        editing = self.editing if "target" in batch else replace(self.editing, guidance_scale=1.0)
-        return {"image": self.pair.edit(batch["image"], source, target, rng, editing, batch.get("mask"))}
+        """`image` [B, 3, H, W] in [-1, 1]: drawn, reconstructed or edited, see InvertibleConsistency.answer."""
+        return {"image": self.pair.answer(batch, sample_rng(batch["key"], self.device), self.editing)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.encoders.store_hashes(checkpoint)
@@ -187,8 +125,7 @@ class ICDModule(LightningModule):
 
     def export(self, folder: str) -> None:
         """Write the students, in the formats of peft and diffusers, and icd.json, which says how to use them."""
-        self.students.save(folder)
-        self.pair.describe(folder, self.hparams.pipeline, self.hparams.network, self.students.settings)
+        self.distillation.export(folder, self.hparams.pipeline, self.hparams.network)
 
     def configure_optimizers(self) -> dict[str, Any]:
         return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)

@@ -156,7 +156,7 @@ def test_a_distilled_pair_edits_and_generates(tmp_path, monkeypatch, capsys):
     edit = [*CAT[:2], "--data.source", "a red square", "--data.target", "a red square"]
     same = ["--model.editing.guidance_scale", "1", "--model.editing.replay", "true"]
     assert train.main([*given, *edit, *same]) == 0, capsys.readouterr().err
-    latents = ICDModule(**options).model.latents
+    latents = ICDModule(**options).pair.model.latents
     kept = to_picture(latents.decode(latents.encode(read_picture("cat.png", 16))))
     assert np.abs(pictures()["cat.png"].astype(int) - np.asarray(kept)).max() <= 1  # replay gives the latents back
     Path("prompts.txt").write_text("a red square\n")

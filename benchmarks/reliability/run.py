@@ -81,7 +81,8 @@ def attempt(row, trial: int, seed: int, folder: Path) -> dict:
 
 def preload() -> None:
     """Import what a training imports, so that its forks need not. Nothing here may start a thread."""
-    for name in ("wandb", "train", "datamodules", "lightning_modules", "commands.train.command_line"):
+    late = ("sklearn.mixture",)  # imported when a training begins, which is half of a small one's time
+    for name in ("wandb", "train", "datamodules", "lightning_modules", "commands.train.command_line", *late):
         importlib.import_module(name)
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)

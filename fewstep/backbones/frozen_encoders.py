@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.backbones import check_network, load_autoencoder, load_prompt_encoder
+from fewstep.backbones import LatentDiffusion, check_network, load_autoencoder, load_prompt_encoder
 from fewstep.diffusion.guidance import Condition
 from fewstep.diffusion.latent_space import LatentSpace
 from fewstep.diffusion.prompt_encoder import Prompts
@@ -34,6 +34,13 @@ class FrozenEncoders:
         self.null_condition = self.prompts.null_condition()  # each [1, ...]
         self.hashes = {"autoencoder": weights_sha256(self.latents.autoencoder)}
         self.hashes |= {name: weights_sha256(network) for name, network in self.prompts.networks.items()}
+
+    @classmethod
+    def of(cls, model: LatentDiffusion) -> "FrozenEncoders":
+        """Those of a model whose network is frozen, too, and hashed with them."""
+        encoders = cls(model.latents, model.prompts)
+        encoders.hashes["network"] = weights_sha256(model.network)
+        return encoders
 
     def to(self, device: torch.device | str) -> "FrozenEncoders":
         self.latents.to(device)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,18 @@ class InvertibleConsistency:
                 mask=mask,
             )
         return self.model.latents.decode(edited)
+
+    def answer(self, batch: Mapping[str, Any], rng: PerSampleRng, editing: Editing) -> Tensor:
+        """Pictures [B, 3, H, W] of `caption`, or where the batch has `image`, that image decoded under `target`.
+
+        Without `target` it is reconstructed. `mask` [B, 1, H, W], if there, is 1 where the image may change.
+        """
+        source = batch["caption"]
+        if "image" not in batch:
+            return self.generate(source, rng, editing.guidance_scale, editing.guided_below)
+        if "target" not in batch:
+            editing = replace(editing, guidance_scale=1.0)
+        return self.edit(batch["image"], source, batch.get("target", source), rng, editing, batch.get("mask"))
 
     def _latents(self, images: Tensor) -> Tensor:
         height, width = self.model.image_size

@@ -14,6 +14,7 @@ from fewstep.distillation.consistency import Weights
 from fewstep.distillation.network_calls import SeparateNetworks
 from fewstep.distillation.options import DistillationOptions
 from fewstep.distillation.students import StudentOptions
+from fewstep.icd import pair_distillation
 from fewstep.icd.pair import Editing, InvertibleConsistency
 from fewstep.optimizers import AdamW
 from fewstep.rng import PerSampleRng
@@ -73,7 +74,8 @@ def test_learns(fitted, below):
 def test_the_reconstruction_is_compared_with_the_clean_data(fitted, tmp_path, monkeypatch):
     """The authors' error was against the noised start, and 0.018 at best."""
     net = fitted[0]
-    monkeypatch.setattr(net, "_reconstruct", lambda data, noise, condition: data)
+    monkeypatch.setattr(pair_distillation, "encode", lambda forward, model, ends, data, noise, condition: [data])
+    monkeypatch.setattr(pair_distillation, "decode", lambda reverse, model, ends, x, condition, guidance=None: x)
     assert trainer(tmp_path).validate(net, Data(), verbose=False)[0]["val/latent_mse"] == 0
 
 
@@ -83,7 +85,10 @@ def test_only_the_students_are_trained_and_stored(fitted, teacher):
     assert all(name.startswith("weights.") and "lora" in name for name in stored["state_dict"])
     assert len(stored["state_dict"]) == len(list(net.parameters())) > 0
     assert set(stored["frozen"]) == {"autoencoder", "text_encoder", "network"}
-    untouched, trained = load_latent_diffusion(*teacher).network.state_dict(), net.model.network.state_dict()
+    untouched, trained = (
+        load_latent_diffusion(*teacher).network.state_dict(),
+        net.distillation.model.network.state_dict(),
+    )
     for name, weight in untouched.items():
         kept = (
             name
@@ -108,18 +113,18 @@ def test_given_boundaries_are_those_of_the_losses_and_of_the_pictures(teacher):
     """One of the authors' scripts trained on the default ones whatever it was given, and measured on the given."""
     times = (0, 0.34, 0.7, 1)
     net, given = module(teacher, distillation=DistillationOptions(times)), Boundaries(times, 0.02)
-    assert net.distillation.boundaries == net.pair.boundaries == given != Boundaries.even(3)
+    assert net.distillation.losses.boundaries == net.pair.boundaries == given != Boundaries.even(3)
 
 
 def test_students_begin_as_their_teacher(teacher):
     net = module(teacher)
     x, condition = net.encoders.read(batch(), training=False)
     t, w = torch.full((4,), 0.5), torch.full((4,), 4.0)
-    networks = net.students.networks
+    networks = net.distillation.students.networks
     answers = [denoiser(x, t, w, condition) for denoiser in (networks.teacher, networks.forward, networks.reverse)]
     assert torch.equal(answers[0], answers[1])
     assert torch.equal(answers[0], answers[2])
-    merged = module(teacher, students=StudentOptions(rank=4, merged=True)).students.networks
+    merged = module(teacher, students=StudentOptions(rank=4, merged=True)).distillation.students.networks
     torch.testing.assert_close(merged.reverse(x, t, w, condition), answers[0])
     assert not torch.equal(answers[0], networks.teacher(x, t, torch.ones(4), condition))  # w is heard
 
@@ -127,16 +132,16 @@ def test_students_begin_as_their_teacher(teacher):
 def test_one_pass_for_all_terms_is_the_passes_one_by_one(fitted):
     """Losses and gradients of three joint calls of one network against ten calls of it."""
     net = fitted[0]
-    shared = net.students.networks
+    shared = net.distillation.students.networks
     separate = SeparateNetworks(shared.teacher, shared.forward, shared.reverse)
     x, condition = net.encoders.read(batch(range(8)), training=False)
     torch.manual_seed(0)
     uniform, w = torch.rand(8, 3), torch.tensor([1.0, 4.0] * 4)
-    draw = net.distillation.draw(x, torch.randn_like(x), uniform, w, condition)
+    draw = net.distillation.losses.draw(x, torch.randn_like(x), uniform, w, condition)
     found = []
     for networks in (shared, separate):
         net.zero_grad()
-        total, terms = net.distillation.objective(networks, draw)
+        total, terms = net.distillation.losses.objective(networks, draw)
         total.mean().backward()
         found.append((terms, [p.grad.clone() for p in net.parameters()]))
     for name, values in found[0][0].items():
@@ -144,8 +149,10 @@ def test_one_pass_for_all_terms_is_the_passes_one_by_one(fitted):
     for joint, single in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(joint, single, rtol=1e-3, atol=1e-6)
     calls = []
-    handle = net.model.network.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
-    net.distillation.objective(shared, draw)
+    handle = net.distillation.model.network.register_forward_pre_hook(
+        lambda module, inputs: calls.append(len(inputs[0]))
+    )
+    net.distillation.losses.objective(shared, draw)
     handle.remove()
     assert calls == [32, 16, 32]
 
@@ -164,7 +171,7 @@ def test_exports_load_without_lightning_and_answer_alike(fitted, teacher, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"forward", "reverse", "icd.json"}
     loaded = InvertibleConsistency.load(tmp_path)
     assert loaded.guidance_scales == SCALES
-    assert loaded.boundaries == net.distillation.boundaries
+    assert loaded.boundaries == net.distillation.losses.boundaries
 
     def rng():
         return PerSampleRng(0, range(4))
@@ -225,13 +232,13 @@ def test_a_step_for_each_term_counts_once_and_uses_the_new_weights(teacher, tmp_
         first = next(p for n, p in net.named_parameters() if f"{role}_adapter" in n and "lora_B" in n)
         seen.append((first, wanted))
     moments = []
-    term = net.distillation.term
+    term = net.distillation.losses.term
 
     def recorded(name, networks, draw):
         moments.append((name, [weight.detach().clone() for weight, _ in seen]))
         return term(name, networks, draw)
 
-    object.__setattr__(net.distillation, "term", recorded)
+    object.__setattr__(net.distillation.losses, "term", recorded)
     runner = trainer(tmp_path, max_steps=2)
     runner.fit(net, Data())
     assert runner.global_step == 2
@@ -247,13 +254,13 @@ def test_a_term_of_weight_zero_makes_no_step_and_stops_no_other(teacher, tmp_pat
     """The authors' reverse preservation was switched by the weight of the forward one, and stepped at weight 0."""
     without = DistillationOptions(loss_weights=Weights(**{silent: 0.0}))
     net, asked = module(teacher, objective="separate", distillation=without), []
-    term = net.distillation.term
+    term = net.distillation.losses.term
 
     def recorded(name, networks, draw):
         asked.append(name)
         return term(name, networks, draw)
 
-    object.__setattr__(net.distillation, "term", recorded)
+    object.__setattr__(net.distillation.losses, "term", recorded)
     trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(net, Data())
     both = ("forward", "reverse")
     assert sorted(asked) == sorted({f"{way}_{kind}" for way in both for kind in ("cd", "preservation")} - {silent})
@@ -269,17 +276,17 @@ def test_full_students_are_two_networks_and_come_back(teacher, tmp_path):
     drawn = (pair.generate(prompts, PerSampleRng(0, range(2)), 4.0) for pair in (net.pair, loaded))
     torch.testing.assert_close(*drawn)
     teacher_weights = dict(load_latent_diffusion(*teacher).network.named_parameters())
-    assert all(torch.equal(p, teacher_weights[n]) for n, p in net.model.network.named_parameters())
+    assert all(torch.equal(p, teacher_weights[n]) for n, p in net.distillation.model.network.named_parameters())
 
 
 def test_boundaries_by_log_snr_are_those_of_the_same_noise(teacher):
-    by_time = module(teacher).distillation.boundaries
+    by_time = module(teacher).pair.boundaries
     schedule = load_latent_diffusion(*teacher).parametrization.schedule
     inner = schedule.log_snr(torch.tensor([0.26, 0.52, 0.78], dtype=torch.float64)).tolist()
     start = schedule.log_snr(torch.tensor(0.02, dtype=torch.float64)).item()
     for begin, expected in ((start, by_time), (None, Boundaries(by_time.times, 0.0))):
         given = DistillationOptions(inner, "log_snr", begin)
-        assert module(teacher, distillation=given).distillation.boundaries == expected
+        assert module(teacher, distillation=given).pair.boundaries == expected
 
 
 @pytest.mark.parametrize("kind", ["sd_v", "sdxl", "sd3"])
