@@ -33,6 +33,7 @@ class DiffusionTeacherModule(LightningModule):
             Both are frozen; checkpoints hold only their hashes.
         train_text_encoder: train the text encoder, too, from the weights of its folder on. That of a CLIP forgets which
             of several persons wears what. Checkpoints and the export hold the trained one.
+        text_length: of prompts in tokens, where one that is trained shall take more than that of its folder.
         prediction: "eps" or "v", on the schedule of Stable Diffusion.
         prompt_dropout: share of the training prompts that become "", the unguided prompt.
         min_snr_gamma: see Parametrization.min_snr_weight; None weights every time alike.
@@ -52,6 +53,7 @@ class DiffusionTeacherModule(LightningModule):
         autoencoder: str,
         text_encoder: str,
         train_text_encoder: bool = False,
+        text_length: int | None = None,
         prediction: str = "eps",
         prompt_dropout: float = 0.1,
         min_snr_gamma: float | None = 5.0,
@@ -78,7 +80,9 @@ class DiffusionTeacherModule(LightningModule):
                 f"text_encoder {text_encoder} gives {', '.join(sorted(known))}; choose one of a single CLIP"
             )
         self.encoders.check_network(unet.config)
-        self.text_encoder = self.encoders.release_text_encoder() if train_text_encoder else None
+        if text_length is not None and not train_text_encoder:
+            raise ValueError(f"text_length={text_length}: longer prompts are learnt with train_text_encoder only")
+        self.text_encoder = self.encoders.release_text_encoder(text_length) if train_text_encoder else None
 
     def setup(self, stage: str) -> None:
         self.encoders.to(self.trainer.strategy.root_device)

@@ -66,9 +66,15 @@ class FrozenEncoders:
             if stored is not None and stored.get(part) != present:
                 raise ValueError(f"the checkpoint was trained with another {part} ({stored.get(part)}, here {present})")
 
-    def release_text_encoder(self) -> nn.Module:
-        """The text encoder, that of a single CLIP, for a module that trains it: no longer frozen, nor hashed."""
+    def release_text_encoder(self, length: int | None = None) -> nn.Module:
+        """The text encoder, that of a single CLIP, for a module that trains it: no longer frozen, nor hashed.
+
+        length: see PromptEncoder.lengthen.
+        """
         del self.hashes["text_encoder"]
+        if length is not None:
+            self.prompts.lengthen(length)
+            self.null_condition = self.prompts.null_condition()
         return self.prompts.networks["text_encoder"].requires_grad_(True)
 
     @property

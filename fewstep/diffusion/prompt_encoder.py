@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.diffusion.guidance import Condition
@@ -47,6 +47,23 @@ class PromptEncoder:
         """The same, for whoever trains the text encoder."""
         ids = token_ids(self.tokenizer, prompts, self.length, truncate)
         return {"prompt": _encoded(self.text_encoder, ids).last_hidden_state.float()}
+
+    def lengthen(self, length: int) -> None:
+        """Take prompts of `length` tokens, more than before: further positions begin as the last that was learnt.
+
+        What shorter prompts become does not change, but for the padding after them. Train it before it is used.
+        """
+        if length < self.length:
+            raise ValueError(f"text_length={length}: the text encoder takes {self.length} tokens already; leave it out")
+        embeddings = next(m for m in self.text_encoder.modules() if hasattr(m, "position_embedding"))
+        known = embeddings.position_embedding.weight.data
+        rows = torch.cat([known[: self.length], known[self.length - 1 : self.length].expand(length - self.length, -1)])
+        embeddings.position_embedding = nn.Embedding.from_pretrained(
+            rows.clone(), freeze=not embeddings.position_embedding.weight.requires_grad
+        )
+        embeddings.position_ids = torch.arange(length, device=known.device)[None]
+        self.text_encoder.config.max_position_embeddings = self.tokenizer.model_max_length = length
+        self.length = length
 
 
 class SDXLPromptEncoder:

@@ -293,3 +293,35 @@ def test_stored_states_are_none_of_a_text_encoder_that_is_trained(folders):
     rows = batch(range(4))
     with pytest.raises(ValueError, match=r"take prompt out of --data\.arrays"):
         module(folders, train_text_encoder=True).training_step({**rows, "prompt": torch.zeros(4, 1, 16, 16)}, 0)
+
+
+def test_longer_prompts_are_learnt_and_exported(folders, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    torch.manual_seed(0)
+    short, long = (module(folders, train_text_encoder=True, **more) for more in ({}, {"text_length": 24}))
+    length, words = short.encoders.prompts.length, CAPTIONS[:1]
+    before, after = (net.encoders.prompts(words)["prompt"] for net in (short, long))
+    assert before.shape[1] == length < after.shape[1] == 24
+    torch.testing.assert_close(after[:, :length], before)  # causal: what comes later changes nothing
+    many = [" ".join([*CAPTIONS[0].split()] * 8)]
+    with pytest.raises(ValueError, match="token"):
+        short.encoders.prompts(many)
+    optimizer = torch.optim.SGD(long.parameters(), lr=1.0)
+    rows = batch(range(16)) | {"caption": many * 16}
+    start = {name: value.clone() for name, value in long.text_encoder.state_dict().items()}
+    long.training_step(rows, 0).backward()
+    optimizer.step()
+    (name,) = (name for name in start if "position_embedding" in name)
+    assert (long.text_encoder.state_dict()[name][length:] - start[name][length:]).abs().amax() > 0
+    long.export(str(tmp_path / "sd"))
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
+    states, _ = pipeline.encode_prompt(CAPTIONS[0], "cpu", 1, False)
+    torch.testing.assert_close(states, long.encoders.prompts(words)["prompt"], atol=1e-5, rtol=1e-4)
+
+
+def test_a_length_needs_training_and_more_tokens(folders):
+    with pytest.raises(ValueError, match="text_length=24: longer prompts are learnt with train_text_encoder only"):
+        module(folders, text_length=24)
+    with pytest.raises(ValueError, match=r"text_length=3: the text encoder takes .* tokens already; leave it out"):
+        module(folders, text_length=3, train_text_encoder=True)
