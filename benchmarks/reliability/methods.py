@@ -27,6 +27,7 @@ CONFIGS = {  # name -> file under configs/; all that train
     "autoencoder_avatars": "diffusion_teacher/autoencoder_avatars",
     "teacher": "diffusion_teacher/emoji",
     "teacher_avatars": "diffusion_teacher/avatars",
+    "teacher_scenes": "diffusion_teacher/avatar_scenes",
     "unconditional": "unconditional_diffusion/avatars",
     "guidance": "guidance_distillation/emoji",
     "guidance_avatars": "guidance_distillation/avatars",
@@ -42,13 +43,13 @@ READS_IMAGES = tuple(
 STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
 SHORT = (  # a step of theirs takes longest
     *("scorer", "scorer_avatars", "reader", "reader_held_out", "autoencoder", "autoencoder_avatars"),
-    *("teacher", "teacher_avatars", "unconditional", "guidance", "guidance_avatars"),
+    *("teacher", "teacher_avatars", "teacher_scenes", "unconditional", "guidance", "guidance_avatars"),
     *("icd_avatars", "icd_sd15", "icd_sdxl"),
 )
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 COSINE = (
-    *("contrastive_avatars", "scorer_avatars", "autoencoder_avatars", "teacher_avatars", "unconditional"),
-    *("guidance_avatars", "icd", "icd_avatars"),
+    *("contrastive_avatars", "scorer_avatars", "autoencoder_avatars", "teacher_avatars", "teacher_scenes"),
+    *("unconditional", "guidance_avatars", "icd", "icd_avatars"),
 )
 CONSTANT = {
     **dict.fromkeys(("ot", "weather", "labels"), "model.schedule"),
@@ -166,6 +167,7 @@ def _scorer(shared: Path) -> dict[str, object]:
 
 
 AVATARS = {"data.path": ROOT / "data" / "avatars64"}
+UNREAD = {"callbacks.attributes": "null"}
 
 
 def _scorer_avatars(shared: Path) -> dict[str, object]:
@@ -255,7 +257,8 @@ SMALL = {
     "autoencoder": _autoencoder,
     "autoencoder_avatars": lambda shared: _autoencoder(shared) | AVATARS,
     "teacher": _teacher,
-    "teacher_avatars": lambda shared: _teacher(shared) | AVATARS | {"callbacks.attributes": "null"},
+    "teacher_avatars": lambda shared: _teacher(shared) | AVATARS | UNREAD,
+    "teacher_scenes": lambda shared: _teacher(shared) | AVATARS | UNREAD,
     "unconditional": _unconditional,
     "guidance": _guidance,
     "guidance_avatars": lambda shared: _guidance(shared) | AVATARS,
