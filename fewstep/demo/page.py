@@ -17,8 +17,6 @@ CSS = """
 .examples .grid-container {grid-template-columns: repeat(auto-fill, minmax(max(92px, 11%), 1fr)) !important}
 .below .grid-container {grid-template-columns: repeat(auto-fill, minmax(max(64px, 20%), 1fr)) !important}
 .below .grid-container, .examples .grid-container {grid-template-rows: none !important; grid-auto-rows: auto !important}
-.captions button {white-space: normal; text-align: left; height: auto}
-@supports (field-sizing: content) {textarea {field-sizing: content; height: auto !important}}
 .examples .caption-label {max-width: 100%; white-space: normal; overflow-wrap: anywhere}
 .told p {min-height: 1.5em; font-variant-numeric: tabular-nums}
 .told p:has(.wrong) {color: #b3261e; font-weight: 600}
@@ -103,11 +101,9 @@ def _generate_tab(gr: Any, answers: Answers, begin: Beginnings) -> list[Any]:
             controls = [prompt, *_guidance(gr, answers.pair, 1.0)]
             button = gr.Button("Generate", variant="primary")
             if prompts := begin.prompts():
-                rows = gr.Dataset(
-                    components=[prompt], samples=[[text] for text in prompts], sample_labels=prompts, type="index",
-                    samples_per_page=8, label="Captions of the examples", elem_classes="captions",
-                )  # fmt: skip
-                rows.click(prompts.__getitem__, rows, prompt, queue=False, show_progress="hidden")
+                with gr.Accordion("Captions of the examples", open=False):
+                    captions = gr.Radio(prompts, show_label=False, container=False, elem_classes="captions")
+                captions.input(lambda text: text, captions, prompt, queue=False, show_progress="hidden")
         results = _results(gr, "Picture")
     _connect([button.click, prompt.submit], answers.generate, controls, results, "generate")
     return [prompt, *results]
