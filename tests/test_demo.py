@@ -239,6 +239,10 @@ def test_examples_in_the_browser(pair, tmp_path):
         assert page.press("Encode and decode").startswith("8 network calls · ")
         page.tab("Generate")
         assert page.text("Prompt") == second[0]
+        page.browser.do("document.querySelectorAll('.label-wrap').forEach(e => e.offsetParent && e.click())")
+        page.browser.wait("document.querySelectorAll('.captions input').length == 4")
+        page.browser.do("document.querySelectorAll('.captions input')[1].click()")
+        page.browser.wait(f"({FIELD})('Prompt').value == {first[1]!r}")
 
 
 @pytest.mark.slow
