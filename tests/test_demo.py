@@ -1,7 +1,10 @@
 """The demo page, used in a real browser; and what it answers without one."""
 
+import json
 import subprocess
 import sys
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from PIL import Image
 
 from fewstep.demo.answers import Answers, painted_mask
+from fewstep.demo.examples import read_examples
 from fewstep.files.pictures import read_picture, to_picture
 from fewstep.icd.editing import Editing
 from fewstep.icd.pair import InvertibleConsistency
@@ -71,6 +75,20 @@ def test_what_is_painted_is_the_mask(answers, pair):
     assert painted_mask([Image.new("RGBA", (30, 20))], gradient()) is None
 
 
+def test_every_strength_is_the_edit_at_each_scale_in_one_batch(pair):
+    answers, words = Answers(replace(pair, guidance_scales=(12.0, 1.0, 4.0))), ("a red square", "a blue square")
+    options = {"guided_below": 1.0, "replay": True}
+    picture, shown, told = answers.strengths(drawn(), *words, 0, guidance_scale=4.0, **options)
+    assert told.startswith("8 network calls · ")  # as many as one edit
+    assert [label for _, label in shown] == ["source", "w = 1", "w = 4", "w = 12"]
+    assert (pixels(shown[0][0]) == pixels(to_picture(read_picture(gradient(), 16)))).all()
+    for (edited, _), scale in zip(shown[1:], (1.0, 4.0, 12.0), strict=True):
+        alone, *_ = answers.edit(drawn(), *words, 0, guidance_scale=scale, **options)
+        assert abs(pixels(edited) - pixels(alone)).max() <= 1
+    assert (pixels(picture) == pixels(shown[2][0])).all()  # the scale that is chosen
+    assert abs(pixels(shown[1][0]) - pixels(shown[3][0])).max() > 10
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -79,6 +97,8 @@ def test_what_is_painted_is_the_mask(answers, pair):
         (lambda a: a.invert(None, "red", 0), "Error: choose a picture first"),
         (lambda a: a.edit(None, "red", "blue", 0), "Error: choose a picture first"),
         (lambda a: a.edit(drawn(), "red", "", 0), "Error: the target is empty"),
+        (lambda a: a.strengths(None, "red", "blue", 0), "Error: guidance_scale 8 was not trained"),
+        (lambda a: a.strengths(drawn(), " ", "blue", 0, guidance_scale=4.0), "Error: the description of the picture"),
         (lambda a: a.edit(drawn(), "red", "a red square " * 9, 0, guidance_scale=4.0), "Error: "),
     ],
 )
@@ -97,12 +117,13 @@ def test_without_gradio_one_line_names_the_extra(tmp_path):
     assert result.stderr == 'error: the page needs gradio; pip install "fewstep[demo]"\n'
 
 
-FILL = """(label, text) => {
-    const found = [...document.querySelectorAll('label')].find(l => l.offsetParent && l.innerText.startsWith(label));
-    const field = found.querySelector('textarea, input');
+FIELD = """label => [...document.querySelectorAll('label')].find(l => l.offsetParent && l.innerText.startsWith(label))
+    .querySelector('textarea, input')"""
+FILL = f"""(label, text) => {{
+    const field = ({FIELD})(label);
     Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), 'value').set.call(field, text);
-    field.dispatchEvent(new Event('input', {bubbles: true}));
-}"""
+    field.dispatchEvent(new Event('input', {{bubbles: true}}));
+}}"""
 SHOWN = "[...document.querySelectorAll('.told')].find(e => e.offsetParent && e.innerText)?.innerText"
 
 
@@ -124,7 +145,7 @@ class Page:
     def press(self, name):
         """Press the button; what the page tells then."""
         self.browser.do("document.querySelectorAll('.told').forEach(e => e.dataset.before = e.innerText)")
-        found = "[...document.querySelectorAll('button.primary')]"
+        found = "[...document.querySelectorAll('button.primary, button.secondary')]"
         found += f".find(e => e.offsetParent && e.innerText == '{name}')"
         self.browser.wait(found)
         self.browser.do(f"{found}.click()")
@@ -132,28 +153,38 @@ class Page:
         self.browser.wait(f"[...document.querySelectorAll('.told')].some({changed})")
         return self.browser.do(SHOWN)
 
-    def sizes(self):
+    def text(self, label):
+        """What the field in sight holds."""
+        return self.browser.do(f"({FIELD})({label!r}).value")
+
+    def sizes(self, within=".answer"):
         """Natural widths of the pictures in sight, once all are loaded."""
-        pictures = "[...document.querySelectorAll('.shown img')].filter(e => e.offsetParent)"
+        pictures = f"[...document.querySelectorAll('{within} img')].filter(e => e.offsetParent)"
         self.browser.wait(f"{pictures}.length && {pictures}.every(e => e.complete && e.naturalWidth)")
         return self.browser.do(f"{pictures}.map(e => e.naturalWidth)")
 
 
-@pytest.fixture(scope="module")
-def page(pair, tmp_path_factory):
+@contextmanager
+def opened(pair, profile, **options):
     pytest.importorskip("gradio", reason="no gradio here; the extra `demo` has it")
     if CHROMIUM is None:
         pytest.skip("no chromium here; install it to see the page in a real browser")
     from fewstep.demo.page import launch
 
-    blocks, address = launch(pair)
-    browser = Browser(tmp_path_factory.mktemp("profile"))
+    blocks, address = launch(pair, **options)
+    browser = Browser(profile)
     try:
         browser.open(address)
         yield Page(browser)
     finally:
         browser.close()
         blocks.close()
+
+
+@pytest.fixture(scope="module")
+def page(pair, tmp_path_factory):
+    with opened(pair, tmp_path_factory.mktemp("profile")) as page:
+        yield page
 
 
 @pytest.mark.slow
@@ -183,6 +214,35 @@ def test_edit_and_paint_in_the_browser(page, tmp_path):
     page.browser.drag(*[(left + width * (0.5 + x / 40), top + height * 0.5) for x in range(5)])
     assert page.press("Edit").endswith("only where you painted")
     assert page.sizes() == [16] * 5
+
+
+@pytest.mark.slow
+def test_examples_in_the_browser(pair, tmp_path):
+    gradient().save(tmp_path / "a.png")
+    first, second = ("a red square", "a blue square"), ("a red cube", "a red ball")
+    entries = [{"image": "a.png", "source": source, "target": target} for source, target in (first, second)]
+    (tmp_path / "examples.json").write_text(json.dumps(entries))
+    fields, scales = ("What it shows", "What it shall show"), len(pair.guidance_scales)
+    with opened(pair, tmp_path / "profile", examples=read_examples(tmp_path)) as page:
+        page.tab("Edit")
+        assert tuple(map(page.text, fields)) == first
+        assert page.sizes(".examples") == [16] * 2
+        assert page.press("Every strength").startswith("8 network calls · ")
+        assert page.sizes(".below") == [16] * (scales + 1)
+        page.browser.do("document.querySelectorAll('.examples button')[1].click()")
+        page.browser.wait(f"({FIELD})('What it shows').value == {second[0]!r}")
+        assert tuple(map(page.text, fields)) == second
+        assert page.browser.do("document.querySelectorAll('.answer img').length") == 0  # the answer to another example
+        assert page.press("Edit").startswith("8 network calls · ")
+        page.tab("Invert")
+        assert page.text("What it shows") == second[0]
+        assert page.press("Encode and decode").startswith("8 network calls · ")
+        page.tab("Generate")
+        assert page.text("Prompt") == second[0]
+        page.browser.do("document.querySelectorAll('.label-wrap').forEach(e => e.offsetParent && e.click())")
+        page.browser.wait("document.querySelectorAll('.captions input').length == 4")
+        page.browser.do("document.querySelectorAll('.captions input')[1].click()")
+        page.browser.wait(f"({FIELD})('Prompt').value == {first[1]!r}")
 
 
 @pytest.mark.slow

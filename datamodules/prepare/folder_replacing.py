@@ -20,8 +20,10 @@ BESIDE = re.compile(
 SHEET = "datamodules.prepare check"  # the `Software` of a contact sheet's PNG
 
 
-def refuse_to_lose(target: Path, overwrite: bool) -> None:
+def refuse_to_lose(target: Path, overwrite: bool | None) -> None:
     """ValueError if `target` cannot be written, or if that would delete anything that was not asked to go.
+
+    overwrite: None for a command that has no such option.
 
     --overwrite takes the place of a data set as one of these builds left it; whatever else lies there, sources
     included, is not its to delete.
@@ -30,7 +32,8 @@ def refuse_to_lose(target: Path, overwrite: bool) -> None:
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not overwrite:
-        raise ValueError(f"{target} already holds files; add --overwrite to replace the whole folder, or name another")
+        remedy = "move them away" if overwrite is None else "add --overwrite to replace the whole folder"
+        raise ValueError(f"{target} already holds files; {remedy}, or name another")
     if not (target / "index.json").is_file():
         raise ValueError(
             f"{target} holds files but no index.json, so it is not a shard folder; --overwrite leaves it alone"
@@ -94,7 +97,7 @@ def aside(target: Path) -> Path:
     return target.with_name(f"{target.name}.tmp.{os.getpid()}.old")
 
 
-def replace_folder(staging: Path, target: Path, overwrite: bool) -> None:
+def replace_folder(staging: Path, target: Path, overwrite: bool | None) -> None:
     """Put `staging` in the place of `target`; the old folder is deleted only once the new one stands."""
     refuse_to_lose(target, overwrite)  # again: a build takes hours, in which files may have come
     old = aside(target)

@@ -1,6 +1,7 @@
 """A page in the browser to generate, invert and edit pictures with an exported pair of students.
 
-    python -m fewstep.demo RUN/export          then open the address that it prints
+    python -m fewstep.demo RUN/export                       then open the address that it prints
+    python -m fewstep.demo RUN/export --examples FOLDER     the same, with pictures and captions to begin with
 
 It needs the extra `demo` (gradio), answers this machine only unless --host or --share says otherwise, and reports
 nothing to anyone.
@@ -31,14 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     import torch
 
+    from fewstep.demo.examples import read_examples
     from fewstep.demo.page import launch
     from fewstep.icd.pair import InvertibleConsistency
 
     try:
+        examples = [] if options.examples is None else read_examples(options.examples)  # before a network is loaded
         dtype = getattr(torch, options.dtype)
         places = options.export, options.pipeline, options.network
         pair = InvertibleConsistency.load(*places, dtype, options.device, options.size)
-        page, address = launch(pair, options.device, options.host, options.port, options.share)
+        page, address = launch(pair, options.device, options.host, options.port, options.share, examples)
     except (ValueError, OSError) as error:  # OSError: the port is taken
         if os.environ.get("FEWSTEP_TRACEBACK"):
             raise
@@ -55,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m fewstep.demo", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("export", type=Path, metavar="EXPORT", help="what an ICD run exported: RUN/export")
+    add("--examples", type=Path, metavar="FOLDER", help="what the page opens with: examples.json and its pictures")
     add("--port", type=int, help="of the page; the first free one from 7860 on if not given")
     add("--host", default="127.0.0.1", help="address to answer; 0.0.0.0 for the whole network, default %(default)s")
     add("--share", action="store_true", help="a public address through gradio's servers for a week")

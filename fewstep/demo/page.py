@@ -1,9 +1,10 @@
 """The page of the demo: three tabs over one pair."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fewstep.demo.answers import Answers
+from fewstep.demo.examples import Beginnings, Example
 from fewstep.demo.uploads import limited
 from fewstep.icd.commands import default_scale
 from fewstep.icd.pair import InvertibleConsistency
@@ -12,11 +13,18 @@ CSS = """
 .gradio-container {max-width: 1080px !important; width: 100%; margin: 0 auto !important}
 .hint p {font-size: 0.85em; opacity: 0.75; margin: 0}
 .shown img {width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated}
+.below .grid-wrap, .examples .grid-wrap {min-height: 0 !important; max-height: none !important; overflow: visible}
+.examples .grid-container {grid-template-columns: repeat(auto-fill, minmax(max(92px, 11%), 1fr)) !important}
+.below .grid-container {grid-template-columns: repeat(auto-fill, minmax(max(64px, 20%), 1fr)) !important}
+.below .grid-container, .examples .grid-container {grid-template-rows: none !important; grid-auto-rows: auto !important}
+.examples .caption-label {max-width: 100%; white-space: normal; overflow-wrap: anywhere}
 .told p {min-height: 1.5em; font-variant-numeric: tabular-nums}
 .told p:has(.wrong) {color: #b3261e; font-weight: 600}
 footer {display: none !important}
 """
 HINT = "The middle {part} is used. Paint where it may change; nothing painted: anywhere."
+STEPS = "What the decoder expects at each step, from noise to picture:"
+STRENGTHS = "From the picture to the strongest guidance; above, the scale that is chosen:"
 EDITING = (
     *("guidance_scale", "guided_below", "backend", "prompt_below", "replay"),
     *("cross_share", "self_share", "amplify", "blend"),
@@ -29,6 +37,7 @@ def launch(
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
+    examples: Sequence[Example] = (),
 ) -> tuple[Any, str]:
     """(the gradio Blocks, the address that it answers, in a thread of its own); `close()` of the first ends it."""
     import gradio as gr
@@ -40,73 +49,111 @@ def launch(
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )  # fonts of the machine: the page asks no other server for anything
-    page = build(pair, device)
+    page = build(pair, device, examples)
     options = {"theme": theme, "css": CSS, "footer_links": [], "ssr_mode": False, "max_file_size": "64mb"}
     options |= {"server_name": host, "server_port": port, "share": share, "quiet": True, "prevent_thread_lock": True}
     _, local, public = page.launch(**options)
     return page, public or local
 
 
-def build(pair: InvertibleConsistency, device: str = "cpu") -> Any:
-    """The gradio Blocks, not yet launched."""
+def build(pair: InvertibleConsistency, device: str = "cpu", examples: Sequence[Example] = ()) -> Any:
+    """The gradio Blocks, not yet launched. Of examples the first is filled in; a click on another fills that in."""
     import gradio as gr
 
-    answers = Answers(pair, device)
+    answers, begin = Answers(pair, device), Beginnings(examples, pair.model.image_size)
     (height, width), steps = pair.model.image_size, len(pair.boundaries.decode_times) - 1
     told = f"{height} × {width} pixels" + " (height × width)" * (height != width)
     with gr.Blocks(title="fewstep", analytics_enabled=False) as page:
         gr.Markdown(f"# Few-step editing\n{told}, {steps} steps from noise and {steps} to it.")
+        shown = _examples(gr, begin) if examples else None
         with gr.Tab("Edit", id="edit"):
-            _edit_tab(gr, answers)
+            edit = _edit_tab(gr, answers, begin)
         with gr.Tab("Generate", id="generate"):
-            _generate_tab(gr, answers)
+            generate = _generate_tab(gr, answers, begin)
         with gr.Tab("Invert", id="invert"):
-            _invert_tab(gr, answers)
+            invert = _invert_tab(gr, answers, begin)
+        if shown is not None:
+
+            def fill(event: gr.SelectData) -> list[Any]:
+                picture, source, target = begin.of(event.index)
+                cleared: list[Any] = [None, [], "", STEPS]  # the answer to another example is none to this one
+                return [picture, source, target, *cleared, source, *cleared, picture, source, *cleared]
+
+            shown.select(fill, None, [*edit, *generate, *invert], queue=False, show_progress="hidden")
     return page
 
 
-def _generate_tab(gr: Any, answers: Answers) -> None:
+def _examples(gr: Any, begin: Beginnings) -> Any:
+    """All examples, each under what is to change."""
+    shown = [(picture, f"→ {one.change}") for picture, one in zip(begin.pictures, begin.examples, strict=True)]
+    gr.Markdown("Examples: choose a picture and its edit.", elem_classes="hint")
+    return gr.Gallery(
+        shown, show_label=False, label="Examples", format="png", columns=len(shown), buttons=[], allow_preview=False,
+        selected_index=0, elem_classes=["shown", "examples"], interactive=False,
+    )  # fmt: skip
+
+
+def _generate_tab(gr: Any, answers: Answers, begin: Beginnings) -> list[Any]:
     with gr.Row():
         with gr.Column():
-            prompt = gr.Textbox(label="Prompt", placeholder="what the picture shall show")
+            _, first, _ = begin.first()
+            prompt = gr.Textbox(first, label="Prompt", placeholder="what the picture shall show")
             controls = [prompt, *_guidance(gr, answers.pair, 1.0)]
             button = gr.Button("Generate", variant="primary")
+            if prompts := begin.prompts():
+                with gr.Accordion("Captions of the examples", open=False):
+                    captions = gr.Radio(prompts, show_label=False, container=False, elem_classes="captions")
+                captions.input(lambda text: text, captions, prompt, queue=False, show_progress="hidden")
         results = _results(gr, "Picture")
     _connect([button.click, prompt.submit], answers.generate, controls, results, "generate")
+    return [prompt, *results]
 
 
-def _invert_tab(gr: Any, answers: Answers) -> None:
+def _invert_tab(gr: Any, answers: Answers, begin: Beginnings) -> list[Any]:
+    picture, words, _ = begin.first()
     with gr.Row():
         with gr.Column():
-            image = gr.Image(label="Picture", type="pil", image_mode=None, sources=["upload", "clipboard"], height=280)
-            source = gr.Textbox(label="What it shows", placeholder="the picture in words")
+            image = gr.Image(
+                picture, label="Picture", type="pil", image_mode=None, sources=["upload", "clipboard"], height=280,
+                format="png", elem_classes="shown",
+            )  # fmt: skip
+            source = gr.Textbox(words, label="What it shows", placeholder="the picture in words")
             controls = [limited(image), source, gr.Number(0, label="Seed", precision=0, minimum=0)]
             button = gr.Button("Encode and decode", variant="primary")
         results = _results(gr, "Decoded from its code")
     _connect([button.click, source.submit], answers.invert, controls, results, "invert")
+    return [image, source, *results]
 
 
-def _edit_tab(gr: Any, answers: Answers) -> None:
+def _edit_tab(gr: Any, answers: Answers, begin: Beginnings) -> list[Any]:
     brush = gr.Brush(colors=["rgba(255, 64, 64, 0.8)"], default_size="auto")
+    picture, old, new = begin.first()
     with gr.Row():
         with gr.Column():
             drawn = gr.ImageEditor(
-                label="Picture", type="pil", brush=brush, transforms=(), layers=False, height=340,
-                sources=["upload", "clipboard"], placeholder="Drop a picture here",
+                picture, label="Picture", type="pil", brush=brush, transforms=(), layers=False, height=340,
+                sources=["upload", "clipboard"], placeholder="Drop a picture here", format="png",
             )  # fmt: skip
             gr.Markdown(HINT.format(part=_part(answers.pair.model.image_size)), elem_classes="hint")
-            source = gr.Textbox(label="What it shows", placeholder="the picture in words")
-            target = gr.Textbox(label="What it shall show", placeholder="the same words, with your change")
+            source = gr.Textbox(old, label="What it shows", placeholder="the picture in words")
+            target = gr.Textbox(new, label="What it shall show", placeholder="the same words, with your change")
             scale, tau, seed = _guidance(gr, answers.pair, 0.8)
-            button = gr.Button("Edit", variant="primary")
+            with gr.Row():
+                button = gr.Button("Edit", variant="primary", min_width=180)
+                every = gr.Button("Every strength", min_width=180)
             options = _editing(gr)
         results = _results(gr, "Edited")
 
-    def edit(drawn: Any, source: str, target: str, seed: float, *values: Any) -> Any:
-        return answers.edit(drawn, source, target, seed, **dict(zip(EDITING, values, strict=True)))
+    def with_options(answer: Callable[..., Any]) -> Callable[..., Any]:
+        def edit(drawn: Any, source: str, target: str, seed: float, *values: Any) -> Any:
+            return answer(drawn, source, target, seed, **dict(zip(EDITING, values, strict=True)))
+
+        return edit
 
     controls = [limited(drawn), source, target, seed, scale, tau, *options]
-    _connect([button.click, target.submit], edit, controls, results, "edit")
+    _connect([button.click, target.submit], with_options(answers.edit), controls, results, "edit")
+    _connect([every.click], with_options(answers.strengths), controls, results, "strengths", STRENGTHS)
+    return [drawn, source, target, *results]
 
 
 def _part(image_size: tuple[int, int]) -> str:
@@ -143,21 +190,41 @@ def _editing(gr: Any) -> list[Any]:
 def _results(gr: Any, label: str) -> list[Any]:
     with gr.Column():
         picture = gr.Image(
-            label=label, format="png", interactive=False, height=340, elem_classes="shown", buttons=["download"]
+            label=label,
+            format="png",
+            interactive=False,
+            height=340,
+            elem_classes=["shown", "answer"],
+            buttons=["download"],
         )
         told = gr.Markdown(elem_classes="told")
-        gr.Markdown("What the decoder expects at each step, from noise to picture:", elem_classes="hint")
+        hint = gr.Markdown(STEPS, elem_classes="hint")
         steps = gr.Gallery(
-            show_label=False, format="png", columns=4, height=150, buttons=[], elem_classes="shown", allow_preview=False
+            show_label=False,
+            format="png",
+            columns=4,
+            buttons=[],
+            elem_classes=["shown", "answer", "below"],
+            allow_preview=False,
         )
-    return [picture, steps, told]
+    return [picture, steps, told, hint]
 
 
-def _connect(events: list[Any], answer: Callable[..., Any], inputs: list[Any], outputs: list[Any], name: str) -> None:
-    def shown(*values: Any) -> tuple[Any, Any, str]:
-        picture, steps, told = answer(*values)
+def _connect(
+    events: list[Any],
+    answer: Callable[..., Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    name: str,
+    hint: str = STEPS,
+) -> None:
+    """hint: what the pictures below the answer are."""
+
+    def shown(*values: Any) -> tuple[Any, Any, str, str]:
+        picture, below, told = answer(*values)
         plain = told.replace("&", "&amp;").replace("<", "&lt;")
-        return picture, steps, f'<span class="wrong">{plain}</span>' if picture is None else plain
+        wrong = f'<span class="wrong">{plain}</span>'
+        return picture, below, wrong if picture is None else plain, STEPS if picture is None else hint
 
     one = {"concurrency_limit": 1, "concurrency_id": "pair", "show_progress_on": outputs[0]}  # one network
     for number, event in enumerate(events):

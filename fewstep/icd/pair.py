@@ -104,10 +104,18 @@ class InvertibleConsistency:
         rng: PerSampleRng,
         editing: Editing | None = None,
         mask: Tensor | None = None,
+        guidance_scales: Sequence[float] | None = None,
     ) -> Tensor:
-        """Edited pictures [B, 3, H, W]. mask: [B, 1, H, W] in [0, 1], 1 where the picture may change."""
+        """Edited pictures [B, 3, H, W]. mask: [B, 1, H, W] in [0, 1], 1 where the picture may change.
+
+        guidance_scales: one for each picture, in place of that of `editing`.
+        """
         editing = editing or Editing()
-        require_trained(editing.guidance_scale, self.guidance_scales)
+        scales = [editing.guidance_scale] * len(images) if guidance_scales is None else guidance_scales
+        if len(scales) != len(images):
+            raise ValueError(f"{len(scales)} guidance scales for {len(images)} pictures; give one for each")
+        for scale in scales:
+            require_trained(scale, self.guidance_scales)
         data, (old, new) = self._latents(images), (self.model.prompts(list(texts)) for texts in (source, target))
         models = self.model.parametrization, self.boundaries
         states = encode(self.forward, *models, data, rng.normal(*data.shape[1:]), old)
@@ -125,7 +133,7 @@ class InvertibleConsistency:
                 states,
                 old,
                 new,
-                guidance=editing.guidance,
+                guidance=DynamicGuidance(torch.tensor(scales, device=data.device), editing.guided_below),
                 prompt_below=editing.prompt_below,
                 control=held,
                 replay=editing.replay,

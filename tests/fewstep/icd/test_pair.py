@@ -68,6 +68,24 @@ def test_a_picture_costs_one_row_of_each_call(pair):
     assert [(scales[:2], rows) for _, scales, rows in calls] == [([1, 1], 4)] * 4
 
 
+@pytest.mark.parametrize("backend", ["prompt_switch", "prompt_to_prompt"])
+def test_every_picture_may_have_a_scale_of_its_own(pair, backend):
+    """One call of each step for all of them, and each as if it were alone."""
+    calls, scales, image = [], [12.0, 1.0, 4.0], torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16)
+    images, words = image.expand(3, -1, -1, -1), ([PROMPTS[0]] * 3, [PROMPTS[1]] * 3)
+    editing = Editing(backend, guidance_scale=4.0)
+    together = counted(pair, calls).edit(images, *words, rng(*"aaa"), editing, None, scales)
+    assert [used[-3:] for _, used, _ in calls] == [[1, 1, 1], *[scales] * 3]  # guided below 0.8
+    for row, scale in enumerate(scales):
+        alone = pair.edit(image, PROMPTS[:1], PROMPTS[1:], rng("a"), Editing(backend, guidance_scale=scale))
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="guidance_scale 5 was not trained"):
+        pair.edit(images, *words, rng(*"aaa"), editing, None, [1.0, 4.0, 5.0])
+    with pytest.raises(ValueError, match="2 guidance scales for 3 pictures"):
+        pair.edit(images, *words, rng(*"aaa"), editing, None, [1.0, 4.0])
+
+
 def test_both_students_are_adapters_on_the_one_network_of_the_pair(pair):
     """The authors' were fused into networks of their own, three in memory."""
     calls = []
