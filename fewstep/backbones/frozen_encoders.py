@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fewstep.backbones import LatentDiffusion, check_network, load_autoencoder, load_prompt_encoder
 from fewstep.diffusion.guidance import Condition
 from fewstep.diffusion.latent_space import LatentSpace
-from fewstep.diffusion.prompt_encoder import Prompts
+from fewstep.diffusion.prompt_encoder import PromptEncoder, Prompts
 from fewstep.files.weights import weights_sha256
 from fewstep.picture_size import Size, as_text, height_and_width
 
@@ -72,7 +72,7 @@ class FrozenEncoders:
         length: see PromptEncoder.lengthen.
         """
         del self.hashes["text_encoder"]
-        if length is not None:
+        if length is not None and isinstance(self.prompts, PromptEncoder):  # no other has a single CLIP
             self.prompts.lengthen(length)
             self.null_condition = self.prompts.null_condition()
         return self.prompts.networks["text_encoder"].requires_grad_(True)
