@@ -118,7 +118,7 @@ def test_without_gradio_one_line_names_the_extra(tmp_path):
 
 
 FIELD = """label => [...document.querySelectorAll('label')].find(l => l.offsetParent && l.innerText.startsWith(label))
-    .querySelector('textarea, input')"""
+    ?.querySelector('textarea, input')"""
 FILL = f"""(label, text) => {{
     const field = ({FIELD})(label);
     Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), 'value').set.call(field, text);
@@ -225,12 +225,13 @@ def test_examples_in_the_browser(pair, tmp_path):
     fields, scales = ("What it shows", "What it shall show"), len(pair.guidance_scales)
     with opened(pair, tmp_path / "profile", examples=read_examples(tmp_path)) as page:
         page.tab("Edit")
+        page.browser.wait(f"({FIELD})('What it shows')?.value == {first[0]!r}")
         assert tuple(map(page.text, fields)) == first
         assert page.sizes(".examples") == [16] * 2
         assert page.press("Every strength").startswith("8 network calls · ")
         assert page.sizes(".below") == [16] * (scales + 1)
         page.browser.do("document.querySelectorAll('.examples button')[1].click()")
-        page.browser.wait(f"({FIELD})('What it shows').value == {second[0]!r}")
+        page.browser.wait(f"({FIELD})('What it shows')?.value == {second[0]!r}")
         assert tuple(map(page.text, fields)) == second
         assert page.browser.do("document.querySelectorAll('.answer img').length") == 0  # the answer to another example
         assert page.press("Edit").startswith("8 network calls · ")
@@ -242,7 +243,7 @@ def test_examples_in_the_browser(pair, tmp_path):
         page.browser.do("document.querySelectorAll('.label-wrap').forEach(e => e.offsetParent && e.click())")
         page.browser.wait("document.querySelectorAll('.captions input').length == 4")
         page.browser.do("document.querySelectorAll('.captions input')[1].click()")
-        page.browser.wait(f"({FIELD})('Prompt').value == {first[1]!r}")
+        page.browser.wait(f"({FIELD})('Prompt')?.value == {first[1]!r}")
 
 
 @pytest.mark.slow

@@ -202,6 +202,14 @@ def test_prompts_are_lines_and_repeat_under_new_keys(tmp_path):
             read_prompts(file, None)
 
 
+@pytest.mark.parametrize("scale", ["inf", "nan", "-2", "much"])
+def test_a_scale_that_is_none_is_refused_before_anything_is_read(evaluate, scale, capsys):
+    with pytest.raises(SystemExit) as ended:
+        evaluate(["nowhere", "--guidance-scale", scale])
+    assert ended.value.code == 2
+    assert f"{scale!r} is not a number of at least 0; 1 is unguided" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -210,7 +218,6 @@ def test_prompts_are_lines_and_repeat_under_new_keys(tmp_path):
         (["--metrics", "kid", "--prompts", "{prompts}"], "--metrics kid compares with real images; give --data"),
         (["--metrics", "clip_score", "--prompts", "gone.txt"], "gone.txt"),
         (["--metrics", "clip_score", "--data", "{pictures}", "--guidance-scale", "0.5"], "a number of at least 1"),
-        (["--metrics", "clip_score", "--data", "{pictures}", "--guidance-scale", "inf"], "a number of at least 1"),
         (["--metrics", "clip_score", "--data", "{pictures}", "--steps", "1", "2", "1"], "--steps 1 is given twice"),
         (["--metrics", "clip_score", "--data", "{pictures}", "--config", "c.yaml"], "--config is for checkpoints; "),
     ],

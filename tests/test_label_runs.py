@@ -98,7 +98,8 @@ def test_the_shipped_config_is_rehearsed_with_both_objectives(vectors, tmp_path,
     [
         ({"model__model__num_classes": 9}, "label 9 is none of the 9 classes"),
         ({"model__model__x_dim": 1024}, "x_dim=1024"),
-        ({"model__model__epsilon": ".nan"}, "epsilon=nan: must be positive and finite"),
+        ({"model__model__epsilon": ".inf"}, "epsilon=inf: must be positive and finite"),
+        ({"model__model__epsilon": ".nan"}, "model.model.epsilon=nan: is not a number; give one"),
         ({"model__model__hidden": "[8,0]"}, "hidden=[8, 0]: every width must be at least 1"),
     ],
 )

@@ -49,14 +49,15 @@ def test_the_command_writes_the_committed_bytes(tmp_path, monkeypatch):
 
 
 def test_the_committed_examples_are_of_every_kind_and_small(split):
-    pairs = {(one.source, one.target): one for one in split}
+    pairs = {f"{one.key}.webp": one for one in split}
     entries = json.loads((COMMITTED / "examples.json").read_text())
-    chosen = [pairs[entry["source"], entry["target"]] for entry in entries]
+    chosen = [pairs[entry["image"]] for entry in entries]
     assert len(entries) == 8
     assert set(Counter(one.changed for one in chosen)) == {one.changed for one in split}
     for entry, one in zip(entries, chosen, strict=True):
         shown = np.asarray(Image.open(COMMITTED / entry["image"]).convert("RGB"))
         assert (shown == one.image.permute(1, 2, 0).numpy()).all()
+        assert (entry["source"], entry["target"]) == (one.source, one.target)
     assert sum(file.stat().st_size for file in COMMITTED.iterdir()) < 10_000
 
 

@@ -264,7 +264,7 @@ def test_two_processes_with_both_adapters_in_one_backward_pass(tmp_path):
         (lambda a: Adapters(a.model), "has adapters already"),
         (lambda a: Adapters(unet(), targets=["to_q", "to_w"]), "UNet2DConditionModel is named ...to_w"),
         (lambda a: Adapters(nn.Sequential(nn.Linear(2, 2))), "Sequential has none of the layers"),
-        (lambda a: Adapters(unet(), rank=0), "got 0 and 8"),
+        (lambda a: Adapters(unet(), rank=0), "rank=0: must be at least 1"),
         (lambda a: Adapters(copied_to(unet(), torch.bfloat16), merged=True), "merged adapters need float32"),
         (lambda a: Adapters(unet(), names=("a", "a")), r"\['a', 'a'\]"),
         (lambda a: Adapters(unet(), names=("../a",)), "letters, digits"),

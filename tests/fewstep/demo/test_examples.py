@@ -40,9 +40,9 @@ def test_an_example_is_a_picture_and_two_captions(folder):
 
 def test_the_page_begins_with_the_first_as_the_model_sees_it(folder):
     other = GOOD | {"image": "b.png", "target": "a cube"}
-    begin = Beginnings(read_examples(listed(folder, [GOOD, other])), (2, 2))
+    begin = Beginnings(read_examples(listed(folder, [GOOD, other])), (4, 4))
     picture, *captions = begin.first()
-    assert np.asarray(picture).tolist() == [[[255, 0, 0], [0, 255, 0]]] * 2  # the square in the middle
+    assert np.asarray(picture).tolist() == [[[255, 0, 0]] * 2 + [[0, 255, 0]] * 2] * 4  # the square in the middle
     assert captions == ["a red square", "a blue square"]
     assert begin.of(1)[1:] == ("a red square", "a cube")
     assert begin.prompts() == ["a red square", "a blue square", "a cube"]
