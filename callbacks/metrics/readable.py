@@ -28,9 +28,9 @@ class ReadableCallback(Callback):
         real_share: of the real pictures that pass; which sets how certain the reader has to be. 0 to 1, both excluded.
         prefix: before the name, where several readers measure.
 
-    Nothing is asked of a picture, so that this also measures models without conditions. Measure some hundred pictures: of
-    few, the bound is that of the least certain real one, which is higher. Reads `image` of the outputs,
-    `image`, `key` and `weight` of the batch. `rows` holds 1 for a picture that passes and 0 for others, by key order.
+    Nothing is asked of a picture, so that this also measures models without conditions. Measure some hundred pictures:
+    of few, the bound is that of the least certain real one, which is higher. Reads `image` of the outputs, `image`,
+    `key` and `weight` of the batch. `rows` holds 1 for a picture that passes and 0 for others, by key order.
     """
 
     def __init__(
