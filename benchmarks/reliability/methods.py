@@ -46,11 +46,11 @@ SHORT = (  # a step of theirs takes longest
     *("teacher", "teacher_avatars", "teacher_scenes", "unconditional", "guidance", "guidance_avatars"),
     *("icd_avatars", "icd_sd15", "icd_sdxl"),
 )
-# Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 COSINE = (
     *("contrastive_avatars", "scorer_avatars", "autoencoder_avatars", "teacher_avatars", "teacher_scenes"),
     *("unconditional", "guidance_avatars", "icd", "icd_avatars"),
 )
+# Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 CONSTANT = {
     **dict.fromkeys(("ot", "weather", "labels"), "model.schedule"),
     **dict.fromkeys(COSINE, "model.optimizer.schedule"),
