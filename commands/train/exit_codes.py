@@ -41,7 +41,7 @@ def report(error: BaseException, command: Any) -> int:
 
 
 def _mendable(error: BaseException, command: Any) -> bool:
-    """Whether one line will do: everything in a dry run; else what the user's files can cause before step 1."""
+    """Whether one line will do: everything in a dry run; else what the user's files can cause until step 1 is done."""
     if command is not None and command.settings.dry_run:
         return True
     if command is not None and command.run_directory.started:

@@ -70,8 +70,9 @@ class RunDirectory(Callback):
     """Create the run directory, save the resolved config there and attach the loggers, just before training starts.
 
     Until `on_fit_start` the data, the model and (on resume) the checkpoint have been read: a run that cannot start
-    leaves nothing behind. `started` is True from the first batch on: later errors are not the user's typing. In predict
-    they may be: the prompts and the pictures are. A training without a step says so.
+    leaves nothing behind. `started` is True once a batch has gone through: later errors are not the user's typing,
+    unlike a field that the first one lacks. In predict all may be: the prompts and the pictures are. A training
+    without a step says so.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class RunDirectory(Callback):
             if strays and trainer.is_global_zero and trainer.state.fn == "fit":
                 print(f"resume  {shown(strays[0])} is left alone, it is outside {saver.dirpath}; best is counted anew")
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_batch_end(self, *args: Any) -> None:
         self.started = self.trained = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,8 +128,8 @@ class RunDirectory(Callback):
             where = f"the checkpoint is of step {trainer.global_step} in epoch {trainer.current_epoch}"
             print(f"resume  no step is left to train: {where}{said}", file=sys.stderr)
 
-    def on_validation_batch_start(self, *args: Any) -> None:
+    def on_validation_batch_end(self, *args: Any) -> None:
         self.started = True
 
-    def on_test_batch_start(self, *args: Any) -> None:
+    def on_test_batch_end(self, *args: Any) -> None:
         self.started = True

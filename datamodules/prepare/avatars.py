@@ -7,7 +7,6 @@ Scenes show several persons beside each other. Synthetic: nobody is portrayed.
 import argparse
 import json
 from itertools import count, islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +47,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from datamodules.prepare.image_shard_writing import Samples, write_image_folder
-    from fewstep.files.durable import write_synced
 
     if not 10 <= options.num <= MOST_PAIRS or not 16 <= options.size <= 1024:
         expected = f"10 to {MOST_PAIRS:,} pairs of 16 to 1024 pixels"
@@ -74,10 +72,11 @@ def run(options: argparse.Namespace) -> None:
 
         keys = {split: [key for key, scene in scenes.items() if scene.split == split] for split in SPLITS}
         samples = {split: Samples(keys[split], render) for split in SPLITS if keys[split]}
-        readme = README.format(**about_it, command=options.command_line)
-        write_image_folder(options.out, samples, about, overwrite=options.overwrite, readme=readme, sources=packages)
-    notice = NOTICE.format(credit=style.credit, package=style.package.name, version=VERSION)
-    write_synced(Path(options.out) / "NOTICE", notice.encode())
+        texts = {
+            "README.md": README.format(**about_it, command=options.command_line),
+            "NOTICE": NOTICE.format(credit=style.credit, package=style.package.name, version=VERSION),
+        }
+        write_image_folder(options.out, samples, about, overwrite=options.overwrite, texts=texts, sources=packages)
 
 
 class Person(NamedTuple):

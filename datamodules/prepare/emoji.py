@@ -7,7 +7,6 @@ and tags from emojibase (MIT). Only concepts that every chosen style draws are k
 import argparse
 import io
 import re
-from pathlib import Path
 
 from datamodules.prepare import add_output_arguments
 from datamodules.prepare.emoji_sources import EMOJIBASE, SOURCES, notice
@@ -50,7 +49,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from datamodules.prepare.image_shard_writing import Samples, write_image_folder
-    from fewstep.files.durable import write_synced
 
     styles = [style for style in STYLES if style in options.styles]
     background = checked(options, styles)
@@ -87,9 +85,9 @@ def run(options: argparse.Namespace) -> None:
     )  # fmt: skip
     packages = located((EMOJIBASE, *(SOURCES[style][0] for style in styles)), options.packages)
     splits = {split: Samples(names, render) for split, names in keys.items() if names}
-    write_image_folder(options.out, splits, about, overwrite=options.overwrite, readme=readme, sources=packages)
     change = f"{options.size} x {options.size} pixels, background {options.background}, {options.encoding} WebP"
-    write_synced(Path(options.out) / "NOTICE", notice(styles, change).encode())
+    texts = {"README.md": readme, "NOTICE": notice(styles, change)}
+    write_image_folder(options.out, splits, about, overwrite=options.overwrite, texts=texts, sources=packages)
 
 
 def checked(options: argparse.Namespace, styles: list[str]) -> tuple[int, int, int] | None:

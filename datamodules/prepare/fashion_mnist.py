@@ -102,10 +102,10 @@ def write_pictures(options: argparse.Namespace, images: dict, labels: dict, val:
     line = options.command_line
     about = {"name": "fashion_mnist", "license": "MIT", "command": line, "image_size": options.size}
     about["notes"] = {"classes": list(CLASSES), "val_seed": options.seed}
-    readme = README.format(size=options.size, seed=options.seed, command=line, **counts)
+    texts = {"README.md": README.format(size=options.size, seed=options.seed, command=line, **counts)}
     sources = sorted(Path(options.idx).glob("*-ubyte*"))
     write_image_folder(
-        options.out, splits, about, options.overwrite, samples_per_shard=5000, readme=readme, sources=sources
+        options.out, splits, about, options.overwrite, samples_per_shard=5000, texts=texts, sources=sources
     )
 
 

@@ -81,11 +81,12 @@ def run(options: argparse.Namespace) -> None:
     splits = split_keys(files, captions, options)
     about = {"name": printable(Path(options.out).name), "license": options.license, "command": options.command_line}
     about |= {"notes": {"other_files": {printable(why): len(names) for why, names in listing.others.items()}}}
-    readme = README.format(name=about["name"], count=len(captions), command=options.command_line)
+    facts = {"name": about["name"], "count": len(captions), "command": options.command_line}
+    texts = {"README.md": README.format(**facts)}
     samples = {split: Samples(keys, render) for split, keys in splits.items() if keys}
     sources = [*(images / name for name in listing.pictures), *captions.files()]
     sources += [Path(options.captions)] if options.captions else []
-    index = write_image_folder(options.out, samples, about, options.overwrite, readme=readme, sources=sources)
+    index = write_image_folder(options.out, samples, about, options.overwrite, texts=texts, sources=sources)
     for line in (*listing.told(), *captions.told(), *left_out(index, files, faults), *lacking(index, splits, options)):
         say(line)
 

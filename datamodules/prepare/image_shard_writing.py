@@ -11,8 +11,9 @@ The same samples give the same bytes: members carry no time and no owner.
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from datamodules.bad_sample import BadSample
@@ -44,13 +45,14 @@ def write_image_folder(
     description: dict,
     overwrite: bool = False,
     samples_per_shard: int = 1000,
-    readme: str | None = None,
+    texts: Mapping[str, str] = MappingProxyType({}),
     progress: bool = True,
     sources: Iterable[Path] = (),
 ) -> dict:
     """Write `splits` to the folder `out` and return its index; `description` has name, license, command and more.
 
     Every finished shard is safe in `OUT.partial`: the same call after an interruption renders only what is missing.
+    texts: {name of a file beside the shards, such as NOTICE: what it says}.
     sources: files and folders that `render` reads; once one of them has changed, no build goes on.
     `render` may raise BadSample, which leaves the sample out. ValueError in one line for keys that WebDataset would
     cut or that occur twice, for a folder that is in the way, and for an `OUT.partial` of another plan.
@@ -67,8 +69,8 @@ def write_image_folder(
         index = index_of(description, shards)
         verify(staging, index)
         write_synced(staging / "index.json", json.dumps(index, indent=1).encode() + b"\n")
-        if readme:
-            write_synced(staging / "README.md", readme.encode())
+        for name, text in texts.items():
+            write_synced(staging / name, text.encode())
         replace_folder(staging, target, overwrite)
         for file in (f for rest in ("plan.json", "*.done.json", "*.tmp", ".*.tmp.*") for f in target.glob(rest)):
             file.unlink(missing_ok=True)

@@ -63,10 +63,11 @@ def run(options: argparse.Namespace) -> None:
     text = f"\n{notice.read_text()}" if notice.is_file() else ""
     prompts = " and ".join(f"KEY.{name}.npy" for name in encoders.stored_names)
     facts = {"source": options.data, "size": as_text(size), "captions": captions, "hashes": named, "notice": text}
-    readme = README.format(name=description["name"], command=description["command"], prompts=prompts, **facts)
+    facts |= {"name": description["name"], "command": description["command"], "prompts": prompts}
+    texts = {"README.md": README.format(**facts)}
     samples = {split: Samples(list(chunk.rows), chunk.render) for split, chunk in chunks.items()}
     shards = [Path(path) for index in indexes.values() for path in index.paths]
-    write_image_folder(options.out, samples, description, options.overwrite, readme=readme, sources=shards)
+    write_image_folder(options.out, samples, description, options.overwrite, texts=texts, sources=shards)
 
 
 def most_captions(index: Any) -> int:

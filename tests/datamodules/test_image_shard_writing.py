@@ -40,7 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_plain_webdataset_reads_the_same_samples(tmp_path):
     from webdataset import WebDataset
 
-    index = write(tmp_path / "toy", readme="# Toy\n")
+    index = write(tmp_path / "toy", texts={"README.md": "# Toy\n"})
     files = [str(tmp_path / "toy" / shard["file"]) for shard in index["splits"]["train"]["shards"]]
     read = {s["__key__"]: {k: v for k, v in s.items() if k[0] != "_"} for s in WebDataset(files, shardshuffle=False)}
     assert read == {key: render(key) for key in KEYS if key != "k04"}
@@ -63,7 +63,7 @@ def test_wids_reads_the_same_samples_at_any_place(tmp_path):
 
 
 def test_the_index_says_what_is_there_and_what_was_left_out(tmp_path):
-    index = write(tmp_path / "toy", readme="# Toy\n")
+    index = write(tmp_path / "toy", texts={"README.md": "# Toy\n"})
     assert json.loads((tmp_path / "toy" / "index.json").read_text()) == index
     assert (index["schema"], index["kind"], index["image_size"]) == (1, "images", None)
     assert index["notes"] == {"source": "made up", "skipped": {"empty_caption": {"count": 1, "keys": ["k04"]}}}
@@ -248,7 +248,7 @@ def test_progress_is_a_plain_line_when_nobody_watches(tmp_path, capsys, monkeypa
 
 def test_overwriting_replaces_what_was_built_with_what_lies_beside_it(tmp_path):
     out = tmp_path / "toy"
-    write(out, readme="# Toy\n")
+    write(out, texts={"README.md": "# Toy\n"})
     for name in ("NOTICE", "plan.json", "train-000000.done.json", "train-000003.tar.tmp"):  # of a build cut off late
         (out / name).write_text("{}")
     write(out, keys=KEYS[:2], overwrite=True)
