@@ -24,7 +24,7 @@ class EMA(Callback):
 
     def __init__(self, decay: float = 0.999, start_step: int = 0, every_n_steps: int = 1) -> None:
         if not 0.0 <= decay < 1.0:
-            raise ValueError(f"ema decay is {decay}; choose a value in [0, 1), for example 0.999")
+            raise ValueError(f"decay={decay}: of the moving average; choose a value in [0, 1), for example 0.999")
         if start_step < 0 or every_n_steps < 1:
             raise ValueError(f"ema needs start_step >= 0 and every_n_steps >= 1, got {start_step} and {every_n_steps}")
         self.decay = decay

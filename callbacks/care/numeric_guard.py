@@ -61,9 +61,10 @@ class NumericGuard(Callback):
     """
 
     def __init__(self, max_in_a_row: int = 10, max_share: float = 0.05) -> None:
-        if max_in_a_row < 1 or not 0 < max_share <= 1:
-            given = f"max_in_a_row={max_in_a_row}, max_share={max_share}"
-            raise ValueError(f"numeric guard {given}: give at least 1 and a share in (0, 1]")
+        if max_in_a_row < 1:
+            raise ValueError(f"max_in_a_row={max_in_a_row}: of the numeric guard; give at least 1")
+        if not 0 < max_share <= 1:
+            raise ValueError(f"max_share={max_share}: of the numeric guard; give a share in (0, 1]")
         self.max_in_a_row, self.max_share = max_in_a_row, max_share
         self.steps = self.skipped = self.in_a_row = self.charged = 0
         self._pending: deque[_Step] = deque()

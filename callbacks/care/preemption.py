@@ -30,7 +30,7 @@ class Preemption(Checkpoint):
 
     def __init__(self, every_n_steps: int = 10, signals: Sequence[str] = ("SIGTERM", "SIGUSR1")) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"preemption every_n_steps is {every_n_steps}; give at least 1")
+            raise ValueError(f"every_n_steps={every_n_steps}: of preemption; give at least 1")
         self.every_n_steps = every_n_steps
         self.signals = tuple(signals)
         self._installed = False

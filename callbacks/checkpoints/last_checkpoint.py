@@ -24,7 +24,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, every_n_steps: int | None = None, folder: str | None = None) -> None:
         if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"last checkpoint every_n_steps is {every_n_steps}; give at least 1 or leave it out")
+            raise ValueError(f"every_n_steps={every_n_steps}: of the last checkpoint; give at least 1 or leave it out")
         self.every_n_steps = every_n_steps
         self.folder = folder
         self._saved_step = 0  # a state that the file holds; nothing is worth one before the first step

@@ -22,7 +22,7 @@ class Progress(ProgressBar):
     def __init__(self, every_seconds: float = 10.0) -> None:
         super().__init__()
         if every_seconds <= 0:
-            raise ValueError(f"progress every_seconds is {every_seconds}; it must be positive")
+            raise ValueError(f"every_seconds={every_seconds}: of the progress line; it must be positive")
         self.every_seconds = every_seconds
         self._console = Console()
         self._bar: rich_progress.Progress | None = None

@@ -36,7 +36,7 @@ class Throughput(Callback):
 
     def __init__(self, peak_flops: float | None = None) -> None:
         if peak_flops is not None and peak_flops <= 0:
-            raise ValueError(f"throughput peak_flops is {peak_flops}; give the FLOP/s of one device, such as 3.12e14")
+            raise ValueError(f"peak_flops={peak_flops}: give the FLOP/s of one device, such as 3.12e14")
         self.peak_flops = peak_flops
         self.latest: dict[str, float] = {}  # the values logged last, by name
         self.unit = "samples"

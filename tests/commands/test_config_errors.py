@@ -97,7 +97,7 @@ def test_a_mistake_in_a_file_is_not_laid_to_the_command_line(fit, capsys, conten
         (["--callbacks.stop", "EarlyStopping"], "callbacks.stop.monitor is required (on the command line)"),
         (["--trainer.precision", "13"], "trainer.precision: expected"),
         (["--model.lr", "fast"], "model.lr: expected float, got 'fast' (on the command line)"),
-        (["--callbacks.ema.decay", "1.5"], "ema decay is 1.5; choose a value in [0, 1)"),
+        (["--callbacks.ema.decay", "1.5"], "callbacks.ema.decay=1.5: of the moving average; choose a value in [0, 1)"),
         (["-c", "tinny.yaml"], "config tinny.yaml does not exist; nearest file: 'tiny.yaml'"),
         (["-c"], "expected one argument"),
         (["stray"], "unexpected argument 'stray'"),

@@ -175,5 +175,5 @@ def test_switched_off_the_signal_stops_at_once(stopped):
 
 
 def test_bad_interval():
-    with pytest.raises(ValueError, match="every_n_steps is 0"):
+    with pytest.raises(ValueError, match="every_n_steps=0: of preemption"):
         Preemption(every_n_steps=0)

@@ -41,5 +41,5 @@ def test_a_stop_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
 
 
 def test_bad_interval():
-    with pytest.raises(ValueError, match="every_n_steps is 0"):
+    with pytest.raises(ValueError, match="every_n_steps=0: of the last"):
         LastCheckpoint(every_n_steps=0)

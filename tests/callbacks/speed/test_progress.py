@@ -85,7 +85,7 @@ def test_a_terminal_shows_a_bar_and_keeps_only_the_last_line(fit, monkeypatch, c
 
 
 def test_a_bad_interval_is_named():
-    with pytest.raises(ValueError, match="every_seconds is 0"):
+    with pytest.raises(ValueError, match="every_seconds=0"):
         Progress(every_seconds=0)
 
 

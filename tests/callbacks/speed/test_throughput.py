@@ -187,7 +187,7 @@ def test_an_unknown_device_is_said_once_and_can_be_given(monkeypatch, capsys):
 
 
 def test_a_bad_peak_is_named():
-    with pytest.raises(ValueError, match="peak_flops is 0"):
+    with pytest.raises(ValueError, match="peak_flops=0"):
         Throughput(peak_flops=0)
 
 

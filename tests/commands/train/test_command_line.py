@@ -125,6 +125,12 @@ def test_a_checkpoint_that_is_tested_does_not_change_the_config(fit, config, cap
     assert "the checkpoint does not fit the model: " in capsys.readouterr().err
 
 
+def test_an_error_in_the_first_step_is_one_line(fit, capsys):
+    """The data lack a field that a module asks for: no slip of the code."""
+    assert fit("--run_dir", "run", "--model.fail_at", "0") == 2
+    assert capsys.readouterr().err == "error: training went wrong\n"
+
+
 def test_an_error_after_the_first_step_keeps_its_traceback(fit):
     with pytest.raises(ValueError, match="training went wrong"):
         fit("--run_dir", "run", "--model.fail_at", "2")
