@@ -32,6 +32,13 @@ def describe_misfit(text: str) -> str:
     return f"the checkpoint does not fit the model: {'; '.join(parts) or one_line(text, 160)}; {remedy}"
 
 
+def require_same_class(checkpoint: Mapping[str, Any], model: nn.Module, name: object, config: object) -> None:
+    """ValueError where a run of another class of module wrote the checkpoint. name, config: what a line calls them."""
+    trained = checkpoint.get("hyper_parameters", {}).get("_class_path", "").rpartition(".")[2]
+    if trained and trained != type(model).__name__:
+        raise ValueError(f"checkpoint {name} holds a {trained}, {config} asks for a {type(model).__name__}")
+
+
 def require_same_numbers(stored: Mapping[str, Any], model: nn.Module) -> None:
     """ValueError where whole numbers would stand for real ones or the reverse, which loading rounds without a word."""
     for name, weight in model.state_dict().items():

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fewstep.choices import require_choice
@@ -37,9 +38,16 @@ class AdamW:
         num_steps: tells the steps of the run; asked only where the schedule depends on them.
         """
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
-        end = num_steps() if self.schedule == "cosine" else math.inf
-        share = partial(warmup_cosine, warmup_steps=self.warmup_steps, max_steps=end)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
+        return scheduled(optimizer, num_steps() if self.schedule == "cosine" else math.inf, self.warmup_steps)
+
+
+def scheduled(optimizer: Optimizer, max_steps: float, warmup_steps: int = 0) -> dict[str, Any]:
+    """An optimizer whose learning rates follow `warmup_cosine`, as Lightning's configure_optimizers returns it.
+
+    The schedule keeps no number of steps of its own: a run that is resumed for more of them falls along the new cosine.
+    """
+    share = partial(warmup_cosine, warmup_steps=warmup_steps, max_steps=max_steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: float) -> float:

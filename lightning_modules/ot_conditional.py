@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fewstep.cadence import due
 from fewstep.optimizer_options import check_adamw
+from fewstep.optimizers import scheduled
 from fewstep.transport.dimensions import check_dimensions
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
@@ -123,5 +124,4 @@ class OTConditionalModule(LightningModule):
         )
         if h.schedule == "constant":
             return optimizer
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return scheduled(optimizer, self.trainer.estimated_stepping_batches)

@@ -1,5 +1,6 @@
 """Results of edits.py as a table, as a plot of strength against nearness, and as a sheet of pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,17 +22,26 @@ COLUMNS = {
 
 
 def markdown(path: Path) -> str:
-    """A line for each way and scale; 95 % intervals of the first column and of the distance."""
+    """A line for each way and scale, with 95 % intervals over avatars."""
     titles = [title for title, _ in COLUMNS.values()]
     lines = [f"| way | guidance | {' | '.join(titles)} |", f"|---|---|{'--:|' * len(titles)}"]
-    for row in read_rows([path]):
-        cells = []
-        for name, (_, form) in COLUMNS.items():
-            values = torch.tensor(row["values"][name], dtype=torch.float64)
-            low, high = bootstrap_mean(values)
-            cells.append(f"{form.format(values.mean())} [{form.format(low)}, {form.format(high)}]")
-        lines.append(f"| {row['method']} | {row['guidance']} | {' | '.join(cells)} |")
+    lines += [
+        f"| {row['method']} | {row['guidance']} | {' | '.join(cells(row, COLUMNS))} |" for row in read_rows([path])
+    ]
     return "\n".join(lines)
+
+
+def cells(row: Row, columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Mean and 95 % interval over pictures of each column {value: (title, format)}, empty where the row has none."""
+    found = []
+    for name, (_, form) in columns.items():
+        values = torch.tensor(row["values"].get(name, []), dtype=torch.float64)
+        if not len(values):
+            found.append("")
+            continue
+        low, high = bootstrap_mean(values)
+        found.append(f"{form.format(values.mean())} [{form.format(low)}, {form.format(high)}]")
+    return found
 
 
 def plot(path: Path, target: Path) -> None:
@@ -66,13 +76,13 @@ def plot(path: Path, target: Path) -> None:
     pyplot.close(figure)
 
 
-def sheet(avatars: Avatars, pictures: dict[str, Tensor], target: Path, each: int = 2) -> None:
+def sheet(avatars: Avatars, pictures: Mapping[str, Tensor], target: Path, each: int = 2) -> None:
     """`each` edits of every kind: source, some ways, true edit."""
     rows = []
     for kind in dict.fromkeys(avatars.changed):
         rows += [row for row, word in enumerate(avatars.changed) if word == kind][:each]
     columns = {"source": avatars.image[rows]}
-    columns |= {name: drawn[rows] for name, drawn in pictures.items() if name not in ("no edit", "true edit")}
+    columns |= {name: drawn[rows] for name, drawn in pictures.items()}
     words = [f"{avatars.changed[row]} → {_asked(avatars, row)}" for row in rows]
     grid(columns | {"true edit": avatars.edited[rows]}, words, target)
 

@@ -3,14 +3,16 @@
     python benchmarks/avatars/edits.py --export runs/icd_avatars/export --data runs/avatars64 --num 200 \\
       --out results/avatar_edits.jsonl --pictures docs/images/avatars
 
-Ways of the students at every scale that they know, against DDIM inversion by their teacher in as many calls and in
-50 + 50. One line of JSON for each; what the file holds is not measured again. Then a table, the plot of strength
-against nearness to the true edit, and a sheet of edits of each kind.
+Ways of the students at every scale that they know, against inversion by their teacher: DDIM in as many calls and in
+50 + 50, a fixed point, and null-prompt inversion of the teacher before its guidance was distilled. One line of JSON
+for each; what the file holds is not measured again. Then a table, the plot of strength against nearness to the true
+edit, and a sheet of edits of each kind at the scale --shown.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +21,13 @@ from torch.nn import functional as F
 
 from benchmarks.avatars.edit_tables import markdown, plot, sheet
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars
-from benchmarks.icd.bench import fine_times
+from benchmarks.icd.bench import fine_times, null_prompt, original_of, with_null
 from benchmarks.icd.chains import Chains
 from benchmarks.icd.judge import psnr
 from benchmarks.icd.results import Results, Row, timed
 from fewstep.backbones import DiffusersDenoiser
 from fewstep.diffusion.guidance import DynamicGuidance
+from fewstep.diffusion.solvers import ddim, fixed_point
 from fewstep.icd.pair import Editing, InvertibleConsistency
 from fewstep.rewards.attribute_reader import load_attribute_reader
 from fewstep.rewards.attributes import judge
@@ -33,6 +36,7 @@ from fewstep.rng import PerSampleRng
 READERS = {"judge": "assets/avatar_judge", "held_out": "assets/avatar_judge_held_out"}
 UNTOUCHED = 2 / 255  # a pixel whose true edit differs by less is background
 MARGIN = 4  # pixels around what the true edit changes, one that is drawn, that count as neither
+Times = tuple[float, ...]
 WAYS = {
     "prompt switch": Editing(),
     "prompt switch, replay": Editing(replay=True),
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--num", type=int, default=200)
     parser.add_argument("--guided-below", type=float, default=0.8)
+    parser.add_argument("--shown", type=float, default=4.0, help="guidance scale of the sheet")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -77,15 +82,26 @@ class Bench:
         model = self.pair.model
         denoiser = DiffusersDenoiser(model.network, model.parametrization.schedule)  # its adapters rest
         self.chains = Chains(denoiser, model.parametrization, options.batch)
+        self.plain: Chains | None = None
+        if (original := original_of(options.export)) is not None:
+            unguided = lambda x, t, _, condition: original(x, t, condition)  # noqa: E731
+            self.plain = Chains(unguided, model.parametrization, options.batch, null_prompt(original))
+        with torch.no_grad():
+            self.data = torch.cat([self.latents.encode(part) for part in self.avatars.image.split(options.batch)])
+        self.noise = PerSampleRng(options.seed, self.avatars.key).normal(*self.data.shape[1:])
+        self.source, self.target = model.prompts(self.avatars.caption), model.prompts(self.avatars.edited_caption)
 
     def measure(self) -> dict[str, Tensor]:
-        """Every way at every scale; returns {way at a scale: edited pictures}, of the first pictures."""
+        """Every way at every scale; returns {way: edited pictures} at the scale that the sheet shows."""
         shown = {}
         for way, scale, edit in self._ways():
             row = self._row(way, scale)
+            if not (lacking := self.results.lacks(row)) and scale != self.options.shown:
+                continue
             drawn, seconds = timed(edit, torch.device("cpu"))
-            shown[f"{way}\nw = {scale:g}" if scale else way] = drawn
-            if self.results.lacks(row):
+            if scale == self.options.shown:
+                shown[way] = drawn
+            if lacking:
                 self.results.add(row, self.values(drawn), seconds=round(seconds / len(drawn), 5))
         return shown
 
@@ -95,16 +111,19 @@ class Bench:
             ("no edit", 0, lambda: self._through(self.avatars.image)),
             ("true edit", 0, lambda: self._through(self.avatars.edited)),
         ]
-        grids = {
-            "DDIM 4+4": (ends.encode_times, ends.decode_times),
-            "DDIM 50+50": (fine_times(start), fine_times(0)[::-1]),
+        few, many = (ends.encode_times, ends.decode_times), (fine_times(start), fine_times(0)[::-1])
+        teachers = {
+            "DDIM 4+4": partial(self._by_ddim, *few, ddim),
+            "fixed point 4+4": partial(self._by_ddim, *few, fixed_point),
+            "DDIM 50+50": partial(self._by_ddim, *many, ddim),
         }
         for scale in self.scales:
             for name, editing in WAYS.items():
                 chosen = replace(editing, guidance_scale=scale, guided_below=self.options.guided_below)
-                ways.append((f"iCD {name}", scale, lambda chosen=chosen: self._by_students(chosen)))
-            for name, times in grids.items():
-                ways.append((name, scale, lambda times=times, scale=scale: self._by_teacher(*times, scale)))
+                ways.append((f"iCD {name}", scale, partial(self._by_students, chosen)))
+            ways += [(name, scale, partial(edit, scale)) for name, edit in teachers.items()]
+            if self.plain is not None and scale > 1:
+                ways.append(("null prompt 50+50", scale, partial(self._by_null_prompt, self.plain, *many, scale)))
         return ways
 
     def _row(self, way: str, scale: float) -> Row:
@@ -114,8 +133,7 @@ class Bench:
 
     @torch.no_grad()
     def _through(self, images: Tensor) -> Tensor:
-        parts = images.split(self.options.batch)
-        return torch.cat([self.latents.decode(self.latents.encode(part)) for part in parts])
+        return self._decoded(torch.cat([self.latents.encode(part) for part in images.split(self.options.batch)]))
 
     def _by_students(self, editing: Editing) -> Tensor:
         parts, size, a = [], self.options.batch, self.avatars
@@ -125,15 +143,20 @@ class Bench:
             parts.append(self.pair.edit(a.image[rows], a.caption[rows], a.edited_caption[rows], rng, editing))
         return torch.cat(parts)
 
-    @torch.no_grad()
-    def _by_teacher(self, up: tuple[float, ...], down: tuple[float, ...], scale: float) -> Tensor:
-        size, prompts = self.options.batch, self.pair.model.prompts
-        data = torch.cat([self.latents.encode(part) for part in self.avatars.image.split(size)])
-        noise = PerSampleRng(self.options.seed, self.avatars.key).normal(*data.shape[1:])
-        code, _ = self.chains.encode(data, noise, up, prompts(self.avatars.caption))
+    def _by_ddim(self, up: Times, down: Times, solver: Callable[..., Tensor], scale: float) -> Tensor:
+        code, _ = self.chains.encode(self.data, self.noise, up, self.source, solver=solver)
         guidance = DynamicGuidance(scale, self.options.guided_below)
-        found, _ = self.chains.decode(code, down, prompts(self.avatars.edited_caption), guidance, key=up)
-        return torch.cat([self.latents.decode(part) for part in found.split(size)])
+        return self._decoded(self.chains.decode(code, down, self.target, guidance, key=(up, solver))[0])
+
+    def _by_null_prompt(self, chains: Chains, up: Times, down: Times, scale: float) -> Tensor:
+        """Guided away from the source's caption at all times, as its authors do."""
+        code, _ = chains.encode(self.data, self.noise, up, self.source)
+        condition = with_null(self.target, self.source)
+        return self._decoded(chains.decode(code, down, condition, DynamicGuidance(scale))[0])
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return torch.cat([self.latents.decode(part) for part in latents.split(self.options.batch)])
 
     @torch.no_grad()
     def values(self, edited: Tensor) -> dict[str, Tensor]:

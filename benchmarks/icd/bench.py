@@ -129,7 +129,7 @@ def make_bench(
     floor = torch.cat([model.latents.decode(part) for part in latents.split(batch)])
     schedule = model.parametrization.schedule
     chains = Chains(DiffusersDenoiser(model.network, schedule), model.parametrization, batch)  # its adapters rest
-    original, plain = _original(export, device), None
+    original, plain = original_of(export, device), None
     if original is not None:
         unguided = lambda x, t, _, condition: original(x, t, condition)  # noqa: E731
         plain = Chains(unguided, model.parametrization, batch)
@@ -139,8 +139,8 @@ def make_bench(
     )  # fmt: skip
 
 
-def _original(export: str, device: str) -> Network | None:
-    """The pipeline's own network."""
+def original_of(export: str, device: str = "cpu") -> Network | None:
+    """The pipeline's own network, None if it is told the guidance scale itself."""
     model = load_latent_diffusion(teacher_of(export)[0]).to(device)
     if has_guidance_embedding(model.network):
         return None

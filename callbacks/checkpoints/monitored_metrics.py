@@ -8,7 +8,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from torch import Tensor
+from torch import Tensor, strided
+
+from fewstep.files.plain_reader import named, refuse
 
 KEY = "monitored_metrics"  # in the checkpoint: {"metrics": {name: number}, "should_stop": bool}
 
@@ -85,11 +87,18 @@ class MonitoredMetrics(Callback):
             print(f"early stopping: {', '.join(sorted(names))} was never measured, {why}", file=sys.stderr)
 
 
+def _logged(value: Any, name: str) -> None:
+    """What Lightning keeps of a logged metric; NaN is one, too."""
+    real = isinstance(value, Tensor) and value.numel() == 1 and value.layout is strided and not value.is_meta
+    if not real or value.dtype.is_complex or not (value.dtype.is_floating_point or value.dtype.is_signed):
+        refuse(value, name, "a number")
+
+
 def _checked(stored: Any) -> dict[str, Any]:
     """The entry of a checkpoint, which anybody may have written. Errors: ValueError in one line."""
     metrics = stored.get("metrics") if isinstance(stored, dict) else None
-    if not isinstance(metrics, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) and value.numel() == 1 for name, value in metrics.items()
-    ):
-        raise ValueError(f"the checkpoint's {KEY} are not numbers with names; resume from another checkpoint")
+    try:
+        named(_logged)(metrics, KEY)
+    except ValueError as error:
+        raise ValueError(f"the checkpoint's {error}; resume from another checkpoint") from None
     return {"metrics": metrics, "should_stop": stored.get("should_stop") is True}

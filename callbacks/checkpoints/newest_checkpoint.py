@@ -81,5 +81,6 @@ def _written_at(stored: Mapping[str, Any], file: Path) -> int:
 
 def _holds_nan(weights: Mapping[str, Any]) -> bool:
     """Whether a floating tensor holds a NaN; one pass without a temporary of the tensor's size."""
-    tensors = (w for w in weights.values() if isinstance(w, Tensor) and w.is_floating_point() and w.numel())
+    dense = (w for w in weights.values() if isinstance(w, Tensor) and w.layout is torch.strided)
+    tensors = (w for w in dense if w.is_floating_point() and w.numel())
     return any(torch.aminmax(w.detach()).min.isnan() for w in tensors if w.element_size() > 1)  # no float8 kernel

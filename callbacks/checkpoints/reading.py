@@ -37,11 +37,12 @@ def read_checkpoint(path: str | Path, map_location: Any = None, lazily: bool = F
             if is_remote(path):
                 checkpoint = load_remote(str(path), map_location, lazily)
             else:
-                if not lazily:
-                    check_members(path)
+                require_uncompressed(path) if lazily else check_members(path)
                 checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True, mmap=lazily)
-    except (FileNotFoundError, ImportError):
+    except ImportError:
         raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"checkpoint {path} is not there or does not answer") from error
     except Exception as error:  # torch raises many kinds; all mean that this file is of no use
         raise_unreachable(error, path)
         why = reason(error) if is_remote(path) else foreign_kind(path) or reason(error)
@@ -91,15 +92,21 @@ def _raise_if_of_the_system(error: BaseException, path: str | Path) -> None:
         raise OSError(error.errno, f"{why}; try again once the disk answers") from error
 
 
+def require_uncompressed(path: str | Path) -> None:
+    """ValueError for a compressed member: torch writes none, and a small file could fill the memory. BadZipFile."""
+    with zipfile.ZipFile(path) as archive:
+        packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f"its member {packed[0]} is compressed, which torch.save does not do")
+
+
 def check_members(path: str | Path) -> None:
     """Read the whole file and compare the checksum of each member.
 
     `torch.load` does not: a flipped bit would become a weight. Errors: ValueError, BadZipFile for a damaged file.
     """
+    require_uncompressed(path)
     with zipfile.ZipFile(path) as archive:
-        packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
-        if packed:  # torch never does; a small file could fill the memory
-            raise ValueError(f"its member {packed[0]} is compressed, which torch.save does not do")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of its member {damaged} is wrong, the file is damaged")

@@ -11,7 +11,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from callbacks.checkpoints.plain_reader import (
+from fewstep.files.plain_reader import (
+    dense,
     each,
     either,
     fields,
@@ -157,7 +158,7 @@ CALLBACKS = {  # by class; the keys of Lightning's go on with {options}
         stopping_reason=either(*(reason.value for reason in EarlyStoppingReason)),
         stopping_reason_message=optional(text),
     ),
-    "EMA": fields({"num_updates": whole, "average": named(tensor)}),
+    "EMA": fields({"num_updates": whole, "average": named(dense)}),
     "NumericGuard": fields(dict.fromkeys(("steps", "skipped", "in_a_row", "charged"), whole)),
     "LossSpikes": fields({"spikes": whole}),
     "StepSeed": fields({"seed": optional(whole)}),

@@ -39,7 +39,7 @@ class _AppendingWriter(ExperimentWriter):
         """Write what is not yet written; where that fails it is said once, kept in memory and tried again later."""
         try:
             super().save()
-        except OSError as error:
+        except (OSError, csv.Error) as error:
             if not self.said:
                 print(f"metrics.csv: {error}; the run goes on without it.", file=sys.stderr, flush=True)
             self.said = True
@@ -51,10 +51,10 @@ class _AppendingWriter(ExperimentWriter):
         target = Path(self.metrics_file_path)
         with (
             replacing(target) as partial,
-            target.open(newline="") as old,
-            partial.open("w", newline="") as new,
+            target.open(newline="", encoding="utf-8", errors="surrogateescape") as old,
+            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as new,
         ):
-            writer = csv.DictWriter(new, fieldnames=fieldnames)
+            writer = csv.DictWriter(new, fieldnames=fieldnames, extrasaction="ignore")  # of a damaged row
             writer.writeheader()
             writer.writerows(csv.DictReader(old))
 

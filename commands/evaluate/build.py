@@ -23,7 +23,7 @@ from commands.train.adopted_config import refuse_writes_outside
 from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
 from commands.value_errors import refuse_nan
-from commands.weight_mismatch import require_same_numbers
+from commands.weight_mismatch import require_same_class, require_same_numbers
 from fewstep.one_line import one_line
 from fewstep.picture_size import as_stored
 
@@ -163,9 +163,7 @@ def _dotted(content: Mapping[str, Any], inside: bool = False) -> Iterator[str]:
 
 
 def _load_weights(model: LightningModule, stored: Mapping[str, Any], checkpoint: Path, config: Path) -> None:
-    trained = stored.get("hyper_parameters", {}).get("_class_path", "").rpartition(".")[2]
-    if trained and trained != type(model).__name__:
-        raise ValueError(f"checkpoint {checkpoint} holds a {trained}, {config} asks for a {type(model).__name__}")
+    require_same_class(stored, model, checkpoint, config)
     try:
         require_same_numbers(stored["state_dict"], model)
         model.load_state_dict(stored["state_dict"])

@@ -25,7 +25,7 @@ from commands.trusted_code import take_trust
 from datamodules.remote import is_remote
 from datamodules.shard_sources import shards_by_split
 from fewstep.backbones import load_pipeline
-from fewstep.one_line import one_line
+from fewstep.one_line import one_line, printable
 
 Job = tuple[Path, Path, int | None]  # checkpoint and config, or pipeline and its index; inference steps
 
@@ -42,7 +42,7 @@ def run(argv: Sequence[str], args: argparse.Namespace, options: Sequence[str]) -
         evaluate(args, options, shlex.join(["python", "evaluate.py", *argv]))
         leave_process_group()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {one_line(in_flags(str(error), vars(args)), 800)}", file=sys.stderr)
+        print(f"error: {printable(one_line(in_flags(str(error), vars(args)), 800))}", file=sys.stderr)
         return 2
     return 0
 

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import torch
 
-from callbacks.checkpoints.plain_reader import shown
+from fewstep.files.plain_reader import shown
 
 SOMETHING = ("max_epochs", "max_steps", "limit_train_batches")  # 0 trains nothing
 OF_STAGE = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from callbacks.care.stop_signals import Stopped
 from callbacks.checkpoints.reading import OLDER
 from commands.config_errors import say_error
-from fewstep.one_line import one_line
+from fewstep.one_line import one_line, printable
 
 FAILED, USER_MISTAKE = 1, 2  # those of a process that was asked to stop: stop_signals.py
 RESTORING = {"_restore_modules_and_callbacks", "restore_training_state", "_load_combined_loader_states"}
@@ -63,8 +63,9 @@ def while_restoring(error: BaseException) -> bool:
 
 
 def _say(line: str, code: int) -> int:
+    """Where the line quotes a file, this one's control characters do not reach the terminal."""
     if line:
-        print(line, file=sys.stderr)
+        print("\n".join(map(printable, line.split("\n"))), file=sys.stderr)
     return code
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.optim.lr_scheduler import LambdaLR
 
 from commands.train.optimizer_state import (
     add_missing_options,
@@ -69,12 +70,22 @@ class OptimizerOptions(Callback):
         for entry in trainer.lr_scheduler_configs:
             if hasattr(entry.scheduler, "base_lrs"):
                 entry.scheduler.base_lrs = [g["initial_lr"] for g in entry.scheduler.optimizer.param_groups]
+            if isinstance(entry.scheduler, LambdaLR):
+                _take_place(entry.scheduler)
 
     def state_dict(self) -> dict[str, Options]:
         return {"configured": self._configured}
 
     def load_state_dict(self, state_dict: dict[str, Options]) -> None:
         self._stored = state_dict["configured"]
+
+
+def _take_place(schedule: LambdaLR) -> None:
+    """Rates of the step that comes next, by the schedule as it is now: that of the checkpoint may have ended in 0."""
+    groups = schedule.optimizer.param_groups
+    for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * share(schedule.last_epoch)
+    schedule._last_lr = [group["lr"] for group in groups]
 
 
 def _check_ranges(trainer: Trainer) -> None:

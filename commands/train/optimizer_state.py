@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.checkpoints.plain_reader import number, refuse, shown, whole
+from fewstep.files.plain_reader import dense, number, positive, refuse, shown, whole
 from fewstep.optimizer_options import RANGES, check_option
 
 States = Sequence[Mapping[str, Any]]
 
 KEPT_FOR = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg"}  # option -> moment without which a step fails
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "sum"}
+PERIODS = ("T_max", "T_0", "total_steps", "step_size")  # in steps, by which schedules of torch divide
 SWITCHES = ("foreach", "fused")  # None, the usual value, lets torch choose
 ELEMENTWISE = ("Adam", "AdamW", "Adamax", "Adagrad", "NAdam", "RAdam", "RMSprop", "SGD")  # of torch.optim
 
@@ -64,9 +65,14 @@ def require_same_kinds(
             _require_moments(state, optimizer, name)
     for place, (state, schedule) in enumerate(zip(schedule_states, schedules, strict=True)):
         name, fresh = f"the checkpoint's schedule {place}", schedule.state_dict()
+        if "lr_lambdas" in fresh.keys() - state.keys():
+            kind = type(schedule).__name__
+            raise ValueError(f"{name} is no {kind}; resume with the run's own config or start a new run")
         for key, value in state.items():
             if key in ("last_epoch", "_step_count"):
                 whole(value, f"{name} {key}")
+            elif key in PERIODS:
+                positive(value, f"{name} {key}")
             elif key in fresh:
                 _like(value, fresh[key], f"{name} {key}", same_length=key in ("base_lrs", "_last_lr"))
             elif hasattr(schedule, key):  # it would stand in place of a method or of the optimizer
@@ -113,10 +119,14 @@ def _require_moments(state: Mapping[str, Any], optimizer: Optimizer, name: str) 
             where = f"{name} {part} of parameter {key}"
             if part == "step":
                 number(value, where)
+                if float(value) < 0:
+                    refuse(float(value), where, "a number of steps")
             elif part not in MOMENTS or (value is None and part == "momentum_buffer"):
                 continue
             elif not isinstance(value, Tensor) or value.shape != parameter.shape:
                 refuse(value, where, f"a tensor of shape {tuple(parameter.shape)}")
+            else:
+                dense(value, where)
 
 
 def _needed(optimizer: Optimizer, old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:

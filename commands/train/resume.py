@@ -21,6 +21,8 @@ from commands.train import run_lock
 from commands.train.checkpoint_folders import checkpoint_folders, refuse_folders_in_the_way
 from commands.train.run_directory import new_run_id, refuse_occupied, shared_run_id
 from commands.trusted_code import imported
+from fewstep.files.plain_reader import shown
+from fewstep.one_line import printable
 
 say = rank_zero_only(print)
 
@@ -34,6 +36,10 @@ def locate(settings: Namespace, name: str, fitting: bool) -> tuple[Path, Path | 
     is likely to be mistyped or holds checkpoints of which none is of use, a folder given as checkpoint or in the place
     of one, and unless fitting, for any resume: it would be measured untrained. OSError for a disk that does not answer.
     """
+    if settings.run_dir and str(settings.run_dir).startswith("-"):
+        raise ValueError(
+            f"--run_dir {settings.run_dir}: a name that begins so looks like a flag; give ./{settings.run_dir}"
+        )
     if settings.resume and not fitting:
         given = "RUN/checkpoints/best.ckpt" if settings.resume == "auto" else settings.resume
         raise ValueError(
@@ -104,6 +110,8 @@ def _continue_from(checkpoint: Path, folder: Path | None) -> tuple[Path, Path]:
         raise ValueError(f"--resume {checkpoint} is a folder; use {resume_flags(checkpoint)}")
     if not checkpoint.suffix and not checkpoint.exists():
         raise ValueError(f"--resume {checkpoint}: give auto, or a checkpoint such as RUN/checkpoints/last.ckpt")
+    if folder is None and own == checkpoint.parent and checkpoint.exists():
+        raise ValueError(f"--resume {checkpoint} is in no RUN/checkpoints; add --run_dir with a folder for this run")
     if folder is not None and folder.absolute() != own.absolute() and getattr(rank_zero_only, "rank", 0) == 0:
         refuse_occupied(folder)
     return folder or own, checkpoint
@@ -116,8 +124,10 @@ def _newest_run(name: str) -> Path:
 
 def run_directory_of(checkpoint: Path | str) -> Path:
     """RUN for RUN/checkpoints/last.ckpt, else the checkpoint's own folder; for an address no folder that exists."""
-    checkpoint = Path(checkpoint)
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    folder = Path(checkpoint).parent
+    if folder == Path() and Path.cwd().name == "checkpoints":  # named from within
+        return Path.cwd().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def compare(checkpoint: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any] | None) -> None:
@@ -158,10 +168,11 @@ def _require_same_data(stored: str, now: str) -> None:
 
 def _require_same_order(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """The position in the data is one in the order that this seed gives."""
-    if "seed" in stored and stored["seed"] != now.get("seed", stored["seed"]):
+    if "seed" in stored and not _equal(stored["seed"], now.get("seed", stored["seed"])):
+        seed = shown(stored["seed"])
         raise ValueError(
-            f"data.seed is {now['seed']}, but the checkpoint's run used {stored['seed']}: samples would be lost and "
-            f"repeated; give --data.seed {stored['seed']} or start a new run"
+            f"data.seed is {now['seed']}, but the checkpoint's run used {seed}: samples would be lost and "
+            f"repeated; give --data.seed {quote(seed)} or start a new run"
         )
 
 
@@ -183,4 +194,4 @@ def _differences(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) ->
         if isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
             yield from sorted(_differences(name, old[key], new[key]))
         elif not _equal(old[key], new[key]):
-            yield name, str(old[key])[:200], str(new[key])
+            yield printable(name), printable(str(old[key])[:200]), str(new[key])

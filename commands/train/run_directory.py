@@ -12,13 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-from callbacks.checkpoints.plain_reader import shown
 from callbacks.checkpoints.restored_paths import restored_saver
 from callbacks.checkpoints.restored_state import saver as read_saver
 from commands.nearest_runs import is_run
 from commands.train import run_lock
 from commands.train.summary import print_header
 from fewstep.files.durable import replace_file
+from fewstep.files.plain_reader import shown
 
 RUN_ID_VARIABLE = "FEWSTEP_RUN_ID"  # set by the first process, inherited by the ranks that it starts
 

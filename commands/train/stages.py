@@ -14,7 +14,7 @@ from callbacks.checkpoints.remote import is_remote
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands.train.dry_run import DryRun
 from commands.train.summary import print_metrics, print_next_step
-from commands.weight_mismatch import require_same_numbers
+from commands.weight_mismatch import require_same_class, require_same_numbers
 
 
 def fit(
@@ -61,8 +61,11 @@ def rehearse(
 
 def evaluate(trainer: Trainer, command: str, arguments: dict[str, Any]) -> None:
     """validate, test or predict; the metrics of the first two are printed in one table."""
-    if arguments["ckpt_path"]:
-        read_checkpoint(arguments["ckpt_path"], lazily=True)  # Lightning's sharded strategies would run a hostile one
+    if path := arguments["ckpt_path"]:
+        stored = read_checkpoint(path, lazily=True)  # Lightning's sharded strategies would run a hostile one
+        model = arguments["model"]
+        require_same_class(stored, model, path, "the config")
+        require_same_numbers(stored["state_dict"], model)
     if command == "predict":
         trainer.predict(**arguments, weights_only=True)
     else:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.one_line import one_line
+from fewstep.one_line import one_line, printable
 from fewstep.picture_size import size_argument
 
 # Bars and hints that transformers prints for every file it reads; set them otherwise to see a long download.
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("FEWSTEP_TRACEBACK"):
             raise
-        print(f"error: {one_line(error, 800)}", file=sys.stderr)
+        print(f"error: {printable(one_line(error, 800))}", file=sys.stderr)
         return 2
     finally:
         gc.enable()
@@ -67,7 +67,7 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     command.add_argument("export", type=Path, metavar="EXPORT", help="what an ICD run exported: RUN/export")
     command.add_argument("--out", type=Path, default=Path(f"{name}.png"), help="PNG to write; %(default)s if not given")
-    command.add_argument("--overwrite", action="store_true", help="replace --out; otherwise NAME-2.png is written")
+    command.add_argument("--overwrite", action="store_true", help="replace files; otherwise NAME-2.png is written")
     command.add_argument("--steps-sheet", type=Path, metavar="FILE", help="also write a picture of every step")
     command.add_argument("--seed", type=int, default=0, help="of the noise; default %(default)s")
     command.add_argument("--device", default="cpu", help="such as cpu, cuda or mps; default %(default)s")

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from fewstep.files.contact_sheet import Sample, contact_sheet
+from fewstep.files.durable import replace_file
 from fewstep.files.names import write_new
 from fewstep.files.pictures import as_png, read_mask, read_picture, to_picture
 from fewstep.icd.editing import Editing
 from fewstep.icd.pair import InvertibleConsistency
 from fewstep.icd.watched_pair import Watch
+from fewstep.one_line import one_line
 from fewstep.rng import PerSampleRng
 
 EDITING = ("backend", "prompt_below", "replay", "cross_share", "self_share", "mode", "amplify", "blend")
@@ -36,15 +38,16 @@ def generate(options: argparse.Namespace) -> str:
 
 def invert(options: argparse.Namespace) -> str:
     read_picture(options.image, 1)  # what cannot be read is said before a network is loaded
+    if options.code is not None and options.code.suffix != ".safetensors":
+        raise ValueError(f"--code {options.code}: give the code's file a name that ends in .safetensors")
     pair, watch = _loaded(options), Watch()
     image = read_picture(options.image, pair.model.image_size, options.crop).to(options.device)
     watched, prompts = watch.pair(pair), [options.source]
     code = watched.encode(image, prompts, _noise(options))[-1]
     decoded = watched.decode(code, prompts)
-    if options.code is not None:
-        write_code(options.code, code)
+    written = None if options.code is None else _put(options.code, code_file(code), options.overwrite)
     told = _write(options, pair, watch, decoded, [("source", image)])
-    return f"{told}  reconstruction {psnr(decoded, image):.1f} dB"
+    return f"{told}  reconstruction {psnr(decoded, image):.1f} dB{f'  code {written}' if written else ''}"
 
 
 def edit(options: argparse.Namespace) -> str:
@@ -77,21 +80,25 @@ def psnr(image: Tensor, reference: Tensor) -> float:
     return 10 * math.log10(4 / error) if error else math.inf
 
 
-def write_code(path: str | Path, code: Tensor) -> None:
+def code_file(code: Tensor) -> bytes:
     """A code [1, C, h, w] as the tensor `code` of a safetensors file."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({"code": code.detach().float().cpu().contiguous()}, str(path))
+    return save({"code": code.detach().float().cpu().contiguous()})
 
 
 def read_code(path: str | Path) -> Tensor:
+    """ValueError in one line for a file without a code of finite numbers."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)["code"]
-    except (OSError, SafetensorError, KeyError) as error:
+        code = load_file(path)["code"]
+        if not (code.is_floating_point() and code.isfinite().all()):
+            raise ValueError(f"its {code.dtype} are not all finite")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} holds no code ({error}); give a file that `invert --code` wrote") from None
+    return code
 
 
 def check_code(code: Tensor, pair: InvertibleConsistency) -> None:
@@ -100,7 +107,18 @@ def check_code(code: Tensor, pair: InvertibleConsistency) -> None:
         raise ValueError(f"the code has shape {list(code.shape)}, this pair's {list(shape)}: another model's")
 
 
+def require_device(name: str) -> None:
+    """ValueError in one line for a device that this machine or this torch does not have."""
+    try:
+        usable = torch.empty(0, device=name).device.type != "meta"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name!r}: {one_line(error, 100)}; cpu is always there") from None
+    if not usable:
+        raise ValueError(f"--device {name!r} holds no values; cpu is always there")
+
+
 def _loaded(options: argparse.Namespace) -> InvertibleConsistency:
+    require_device(options.device)
     dtype = getattr(torch, options.dtype)
     places = options.export, options.pipeline, options.network
     return InvertibleConsistency.load(*places, dtype, options.device, options.size)
@@ -114,12 +132,13 @@ def _noise(options: argparse.Namespace) -> PerSampleRng:
 def _write(
     options: argparse.Namespace, pair: InvertibleConsistency, watch: Watch, image: Tensor, before: Pictures = ()
 ) -> str:
-    out = _put(options.out, as_png(to_picture(image)), options.overwrite)
+    out = str(_put(options.out, as_png(to_picture(image)), options.overwrite))
     if options.steps_sheet is not None:
         views = [(f"t = {t:.2f}", picture) for t, picture in watch.pictures(pair)]
         shown = [*before, *views, ("result", image)]
         samples = [Sample(label, {"": to_picture(picture)}) for label, picture in shown]
-        _put(options.steps_sheet, as_png(contact_sheet(samples, len(samples), side=160, lines=1)), True)
+        page = as_png(contact_sheet(samples, len(samples), side=160, lines=1))
+        out = f"{out}  steps {_put(options.steps_sheet, page, options.overwrite)}"
     return f"{out}  {watch.calls} network calls"
 
 
@@ -127,5 +146,5 @@ def _put(path: Path, content: bytes, overwrite: bool) -> Path:
     if not overwrite:
         return write_new(path, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    replace_file(path, content)
     return path

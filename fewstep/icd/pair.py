@@ -15,8 +15,8 @@ from fewstep.backbones import LatentDiffusion, load_latent_diffusion
 from fewstep.diffusion.guidance import Denoiser, DynamicGuidance, require_trained
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.students import load_students
-from fewstep.files.plain_json import read_json
 from fewstep.icd.attention_control import attention_control
+from fewstep.icd.description import SCHEMA, read_description
 from fewstep.icd.editing import Editing, edit
 from fewstep.icd.inversion import decode, encode
 from fewstep.picture_size import Size, as_stored
@@ -54,7 +54,7 @@ class InvertibleConsistency:
 
         image_size: of the pictures in pixels, if not the one of training.
         """
-        told = _described(folder)
+        told = read_description(folder)
         places, size = (pipeline or told["pipeline"], network or told["network"]), image_size or told.get("image_size")
         model = load_latent_diffusion(*places, dtype, size).to(device)
         students = load_students(model, told["students"], folder)
@@ -63,7 +63,7 @@ class InvertibleConsistency:
 
     def describe(self, folder: str | Path, pipeline: str, network: str | None, students: Mapping[str, Any]) -> None:
         """Write icd.json, which `load` reads beside the students' weights. students: Students.settings."""
-        told = {"schema": 1, "pipeline": pipeline, "network": network, "students": dict(students)}
+        told = {"schema": SCHEMA, "pipeline": pipeline, "network": network, "students": dict(students)}
         told |= {"guidance_scales": list(self.guidance_scales), "boundaries": asdict(self.boundaries)}
         told["image_size"] = as_stored(self.model.image_size)
         Path(folder, "icd.json").write_text(json.dumps(told, indent=2) + "\n")
@@ -158,16 +158,3 @@ class InvertibleConsistency:
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, height, width):
             raise ValueError(f"images must be [B, 3, {height}, {width}], got {list(images.shape)}; resize them")
         return self.model.latents.encode(images)
-
-
-def _described(folder: str | Path) -> dict[str, Any]:
-    try:
-        told = read_json(Path(folder, "icd.json"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {folder}/icd.json ({error}); give the export folder of an ICD run") from None
-    lacking = [
-        name for name in ("pipeline", "network", "students", "guidance_scales", "boundaries") if name not in told
-    ]
-    if told.get("schema") != 1 or lacking:
-        raise ValueError(f"{folder}/icd.json is of another version, or lacks {', '.join(lacking) or 'nothing'}")
-    return told

@@ -148,14 +148,26 @@ def test_more_patience_lets_a_stopped_run_go_on(fit, load):
 
 
 @pytest.mark.parametrize(
-    "stored", [[], {"metrics": [1]}, {"metrics": {"val/nll": "0.1"}}, {"metrics": {1: torch.ones(1)}}]
+    "stored",
+    [
+        [],
+        {"metrics": [1]},
+        {"metrics": {"val/nll": "0.1"}},
+        {"metrics": {1: torch.ones(1)}},
+        {"metrics": {"val/nll": torch.tensor(True)}},
+        {"metrics": {"val/nll": torch.tensor(1j)}},
+        {"metrics": {"val/nll": torch.ones(1).to_sparse()}},
+    ],
 )
 def test_metrics_that_are_no_numbers_are_one_line(fit, load, capsys, stored):
     assert fit("--run_dir", "run", "--trainer.max_steps", "2", "--test_after_fit", "false") == 0
     file = "run/checkpoints/last.ckpt"
     torch.save(load(file) | {"monitored_metrics": stored}, file)
     assert fit("--run_dir", "run", "--resume", file) == 2
-    assert "the checkpoint's monitored_metrics are not numbers with names" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("error: the checkpoint's ")
+    assert "resume from another checkpoint" in err
+    assert err.count("\n") == 1
 
 
 def no_position(checkpoint):

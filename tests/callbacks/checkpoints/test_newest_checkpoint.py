@@ -77,6 +77,14 @@ def test_a_broken_one_is_passed_over_in_one_line(run, capsys, harm, said):
     assert err.count("\n") == 1
 
 
+def test_sparse_weights_are_taken_as_they_are(run):
+    """A graph's adjacency, say."""
+    stored = whole(40)
+    stored["state_dict"]["edges"] = torch.eye(3).to_sparse()
+    AtomicCheckpointIO(keep_previous=()).save_checkpoint(stored, run / "checkpoints" / "last.ckpt")
+    assert chosen(run) == "last.ckpt"
+
+
 def test_a_constant_that_is_nan_does_not_send_a_run_back_to_the_beginning(run, capsys):
     for name in ("best", "last-1", "last"):
         path = run / "checkpoints" / f"{name}.ckpt"

@@ -45,10 +45,11 @@ def test_another_file_is_named_in_one_line(tmp_path, kind):
     make, expected = FOREIGN[kind]
     path = tmp_path / "x.ckpt"
     make(path)
-    with pytest.raises(ValueError, match=expected) as caught:
-        read_checkpoint(path)
-    assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
+    for lazily in (False, True):
+        with pytest.raises(ValueError, match=expected) as caught:
+            read_checkpoint(path, lazily=lazily)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
 
 
 def test_a_missing_file(tmp_path):

@@ -294,6 +294,13 @@ def test_inside(path, folder, expected):
         ("optimizer_states", {}, "optimizer_states is {}, expected a list"),
         ("lr_schedulers", [3], "lr_schedulers[0] is 3"),
         ("state_dict", {"w": 1.0}, "state_dict.w is 1.0, expected a tensor"),
+        (
+            "state_dict",
+            {"w": torch.zeros(2, device="meta")},
+            "state_dict.w is a tensor of shape (2,), expected a tensor",
+        ),
+        ("state_dict", {"w": torch.zeros(1).expand(10**6, 10**6)}, "that holds its values"),
+        ("callbacks", {"EMA": {"num_updates": 1, "average": {"w": torch.zeros(2).to_sparse()}}}, "a sparse_coo tensor"),
         ("hyper_parameters", [], "hyper_parameters is []"),
         ("hyper_parameters", {"_class_path": 3}, "hyper_parameters._class_path is 3"),
         ("pytorch-lightning_version", "two\n", "pytorch-lightning_version is 'two\\n'"),

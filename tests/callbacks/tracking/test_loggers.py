@@ -146,6 +146,16 @@ def test_what_is_no_table_is_named(tmp_path):
     assert file.read_bytes() == b"\x8d\xff\n"
 
 
+def test_a_damaged_row_ends_no_training(tmp_path):
+    file = tmp_path / "logs" / "metrics.csv"
+    file.parent.mkdir()
+    file.write_bytes(b"loss,step\n" + b"1,2\n" * 5000 + b"\xff,3\n1,2,3,4\n")  # beyond what is read of it at first
+    AppendingCSVLogger(str(tmp_path)).log_metrics({"loss": 0.5, "more": 1.0}, step=4)
+    lines = file.read_bytes().splitlines()
+    assert lines[0] == b"loss,more,step"
+    assert lines[-3:] == [b"\xff,,3", b"1,,2", b"0.5,1.0,4"]
+
+
 def test_csv_appends_after_a_restart_and_takes_new_columns(tmp_path):
     first = AppendingCSVLogger(str(tmp_path))
     first.log_metrics({"a": 1.0, "c": 4.0}, step=1)

@@ -1,5 +1,6 @@
 """Options changed in the config reach a restored optimizer; everything else stays as the schedule left it."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from commands.train.optimizer_options import OptimizerOptions
+from fewstep.optimizers import scheduled
 
 
 def build(lr: float, weight_decay: float, schedule: bool):
@@ -53,6 +55,37 @@ def test_without_changes_the_scheduled_rate_goes_on():
 def test_a_changed_rate_keeps_the_shape_of_the_schedule():
     rates, _ = resumed_lr(OLD, OLD | {"lr": 0.4}, schedule=True, steps=3)
     assert rates == pytest.approx([0.05, 0.025, 0.0125])
+
+
+@pytest.mark.parametrize("later", [4, 8])
+def test_a_cosine_falls_to_the_new_last_step(later):
+    """A run of 4 steps that goes on to step 8 has the rates of one of 8 from there on, not of 4 risen again."""
+
+    def built(steps: int):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], 0.1)
+        schedule = scheduled(optimizer, steps)["lr_scheduler"]["scheduler"]
+        options = {"optimizers": [optimizer], "lr_scheduler_configs": [SimpleNamespace(scheduler=schedule)]}
+        trainer = SimpleNamespace(**options, precision_plugin=None, gradient_clip_val=None)
+        callback = OptimizerOptions()
+        callback.on_fit_start(trainer, None)
+        return trainer, optimizer, schedule, callback
+
+    trainer, optimizer, schedule, callback = built(4)
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+    saved = optimizer.state_dict(), schedule.state_dict()
+    assert optimizer.param_groups[0]["lr"] == 0
+    trainer, optimizer, schedule, callback = built(later)
+    optimizer.load_state_dict(saved[0])
+    schedule.load_state_dict(saved[1])
+    callback.on_train_start(trainer, None)
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(later - 4):
+        optimizer.step()
+        schedule.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * step / later)) for step in range(4, later + 1)])
 
 
 def test_changes_without_a_schedule():

@@ -80,6 +80,10 @@ def test_what_a_run_has_saved_is_taken_over(optimizer, schedule):
         (("state", 0, "exp_avg"), torch.zeros(7), r"exp_avg of parameter 0 is a tensor of shape \(7,\), expected"),
         (("state", 0, "exp_avg_sq"), 3, "exp_avg_sq of parameter 0 is 3"),
         (("state", 1, "step"), math.nan, "step of parameter 1 is nan"),
+        (("state", 1, "step"), torch.tensor(-5.0), r"step of parameter 1 is -5\.0, expected a number of steps"),
+        (("state", 0, "exp_avg"), torch.zeros(2, 3).to_sparse(), "is a sparse_coo tensor of shape"),
+        (("state", 0, "exp_avg"), torch.zeros(1).expand(2, 3), "expected a tensor that holds its values"),
+        (("T_max",), 0, "T_max is 0, expected a positive number"),
         (("state", 1), {"step": 2}, "has no exp_avg for parameter 1"),
         (("base_lrs",), [0.1, 0.1], "base_lrs is"),
         (("last_epoch",), "3", "last_epoch is '3'"),
@@ -101,6 +105,13 @@ def test_what_is_of_another_kind_is_named(where, value, expected):
     with pytest.raises(ValueError, match=expected) as error:
         require_same_kinds([states[0]], [states[1]], [new], [fresh])
     assert "\n" not in str(error.value)
+
+
+def test_a_schedule_of_another_kind_is_named():
+    old, planned = built(OPTIMIZERS[0], SCHEDULES[0], 2)
+    new, fresh = built(OPTIMIZERS[0], SCHEDULES[1], 0)
+    with pytest.raises(ValueError, match="the checkpoint's schedule 0 is no LambdaLR; resume with the run's own"):
+        require_same_kinds([old.state_dict()], [planned.state_dict()], [new], [fresh])
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,58 @@ def test_a_checkpoint_may_start_another_run(fit, interrupted, load):
     assert load("run/checkpoints/last.ckpt")["global_step"] == 13
 
 
+def test_what_a_checkpoint_says_steers_no_terminal(fit, interrupted, capsys):
+    path = "run/checkpoints/last.ckpt"
+    stored = torch.load(path, weights_only=True)
+    stored["hyper_parameters"]["lr"] = "\x1b[2J"
+    torch.save(stored, path)
+    assert fit("--resume", path, "--trainer.max_steps", "13") == 0
+    assert "\x1b" not in capsys.readouterr().out
+    stored["hyper_parameters"]["_class_path"] = "evil.\x1b]0;owned\x07Net"
+    torch.save(stored, path)
+    assert fit("--resume", path) == 2
+    err = capsys.readouterr().err
+    assert "evil.\\x1b]0;owned\\x07Net" in err
+    assert "\x1b" not in err
+
+
+def test_a_folder_named_like_a_flag_is_refused(fit, capsys):
+    """Neither the resume that a run prints nor evaluate.py could be given it."""
+    assert fit("--run_dir=-run") == 2
+    assert capsys.readouterr().err == "error: --run_dir -run: a name that begins so looks like a flag; give ./-run\n"
+
+
+def test_a_checkpoint_of_another_class_or_kind_is_not_measured(config, fit, interrupted, capsys):
+    path = "run/checkpoints/last.ckpt"
+    stored = torch.load(path, weights_only=True)
+    whole = {name: weight.long() for name, weight in stored["state_dict"].items()}
+    torch.save({**stored, "state_dict": whole}, "whole.ckpt")
+    torch.save({**stored, "hyper_parameters": {"_class_path": "os.system"}}, "other.ckpt")
+    for file, expected in (("whole.ckpt", "is of torch.int64"), ("other.ckpt", "holds a system, the config asks for")):
+        for command in ("test", "validate"):
+            assert train.main([command, "-c", str(config), "--ckpt_path", file]) == 2
+            assert expected in capsys.readouterr().err
+
+
+def test_a_checkpoint_elsewhere_needs_a_folder_to_write_to(fit, interrupted, capsys):
+    """Its own may hold anything, such as the config that was given."""
+    Path("run/checkpoints/last.ckpt").rename("start.ckpt")
+    before = sorted(Path().iterdir())
+    assert fit("--resume", "start.ckpt") == 2
+    assert capsys.readouterr().err == (
+        "error: --resume start.ckpt is in no RUN/checkpoints; add --run_dir with a folder for this run\n"
+    )
+    assert sorted(Path().iterdir()) == before
+
+
+def test_a_checkpoint_may_be_named_from_within_its_folder(fit, interrupted, load, monkeypatch):
+    run = Path("run").absolute()
+    monkeypatch.chdir(run / "checkpoints")
+    assert fit("--resume", "last.ckpt") == 0
+    assert load(run / "checkpoints/last.ckpt")["global_step"] == 20
+    assert not (run / "checkpoints" / "config.yaml").exists()
+
+
 def test_a_moved_run_keeps_its_best_checkpoint(fit, load):
     """Were the best score forgotten, the first validation after the resume would overwrite best.ckpt."""
     assert fit("--run_dir", "run", "--model.lr", "0.1") == 0

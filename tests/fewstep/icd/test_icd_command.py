@@ -1,5 +1,6 @@
 """`python -m fewstep.icd`: from files to files."""
 
+import json
 import re
 import subprocess
 import sys
@@ -115,15 +116,63 @@ def test_the_last_view_of_the_decoder_is_its_answer(export):
         (["edit", *EDIT, "--prompt-below", "2"], "prompt_below=2.0: must be at least 0 and at most 1"),
         (["generate", "--prompt", "red", "--code", "no.safetensors"], "no.safetensors holds no code"),
         (["generate", "--prompt", "red", "--code", "other.safetensors"], "the code has shape [1, 4, 9, 9]"),
+        (
+            ["generate", "--prompt", "red", "--code", "nan.safetensors"],
+            "nan.safetensors holds no code (its torch.float32",
+        ),
+        (["generate", "--prompt", "red", "--code", "whole.safetensors"], "holds no code (its torch.int64 are not all"),
+        (
+            ["invert", *CAT, "--code", "cat.png"],
+            "--code cat.png: give the code's file a name that ends in .safetensors",
+        ),
+        (["edit", *EDIT, "--device", "gpu"], "--device 'gpu': Expected one of cpu, cuda"),
+        (["edit", *EDIT, "--device", "cuda:77"], "--device 'cuda:77': "),
+        (["edit", *EDIT, "--device", "meta"], "--device 'meta' holds no values; cpu is always there"),
     ],
 )
 def test_a_mistake_is_one_line(run, arguments, message):
     Image.new("L", (5, 5)).save("small.png")
     save_file({"code": torch.zeros(1, 4, 9, 9)}, "other.safetensors")
+    save_file({"code": torch.full((1, 4, 8, 8), torch.nan)}, "nan.safetensors")
+    save_file({"code": torch.zeros(1, 4, 8, 8, dtype=torch.int64)}, "whole.safetensors")
     error = run(*arguments, fails=True).splitlines()[-1]  # before it the bars of libraries, if imported before us
     assert error.startswith("error: ")
     assert message in error
     assert not list(Path().glob("edit*.png"))
+
+
+def test_codes_and_sheets_replace_nothing(run):
+    Path("code.safetensors").write_text("precious")
+    Path("steps.png").write_text("precious")
+    told = run("invert", *CAT, "--code", "code.safetensors", "--steps-sheet", "steps.png")
+    assert "steps steps-2.png" in told
+    assert "code code-2.safetensors" in told
+    assert Path("code.safetensors").read_text() == Path("steps.png").read_text() == "precious"
+    run("invert", *CAT, "--code", "code.safetensors", "--overwrite")
+    assert Path("code.safetensors").read_bytes() == Path("code-2.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda told: [], "it is [], no mapping"),
+        (lambda told: told | {"boundaries": {"foo": 1}}, "boundaries has an unknown key 'foo'"),
+        (lambda told: told | {"boundaries": [0, 1]}, "boundaries is [0, 1], expected a mapping"),
+        (lambda told: told | {"guidance_scales": 5}, "guidance_scales is 5, expected a list"),
+        (lambda told: told | {"guidance_scales": ["a"]}, "guidance_scales[0] is 'a', expected a positive number"),
+        (lambda told: told | {"guidance_scales": []}, "guidance_scales is empty"),
+        (lambda told: told | {"students": {}}, "students has no kind"),
+        (lambda told: told | {"students": {"kind": "lora", "rank": -1, "alpha": 1}}, "students.rank is -1"),
+        (lambda told: told | {"schema": 2}, "schema is 2, expected 1"),
+        (lambda told: {k: v for k, v in told.items() if k != "network"}, "has no network"),
+    ],
+)
+def test_an_export_of_another_kind_is_named(export, tmp_path, change, message):
+    told = json.loads(Path(export, "icd.json").read_text())
+    (tmp_path / "icd.json").write_text(json.dumps(change(told)))
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        InvertibleConsistency.load(tmp_path)
+    assert "icd.json is not what an ICD run exports" in str(error.value)
 
 
 def test_a_folder_that_is_no_export(tmp_path, capsys):

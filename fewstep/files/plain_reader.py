@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+MOST_REPEATED = 2**26  # bytes that a view may repeat, such as a mask that is the same for all heads
 LARGEST = 2**53  # whole numbers above it are not exact as floats, which schedules make of them
 
 Reader = Callable[[Any, str], None]  # (value, where it stands); ValueError in one line
@@ -22,7 +23,8 @@ def refuse(value: Any, name: str, expected: str) -> None:
 def shown(value: Any) -> str:
     """At most 60 printable characters."""
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        kind = "" if value.layout is torch.strided else f"{str(value.layout).removeprefix('torch.')} "
+        return f"a {kind}tensor of shape {tuple(value.shape)}"
     if type(value) is int and abs(value) > 10**18:
         return f"a number of {value.bit_length()} bits"
     try:
@@ -63,8 +65,22 @@ def positive(value: Any, name: str) -> None:
 
 
 def tensor(value: Any, name: str) -> None:
+    """With values of its own: one on the meta device has none, a view of a few can claim any number of them."""
     if not isinstance(value, Tensor):
         refuse(value, name, "a tensor")
+    if isinstance(value, FakeTensor) or value.layout is not torch.strided:
+        return
+    if value.is_meta or value.numel() * value.element_size() > max(MOST_REPEATED, value.untyped_storage().nbytes()):
+        refuse(value, name, "a tensor that holds its values")
+
+
+def dense(value: Any, name: str) -> None:
+    """A tensor that can be written to in place: not sparse, every value of its own."""
+    tensor(value, name)
+    if isinstance(value, FakeTensor):
+        return
+    if value.layout is not torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        refuse(value, name, "a tensor that holds its values")
 
 
 def mapping(value: Any, name: str) -> None:
