@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.avatars.evaluation_set import Avatars
 from benchmarks.icd.pictures import grid
 from benchmarks.icd.results import Row, read_rows
+from fewstep.files.contact_sheet import Sample, contact_sheet
 from fewstep.metrics.intervals import bootstrap_mean
+from fewstep.pixels import to_uint8
 
 COLUMNS = {
     "asked_judge": ("asked attribute right", "{:.3f}"),
@@ -19,6 +22,7 @@ COLUMNS = {
     "psnr_to_true_edit": ("PSNR to the true edit, dB", "{:.2f}"),
     "background_change": ("background, mean change of 255", "{:.2f}"),
 }
+ENDS = {"no edit": "grey", "true edit": "black"}  # what bounds the plot, and its colours there
 
 
 def markdown(path: Path) -> str:
@@ -28,6 +32,29 @@ def markdown(path: Path) -> str:
     lines += [
         f"| {row['method']} | {row['guidance']} | {' | '.join(cells(row, COLUMNS))} |" for row in read_rows([path])
     ]
+    return "\n".join(lines)
+
+
+def at_equal_strength(path: Path, reference: str = "DDIM 50+50", value: str = "psnr_to_true_edit") -> str:
+    """How much nearer to the true edit each way is than the reference's best scale that is no stronger, avatar by
+    avatar with 95 % intervals."""
+    rows = read_rows([path])
+    known = [row for row in rows if row["method"] == reference]
+    lines = [
+        f"| way | guidance | asked | against | asked | {COLUMNS[value][0]}, difference |",
+        "|---|---|--:|---|--:|--:|",
+    ]
+    for row in rows:
+        share = row["scalars"]["asked_judge"]
+        weaker = [other for other in known if other["scalars"]["asked_judge"] <= share]
+        if not weaker or row in known or row["method"] in ENDS:
+            continue
+        other = max(weaker, key=lambda row: row["scalars"][value])
+        own, theirs = (torch.tensor(each["values"][value], dtype=torch.float64) for each in (row, other))
+        low, high = bootstrap_mean(own - theirs)
+        told = f"{reference}, {other['guidance']} | {other['scalars']['asked_judge']:.3f}"
+        cell = f"{(own - theirs).mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+        lines.append(f"| {row['method']} | {row['guidance']} | {share:.3f} | {told} | {cell} |")
     return "\n".join(lines)
 
 
@@ -45,7 +72,7 @@ def cells(row: Row, columns: Mapping[str, tuple[str, str]]) -> list[str]:
 
 
 def plot(path: Path, target: Path) -> None:
-    """One line for each way, its points the scales; up and to the right is better."""
+    """One line for each way, its points the scales; up and to the right is better. The file begins with ENDS."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -63,9 +90,11 @@ def plot(path: Path, target: Path) -> None:
     for axis, (name, label) in zip(axes, shown.items(), strict=True):
         for number, (way, points) in enumerate(rows.items()):
             x, y = ([row["scalars"][key] for row in points] for key in ("asked_judge", name))
-            alone = {"no edit": "X", "true edit": "*"}.get(way)
-            style = {"linestyle": "-" if way.startswith("iCD") else "--", "color": f"C{number % 10}"}
-            axis.plot(x, y, marker=alone or "o", markersize=9 if alone else 5, label=way, **style)
+            if way in ENDS:
+                axis.axhline(y[0], linestyle=":", color=ENDS[way], label=way)
+                continue
+            style = "-" if way.startswith("iCD") else "--"
+            axis.plot(x, y, marker="o", markersize=5, label=way, linestyle=style, color=f"C{number - len(ENDS)}")
         axis.set_xlabel("share of edits with the asked attribute")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
@@ -85,6 +114,19 @@ def sheet(avatars: Avatars, pictures: Mapping[str, Tensor], target: Path, each: 
     columns |= {name: drawn[rows] for name, drawn in pictures.items()}
     words = [f"{avatars.changed[row]} → {_asked(avatars, row)}" for row in rows]
     grid(columns | {"true edit": avatars.edited[rows]}, words, target)
+
+
+def strip(avatars: Avatars, edited: Tensor, target: Path) -> None:
+    """The first edit of every kind: picture, edited, true edit from top to bottom."""
+    kinds = list(dict.fromkeys(avatars.changed))
+    rows = [avatars.changed.index(kind) for kind in kinds]
+    columns = {"picture": avatars.image, "edited": edited, "true edit": avatars.edited}
+    samples = []
+    for row, kind in zip(rows, kinds, strict=True):
+        shown = {name: to_uint8(images[row]).movedim(0, -1).numpy() for name, images in columns.items()}
+        label = f"{kind.replace('_', ' ')}: {_asked(avatars, row)}"
+        samples.append(Sample(label, {name: Image.fromarray(picture) for name, picture in shown.items()}))
+    contact_sheet(samples, len(samples), lines=1).quantize(256).save(target, optimize=True)
 
 
 def _asked(avatars: Avatars, row: int) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.avatars.edit_tables import markdown, plot, sheet
+from benchmarks.avatars.edit_tables import at_equal_strength, markdown, plot, sheet, strip
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars
 from benchmarks.icd.bench import fine_times, null_prompt, original_of, with_null
 from benchmarks.icd.chains import Chains
@@ -63,10 +63,12 @@ def main() -> None:
     bench = Bench(options)
     pictures = bench.measure()
     print(markdown(options.out))
+    print(at_equal_strength(options.out))
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
         plot(options.out, options.pictures / "strength.png")
         sheet(bench.avatars, pictures, options.pictures / "edits.png")
+        strip(bench.avatars, pictures["iCD prompt switch, replay"], options.pictures / "strip.png")
 
 
 class Bench:

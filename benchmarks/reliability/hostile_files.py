@@ -62,7 +62,7 @@ def hostile_shard(folder: Path, trial: int, rng: random.Random) -> str:
         for name in (f"pipe:touch {canary}", "../../escape"):
             for suffix, content in sample(20).items():
                 add(tar, f"{name}.{suffix}", content)
-    places = {"data__path": shards, "data__num_train": "null", "data__num_val": "null"}
+    places = {"data__path": shards, "data__splits__num_train": "null", "data__splits__num_val": "null"}
     with start(folder, options("contrastive", folder, workers=1, **places)) as training:
         training.finishes()
     no_traceback(training.text())

@@ -16,7 +16,7 @@ from benchmarks.reliability.promises import Missed
 from tests.patience import PATIENCE
 
 ROOT = Path(run.__file__).parents[2]
-ROWS = ["elastic_2_1_2", "sigkill_in_write", "sigterm_alone", "disk_full", "resumed_weather"]
+ROWS = ["elastic_2_1_2", "sigkill_in_write", "sigterm_alone", "disk_full", "resumed_weather", "hostile_shard"]
 
 
 @pytest.mark.slow
