@@ -1,5 +1,6 @@
 """Results of edits.py as a table, as a plot of strength against nearness, and as a sheet of pictures."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -111,23 +112,22 @@ def sheet(avatars: Avatars, pictures: Mapping[str, Tensor], target: Path, each: 
     for kind in dict.fromkeys(avatars.changed):
         rows += [row for row, word in enumerate(avatars.changed) if word == kind][:each]
     columns = {"source": avatars.image[rows]}
-    columns |= {name: drawn[rows] for name, drawn in pictures.items()}
-    words = [f"{avatars.changed[row]} → {_asked(avatars, row)}" for row in rows]
+    columns |= {textwrap.fill(name, 16): drawn[rows] for name, drawn in pictures.items()}
+    words = [_words(avatars, row) for row in rows]
     grid(columns | {"true edit": avatars.edited[rows]}, words, target)
 
 
 def strip(avatars: Avatars, edited: Tensor, target: Path) -> None:
     """The first edit of every kind: picture, edited, true edit from top to bottom."""
-    kinds = list(dict.fromkeys(avatars.changed))
-    rows = [avatars.changed.index(kind) for kind in kinds]
-    columns = {"picture": avatars.image, "edited": edited, "true edit": avatars.edited}
-    samples = []
-    for row, kind in zip(rows, kinds, strict=True):
-        shown = {name: to_uint8(images[row]).movedim(0, -1).numpy() for name, images in columns.items()}
-        label = f"{kind.replace('_', ' ')}: {_asked(avatars, row)}"
-        samples.append(Sample(label, {name: Image.fromarray(picture) for name, picture in shown.items()}))
+    columns, samples = {"picture": avatars.image, "edited": edited, "true edit": avatars.edited}, []
+    for row in (avatars.changed.index(kind) for kind in dict.fromkeys(avatars.changed)):
+        shown = {
+            name: Image.fromarray(to_uint8(images[row]).movedim(0, -1).numpy()) for name, images in columns.items()
+        }
+        samples.append(Sample(_words(avatars, row), shown))
     contact_sheet(samples, len(samples), lines=1).quantize(256).save(target, optimize=True)
 
 
-def _asked(avatars: Avatars, row: int) -> str:
-    return str(avatars.edited_attributes[row][avatars.changed[row]])
+def _words(avatars: Avatars, row: int) -> str:
+    """Such as "hair color: grey"."""
+    return f"{avatars.changed[row].replace('_', ' ')}: {avatars.edited_attributes[row][avatars.changed[row]]}"

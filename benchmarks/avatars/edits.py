@@ -129,7 +129,8 @@ class Bench:
         return ways
 
     def _row(self, way: str, scale: float) -> Row:
-        about = {"part": "avatar edits", "config": "", "export": self.options.export, "method": way}
+        export = self.options.export if way.startswith("iCD") else None  # a teacher is the same for all its students
+        about = {"part": "avatar edits", "config": "", "export": export, "method": way}
         about |= {"start": self.pair.boundaries.start, "split": self.options.split, "num": len(self.avatars)}
         return about | {"guidance": f"w={scale:g}, t<={self.options.guided_below}", "seed": self.options.seed}
 

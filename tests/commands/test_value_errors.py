@@ -47,6 +47,18 @@ def test_a_value_is_named_by_its_key(message, expected):
     assert in_keys(message, settings()) == expected
 
 
+def test_a_null_below_a_class_is_no_text(tmp_path, monkeypatch, capsys):
+    """jsonargparse hands it on as the text None: a number would be refused, a text taken."""
+    monkeypatch.chdir(tmp_path)
+    data = {"class_path": IMAGES, "init_args": {"path": "x", "splits": {"num_val": 3}}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"model": MODELS["data"], "data": data}))
+    flags = ["--data.splits.num_val", "null", "--data.splits.val_path=null", "--print_config"]
+    with pytest.raises(SystemExit):
+        train.main(["fit", "-c", "c.yaml", *flags])
+    splits = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["splits"]
+    assert (splits["num_val"], splits["val_path"]) == (None, None)
+
+
 def test_what_is_no_number_is_named_by_its_key():
     given = settings()
     refuse_nan(given)
