@@ -75,7 +75,7 @@ class FrozenEncoders:
         if length is not None and isinstance(self.prompts, PromptEncoder):  # no other has a single CLIP
             self.prompts.lengthen(length)
             self.null_condition = self.prompts.null_condition()
-        return self.prompts.networks["text_encoder"].requires_grad_(True)
+        return self.prompts.networks["text_encoder"].requires_grad_(True).train()
 
     @property
     def stored_names(self) -> list[str]:

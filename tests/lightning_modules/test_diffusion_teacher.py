@@ -257,6 +257,7 @@ def test_a_text_encoder_that_is_trained_is_stored_guides_and_is_exported(folders
         net.training_step(batch(range(16)), 0).backward()
         optimizer.step()
     moved = {name for name, value in net.text_encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert net.text_encoder.training  # else Lightning warns of it at every start
     assert any("token_embedding" in name for name in moved)
     assert any("mlp" in name for name in moved)
     checkpoint = {}
