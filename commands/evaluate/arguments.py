@@ -80,9 +80,12 @@ def scale(text: str) -> float:
 
 
 def positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
+    digits = text.lstrip("0")
+    if not text.isdecimal() or not digits:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    if len(digits) > 9:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is more than 999,999,999")
+    return int(digits)
 
 
 def draws(text: str) -> int:
