@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -36,6 +35,7 @@ from commands.train.dead_ranks import RankWatch
 from commands.train.dry_run import DryRun
 from commands.train.dry_run_ranks import rehearsal, take_ranks
 from commands.train.optimizer_options import OptimizerOptions
+from commands.train.parser import WholeNamesParser
 from commands.train.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
 from commands.train.scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
 from commands.value_errors import refuse_nan, values_named
@@ -72,24 +72,6 @@ def run(argv: Sequence[str], default_config: str | Path, leaving: bool = False) 
         if leaving and together:
             leave_process_group()
     return code
-
-
-class WholeNamesParser(LightningArgumentParser):
-    """Takes no abbreviations, nor do the parsers of classes that are made like it: --trainer.max_step is a slip."""
-
-    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
-
-    def parse_args(self, args: Any = None, **kwargs: Any) -> Namespace:
-        """The parser of a class gets a null that stands below it from jsonargparse as the text None."""
-        if "defaults" in kwargs and args:
-            args = [f"{word[:-4]}null" if word.endswith("=None") else word for word in args]
-        return super().parse_args(args, **kwargs)
-
-    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
-        """What `--print_config` prints is a config that a run would take."""
-        check_groups(cfg)
-        return super().dump(cfg, *args, **kwargs)
 
 
 class CommandLine(LightningCLI):

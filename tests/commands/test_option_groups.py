@@ -9,7 +9,7 @@ import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from commands.config_errors import explain
 from commands.option_groups import arguments_of, check_groups, places_in_groups
-from commands.train.command_line import WholeNamesParser
+from commands.train.parser import WholeNamesParser
 
 IMAGES = "datamodules.ImageTextDataModule"
 ADAMW = {name: f"optimizer.{name}" for name in ("lr", "betas", "weight_decay", "warmup_steps")}

@@ -1,0 +1,26 @@
+"""The parser of the command line, and of every class that it builds."""
+
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from commands.option_groups import check_groups
+
+
+class WholeNamesParser(LightningArgumentParser):
+    """Takes no abbreviations, nor do the parsers of classes that are made like it: --trainer.max_step is a slip."""
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+
+    def parse_args(self, args: Any = None, **kwargs: Any) -> Namespace:
+        """The parser of a class gets a null that stands below it from jsonargparse as the text None."""
+        if "defaults" in kwargs and args:
+            args = [f"{word[:-4]}null" if word.endswith("=None") else word for word in args]
+        return super().parse_args(args, **kwargs)
+
+    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
+        """What `--print_config` prints is a config that a run would take."""
+        check_groups(cfg)
+        return super().dump(cfg, *args, **kwargs)
