@@ -104,6 +104,7 @@ class RestartingLoader:
             signal_handling._remove_worker_pids(id(self.reader))
             signal_handling._set_worker_pids(id(self.reader), ())  # its own end removes them once more
         if not again:
+            outlive_workers(self.reader)
             for worker in self.reader._workers:
                 self.watch.register(worker.sentinel, select.POLLIN)
         self.inside = True
@@ -172,6 +173,29 @@ def sigchld_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, handler)
+
+
+class DoneEvent:
+    """torch's word to the workers that all is done, asked for without its lock: a worker may be killed holding that."""
+
+    def __init__(self, event: Any):
+        self.event, self.done = event, False
+
+    def is_set(self) -> bool:
+        """Only the trainer says it."""
+        return self.done
+
+    def set(self) -> None:
+        """Tell the workers."""
+        self.done = True
+        self.event.set()
+
+
+def outlive_workers(reader: Any) -> None:
+    """Let the end of its workers, wherever it meets them, be the end of waiting for them."""
+    reader._workers_done_event = DoneEvent(reader._workers_done_event)
+    if not reader._pin_memory:  # of half a batch the rest is waited for, as long as any process could write it
+        reader._worker_result_queue._writer.close()
 
 
 def shut_down(reader: Any) -> None:

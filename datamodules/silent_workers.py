@@ -1,8 +1,9 @@
 """A watch on the worker whose batch the trainer waits for: one that shows no sign of life is ended.
 
 A worker can live and send nothing: stopped, locked, or with a batch that was lost on its way. Its end wakes the
-trainer, wherever in torch it waits, and is then a death. If it does not, the trainer waits for a file descriptor that
-another worker has promised with a later batch and cannot give: all of them are ended then.
+trainer, wherever in torch it waits, and is then a death. If it does not, the trainer waits for what others hold: a file
+descriptor that another worker has promised with a later batch and cannot give, or the rest of a batch of which the dead
+one wrote a half. All of them are ended then.
 """
 
 import math
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 from datamodules.worker_trace import RESTING
@@ -59,17 +61,18 @@ class SilenceWatch:
     def _look(self, off: threading.Event) -> None:
         sign, since = None, 0.0
         while not off.wait(LOOK):
-            found = self.awaited() if (wait := self.wait) else None
+            found = self.awaited() if (turn := self.wait) else None
             if found is None:
                 sign = None
                 continue
             worker, life = found
-            if (wait, found) != sign:
-                sign, since = (wait, found), time.monotonic()
-            silence, gone = time.monotonic() - since, worker.pid in self.ended
-            if silence >= self._patience(life[0]) + WAKE * gone:
-                for each in self.workers() if gone else [worker]:
-                    self.ended[each.pid] = silence
+            gone = worker.pid in self.ended or died(worker)
+            if (turn, found, gone) != sign:
+                sign, since = (turn, found, gone), time.monotonic()
+            silence = time.monotonic() - since
+            if silence >= (WAKE if gone else self._patience(life[0])):
+                for each in [each for each in self.workers() if not died(each)] if gone else [worker]:
+                    self.ended.setdefault(each.pid, silence)
                     each.kill()
 
     def _patience(self, doing: int) -> float:
@@ -78,3 +81,8 @@ class SilenceWatch:
             return max(self.timeout, LOST)
         longest = self.timeout + LOOK if doing >= 0 else max(self.timeout, STARTING)
         return longest if self.timeout else math.inf
+
+
+def died(worker: Any) -> bool:
+    """Whether a process has ended, asked without reaping it."""
+    return bool(wait([worker.sentinel], timeout=0))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from datamodules.image_samples import SampleDecoder
 class FatalDecoder(SampleDecoder):
     """fatal: keys of the samples.
 
-    how: a signal's name, "exit", "hang", "raise" or "unpicklable".
+    how: a signal's name, "exit", "hang", "raise" or "unpicklable"; "lock" and "half" (kill it while it asks whether all
+        is done, or has written a part of a batch), "lock-stop" (stop it there).
     once: folder that remembers who has died; None for every time.
     """
 
@@ -45,5 +47,22 @@ class FatalDecoder(SampleDecoder):
             time.sleep(1000)
         if self.how == "raise":
             raise RuntimeError("a fault of the data set")
-        os.kill(os.getpid(), getattr(signal, self.how))
+        how = {"lock": "SIGKILL", "lock-stop": "SIGSTOP", "half": "SIGKILL"}.get(self.how, self.how)
+        if self.how in ("lock", "lock-stop"):
+            torchs_own("done_event")._cond.acquire()
+        if self.how == "half":
+            queue = torchs_own("data_queue")
+            queue._wlock.acquire()
+            os.write(queue._writer.fileno(), bytes(2))  # of the four that hold the length
+        if how != self.how:
+            time.sleep(1)  # the trainer waits by then
+        os.kill(os.getpid(), getattr(signal, how))
         time.sleep(10)
+
+
+def torchs_own(name):
+    """A local variable of the function in which torch's worker runs."""
+    frame = sys._getframe()
+    while frame.f_code.co_name != "_worker_loop":
+        frame = frame.f_back
+    return frame.f_locals[name]

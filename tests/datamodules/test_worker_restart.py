@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from multiprocessing import Pipe
 
 import pytest
 import torch
@@ -351,6 +352,17 @@ def test_a_worker_that_is_stopped_is_ended_and_replaced(shards, caplog, impatien
     assert "the loader is restarted (1 of 99)" in line
 
 
+@pytest.mark.parametrize(("how", "timeout"), [("lock", 0.0), ("lock-stop", 3.0), ("half", 0.0), ("half", 3.0)])
+def test_nobody_waits_for_what_a_dead_worker_holds(shards, tmp_path, caplog, impatient, monkeypatch, how, timeout):
+    """torch alone takes the lock of its event to note the death, and waits for the rest of a batch with it."""
+    for name in ("WAKE", "LOST"):
+        monkeypatch.setattr(silent_workers, name, 2.0)
+    workers = Workers(2, start_method="fork", restarts=99, timeout=timeout)
+    stream = training(shards, fatal("00017", how=how, once=tmp_path), workers)
+    assert same(list(stream), list(training(shards)))
+    assert any("while reading train-000000.tar:00017" in line for line in restarts(caplog))
+
+
 def test_if_the_end_of_one_worker_wakes_nobody_all_are_ended(impatient, monkeypatch):
     """The trainer has taken a later batch, whose file descriptor only another worker that is stopped can give."""
     for name in ("LOST", "WAKE"):
@@ -360,6 +372,7 @@ def test_if_the_end_of_one_worker_wakes_nobody_all_are_ended(impatient, monkeypa
     class Worker:
         def __init__(self, pid):
             self.pid = pid
+            self.sentinel, self.end = Pipe()  # silent
 
         def kill(self):
             ended.append(self.pid)
