@@ -225,6 +225,8 @@ def code(run):
         (lambda run: (run / "config.yaml").unlink(), "does not exist; name the run's config with --config"),
         (lambda run: (run / "config.yaml").write_text("model: ["), "is not valid YAML"),
         (lambda run: edit(run, lambda c: c.pop("data")), "has no data.class_path"),
+        (lambda run: edit(run, lambda c: c.update(num_threads="two")), "config.yaml: num_threads='two': give a whole"),
+        (lambda run: edit(run, lambda c: c.update(num_threads=True)), "config.yaml: num_threads=True: give a whole"),
         (lambda run: edit(run, lambda c: c["model"]["init_args"].update(lrr=1)), "unknown key 'model.init_args.lrr'"),
         (lambda run: edit(run, lambda c: c["data"]["init_args"].update(path="nowhere")), "nowhere"),
         (truncate, "cannot be read (truncated or not a checkpoint)"),

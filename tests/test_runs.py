@@ -61,6 +61,16 @@ def test_a_run_leaves_its_config_checkpoints_metrics_wandb_files_and_a_picture(f
     assert {"train/loss", "val/nll", "test/nll", "diagnostics/gauge_drift"} <= set(header)
 
 
+def test_predict_without_anything_to_predict_is_one_line(finished, capsys):
+    best = str(finished / "checkpoints" / "best.ckpt")
+    for data, message in (
+        ([], "give --data CLASS"),
+        (["--data", "PairedVectorsDataModule", "--data.path", DATA], "PairedVectorsDataModule has no predict_dataloader"),
+    ):
+        line = one_line(capsys, train.main(["predict", "--ckpt_path", best, *data]))
+        assert line == f"error: there is nothing to predict: {message}"
+
+
 @pytest.fixture(scope="module")
 def report(finished):
     """That of the best and the last checkpoint, measured by one process."""

@@ -24,6 +24,7 @@ from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
 from commands.value_errors import refuse_nan
 from commands.weight_mismatch import require_same_class, require_same_numbers
+from fewstep.files.plain_reader import shown
 from fewstep.one_line import one_line
 from fewstep.picture_size import as_stored
 
@@ -94,6 +95,9 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
     content = configs[str(config)]
     if dotted := next(_dotted(content), None):
         raise ValueError(f"config {config} has the key {dotted!r}; write it without dots, one key below the other")
+    threads = content.get("num_threads")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise ValueError(f"config {config}: num_threads={shown(threads)}: give a whole number from 1, or null")
     parser = ArgumentParser(exit_on_error=False)
     changes: dict[str, Any] = {}
     parts = {"model": LightningModule} | ({"data": LightningDataModule} if options.prompts is None else {})

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 
 from callbacks.care import stop_signals
 from callbacks.care.preemption import silence_lightning
@@ -21,8 +21,6 @@ from callbacks.checkpoints.accumulation_windows import AccumulationWindows
 from callbacks.checkpoints.finished_epochs import FinishedEpochs
 from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
 from callbacks.checkpoints.reading import read_checkpoint
-from callbacks.tracking.csv_logger import AppendingCSVLogger
-from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands import config_text, trusted_code
 from commands.config_errors import explain, read_configs
 from commands.option_groups import check_groups
@@ -36,7 +34,7 @@ from commands.train.dry_run import DryRun
 from commands.train.dry_run_ranks import rehearsal, take_ranks
 from commands.train.optimizer_options import OptimizerOptions
 from commands.train.parser import WholeNamesParser
-from commands.train.run_directory import RUN_ID_VARIABLE, RunDirectory, run_name
+from commands.train.run_directory import RUN_ID_VARIABLE, RunDirectory, loggers, run_name
 from commands.train.scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
 from commands.value_errors import refuse_nan, values_named
 
@@ -162,7 +160,9 @@ class CommandLine(LightningCLI):
         text = yaml.safe_dump(self.saved_config, sort_keys=False)
         origin = resume.run_directory_of(self.checkpoint).resolve() if self.checkpoint else None
         continues = origin == self.folder.resolve() or (bool(origin) and self.settings.resume == "auto")
-        self.run_directory = RunDirectory(self.folder, text, self._loggers if own_loggers else None, continues)
+        w_and_b = {"project": self.settings.wandb_project, "mode": self.settings.wandb, "config": self.saved_config}
+        make_loggers = partial(loggers, self.folder, **w_and_b) if own_loggers else None
+        self.run_directory = RunDirectory(self.folder, text, make_loggers, continues)
         if self.settings.dry_run:
             self._scratch = tempfile.TemporaryDirectory()
             self.run_directory = DryRun(self.folder)
@@ -177,14 +177,6 @@ class CommandLine(LightningCLI):
                 trainer[flag] = False  # else Lightning adds one of its own
         first = [OptimizerOptions(), self.run_directory, MonitoredMetrics(), FinishedEpochs()]
         return self._instantiate_trainer(trainer, [*first, *callbacks, AccumulationWindows()])
-
-    def _loggers(self) -> list[Logger]:
-        loggers: list[Logger] = [AppendingCSVLogger(str(self.folder))]
-        if self.settings.wandb != "disabled":
-            name = f"{self.folder.absolute().parent.name}-{self.folder.name}"
-            project, mode = self.settings.wandb_project, self.settings.wandb
-            loggers.append(OfflineFirstWandbLogger(str(self.folder), name, project, mode, self.saved_config))
-        return loggers
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing yet: `run` follows once everything has been built."""

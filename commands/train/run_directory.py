@@ -14,6 +14,8 @@ from lightning.pytorch.loggers import Logger
 
 from callbacks.checkpoints.restored_paths import restored_saver
 from callbacks.checkpoints.restored_state import saver as read_saver
+from callbacks.tracking.csv_logger import AppendingCSVLogger
+from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands.nearest_runs import is_run
 from commands.train import run_lock
 from commands.train.summary import print_header
@@ -64,6 +66,15 @@ def refuse_occupied(folder: Path) -> None:
         raise ValueError(f"run directory {folder} is a file; choose another one")
     if folder.exists() and any(entry.name != run_lock.NAME for entry in folder.iterdir()):
         raise ValueError(f"run directory {folder} is not empty; continue it with --resume auto or choose another one")
+
+
+def loggers(folder: Path, project: str, mode: str, config: dict[str, Any]) -> list[Logger]:
+    """metrics.csv and, unless mode is "disabled", the W&B run of a folder; mode: "offline" or "online"."""
+    found: list[Logger] = [AppendingCSVLogger(str(folder))]
+    if mode != "disabled":
+        name = f"{folder.absolute().parent.name}-{folder.name}"
+        found.append(OfflineFirstWandbLogger(str(folder), name, project, mode, config))
+    return found
 
 
 class RunDirectory(Callback):

@@ -61,6 +61,11 @@ def rehearse(
 
 def evaluate(trainer: Trainer, command: str, arguments: dict[str, Any]) -> None:
     """validate, test or predict; the metrics of the first two are printed in one table."""
+    data = arguments.get("datamodule")
+    source = {"validate": "val"}.get(command, command) + "_dataloader"
+    if not is_overridden(source, data or arguments["model"]):
+        rest = "give --data CLASS" if data is None else f"{type(data).__name__} has no {source}"
+        raise ValueError(f"there is nothing to {command}: {rest}")
     if path := arguments["ckpt_path"]:
         stored = read_checkpoint(path, lazily=True)  # Lightning's sharded strategies would run a hostile one
         model = arguments["model"]
