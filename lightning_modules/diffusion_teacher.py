@@ -27,8 +27,9 @@ class DiffusionTeacherModule(LightningModule):
     """Trains a UNet to denoise latents of images, given the states of their captions' tokens.
 
     Args:
-        unet: diffusers' UNet2DConditionModel, such as fewstep.backbones.diffusers_network makes. Its sample_size, of
-            the latents, one number or [height, width], is that of pictures of prompts, here and in the export.
+        unet: diffusers' UNet2DConditionModel, a new one of fewstep.backbones.diffusers_network or a trained one of
+            fewstep.backbones.pretrained_unet. Its sample_size, of the latents, one number or [height, width], is that
+            of pictures of prompts, here and in the export.
         autoencoder, text_encoder: folders or hub ids (load_autoencoder, load_prompt_encoder of fewstep.backbones).
             Both are frozen; checkpoints hold only their hashes.
         train_text_encoder: train the text encoder, too, from the weights of its folder on. That of a CLIP forgets which

@@ -12,7 +12,7 @@ from fewstep.backbones.clip import (
 from fewstep.backbones.denoisers import DiffusersDenoiser, add_guidance_embedding, has_guidance_embedding
 from fewstep.backbones.guided_networks import load_guided_network, save_guided_network
 from fewstep.backbones.pipelines import STABLE_DIFFUSION_SCHEDULER, load_pipeline, save_stable_diffusion
-from fewstep.backbones.pretrained import copied_to, diffusers_network, load_autoencoder, load_dinov2
+from fewstep.backbones.pretrained import copied_to, diffusers_network, load_autoencoder, load_dinov2, pretrained_unet
 from fewstep.backbones.prompts import load_prompt_encoder
 from fewstep.backbones.text_to_image import LatentDiffusion, check_network, load_latent_diffusion
 
@@ -38,6 +38,7 @@ __all__ = [
     "load_pipeline",
     "load_prompt_encoder",
     "load_transformers_clip",
+    "pretrained_unet",
     "save_guided_network",
     "save_stable_diffusion",
 ]

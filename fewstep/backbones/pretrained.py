@@ -39,6 +39,20 @@ def diffusers_network(name: str, config: dict[str, Any]) -> nn.Module:
         raise ValueError(f"{name} cannot be built from this config: {reason}") from None
 
 
+def pretrained_unet(source: str, sample_size: int | list[int] | None = None) -> nn.Module:
+    """The UNet2DConditionModel of a pipeline (folder or hub id) or of its own folder, to train from these weights on.
+
+    sample_size: of its latents from now on, one number or [height, width]; None leaves that of its config.
+    """
+    import diffusers
+
+    kind = diffusers.UNet2DConditionModel
+    unet = frozen_network(kind, source, "unet", "diffusion_pytorch_model.safetensors")
+    if sample_size is not None:
+        unet.register_to_config(sample_size=sample_size)
+    return unet.train().requires_grad_(True)
+
+
 @contextmanager
 def reading(source: str | Path) -> Iterator[None]:
     """Reading from `source`: none of its code, no log lines that repeat its errors, no bars but for downloads."""
