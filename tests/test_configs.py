@@ -13,14 +13,18 @@ FROM_A_PACKAGE = [file for file in RUNS if file.stem == "fashion_mnist"]  # test
 FITS = [file for file in RUNS if file not in PREDICTS]
 
 
-@pytest.mark.parametrize("file", FITS, ids=lambda p: p.stem)
+def title(file):
+    return f"{file.parent.name}-{file.stem}"
+
+
+@pytest.mark.parametrize("file", FITS, ids=title)
 def test_header_names_the_command_and_what_to_expect(file):
     header = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert f"python train.py fit -c {file.relative_to(ROOT)}" in "\n".join(header)
     assert "on 2 CPU cores" in "\n".join(header)
 
 
-@pytest.mark.parametrize("file", RUNS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("file", RUNS, ids=title)
 def test_nests_at_most_two_class_paths(file):
     def depth(node):
         if isinstance(node, dict):
@@ -30,14 +34,14 @@ def test_nests_at_most_two_class_paths(file):
     assert depth(yaml.safe_load(file.read_text())) <= 2
 
 
-@pytest.mark.parametrize(
-    "file", [file for file in FITS if file not in FROM_A_HUB + FROM_A_PACKAGE], ids=lambda p: p.stem
-)
-def test_dry_run_passes_and_writes_nothing(file, monkeypatch, capsys):
+@pytest.mark.parametrize("file", [file for file in FITS if file not in FROM_A_HUB + FROM_A_PACKAGE], ids=title)
+def test_dry_run_passes_and_writes_nothing(file, tmp_path, monkeypatch, capsys):
     import train
 
-    monkeypatch.chdir(ROOT)
-    written = [set(ROOT.iterdir()), set((ROOT / "runs").rglob("*"))]
+    monkeypatch.chdir(tmp_path)
+    given = {name: tmp_path / name for name in ("assets", "configs", "data")}
+    for name, link in given.items():
+        link.symlink_to(ROOT / name)
     small = ["--data.batch_size", "4", "--data.eval_batch_size", "4"] if "ImageText" in file.read_text() else []
     assert train.main(["fit", "-c", str(file), "--dry_run", *small]) == 0, capsys.readouterr().err
-    assert [set(ROOT.iterdir()), set((ROOT / "runs").rglob("*"))] == written
+    assert set(tmp_path.iterdir()) == set(given.values())

@@ -205,6 +205,14 @@ def _teacher(shared: Path) -> dict[str, object]:
     }
 
 
+def _teacher_scenes(shared: Path) -> dict[str, object]:
+    """It goes on from the weights of a pipeline."""
+    options = _teacher(shared) | AVATARS | UNREAD
+    del options["model.unet.init_args.config"]
+    unet = "model.unet.init_args"
+    return options | {f"{unet}.source": _parts(shared) / "pipeline", f"{unet}.sample_size": 8}
+
+
 def _unconditional(shared: Path) -> dict[str, object]:
     return {
         **_images(size=16, train=64, batch=4),
@@ -258,7 +266,7 @@ SMALL = {
     "autoencoder_avatars": lambda shared: _autoencoder(shared) | AVATARS,
     "teacher": _teacher,
     "teacher_avatars": lambda shared: _teacher(shared) | AVATARS | UNREAD,
-    "teacher_scenes": lambda shared: _teacher(shared) | AVATARS | UNREAD,
+    "teacher_scenes": _teacher_scenes,
     "unconditional": _unconditional,
     "guidance": _guidance,
     "guidance_avatars": lambda shared: _guidance(shared) | AVATARS,

@@ -12,8 +12,10 @@ import torch
 
 from benchmarks.reliability import key_log, promises, run, table
 from benchmarks.reliability.matrix import KILLED, MATRIX, Row
+from benchmarks.reliability.methods import CONFIGS, SMALL
 from benchmarks.reliability.promises import Missed
 from tests.patience import PATIENCE
+from tests.test_configs import FITS
 
 ROOT = Path(run.__file__).parents[2]
 ROWS = ["elastic_2_1_2", "sigkill_in_write", "sigterm_alone", "disk_full", "resumed_weather", "hostile_shard"]
@@ -49,6 +51,11 @@ def test_broken_promises_give_exit_code_1_and_nothing_is_tried_twice(tmp_path, m
     assert "| some_fault | something | 2/3 | 86 % |" in capsys.readouterr().out
     options.out, row = tmp_path / "others.jsonl", row._replace(trials=1)
     assert run.run([row], options, tmp_path) == 0
+
+
+def test_every_config_that_trains_is_killed_and_resumed():
+    assert {ROOT / "configs" / f"{name}.yaml" for name in CONFIGS.values()} == set(FITS)
+    assert SMALL.keys() == CONFIGS.keys()
 
 
 def test_the_bound_is_clopper_and_pearsons():
