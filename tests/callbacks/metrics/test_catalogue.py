@@ -11,7 +11,7 @@ GUIDE = Path(__file__).parents[3] / "docs" / "evaluate.md"
 
 def test_every_callback_that_measures_has_a_name():
     measuring = {n for n in callbacks.__all__ if getattr(callbacks, n).__module__.startswith("callbacks.metrics.")}
-    assert measuring == {choice.callback.removeprefix("callbacks.") for choice in CHOICES.values()}
+    assert measuring <= {choice.callback.rpartition(".")[2] for choice in CHOICES.values()}
 
 
 def test_the_guide_lists_every_name():
