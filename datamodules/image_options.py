@@ -9,6 +9,8 @@ from datamodules.image_transforms import CROPS, ImageTransform
 from fewstep.choices import require_choice
 from fewstep.picture_size import Size, height_and_width
 
+LONGEST = 1e8  # seconds that a timer can count, three years
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -92,8 +94,13 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ValueError(f"path={path!r}: give a folder of shards, a .tar file or a list of these")
     for name in ("batch_size", "eval_batch_size", "steps_per_epoch", "shuffle_window"):
         require_at_least(1, name, options[name])
-    for name in ("num_workers", "worker_timeout", "seed"):
+    for name in ("num_workers", "seed"):
         require_at_least(0, name, options[name])
+    require_at_least(0, "worker_timeout", options["worker_timeout"])
+    if not (options["worker_timeout"] or 0) <= LONGEST or options["worker_timeout"] is None:
+        raise ValueError(
+            f"worker_timeout={options['worker_timeout']}: give seconds, up to {LONGEST:.0g}; 0 is for ever"
+        )
     if options["seed"] >= 1 << 63:
         raise ValueError(f"seed={options['seed']}: must be below 2^63")
     subset = options["select"] or options["splits"]["num_train"]

@@ -111,6 +111,10 @@ class ImageSamples(torch.utils.data.Dataset):
             return self._batch(wanted)
         except ValueError as error:
             return {"stop": str(error)}
+        except StopIteration as error:  # torch would take it for the end of the pass
+            raise RuntimeError(
+                "reading a sample raised StopIteration: a transform has asked an empty iterator"
+            ) from error
         finally:
             self._rest()
 

@@ -10,14 +10,17 @@ One that lives and sends nothing is ended by silent_workers.py.
 import logging
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules.silent_workers import SilenceWatch
 from datamodules.worker_trace import WorkerTrace
@@ -99,20 +102,22 @@ class RestartingLoader:
             self.loader = self.build()
             self.source.trace = WorkerTrace(self.loader.num_workers, self.timeout)
         restarted = self.reader is not None and not again
-        with torch.random.fork_rng(devices=[], enabled=restarted), sigchld_ignored():
+        waiting = self.silence.waiting() if again else nullcontext()  # a new pass begins with a word of every worker
+        with torch.random.fork_rng(devices=[], enabled=restarted), sigchld_ignored(), waiting:
             self.reader = iter(self.loader)  # draws a random number, which must not shift those of the training
             signal_handling._remove_worker_pids(id(self.reader))
             signal_handling._set_worker_pids(id(self.reader), ())  # its own end removes them once more
         if not again:
-            outlive_workers(self.reader)
+            self.reader = Reader.of(self.reader)
             for worker in self.reader._workers:
                 self.watch.register(worker.sentinel, select.POLLIN)
         self.inside = True
 
-    def _awaited(self) -> tuple[Any, tuple[int, int]] | None:
-        """The worker whose batch comes next, and its sign of life; asked from another thread."""
-        found = self.reader._task_info.get(self.reader._rcvd_idx)
-        return found and (self.reader._workers[found[0]], self.source.trace.life(found[0]))
+    def _awaited(self) -> list[tuple[Any, tuple[int, int]]]:
+        """The worker whose batch comes next, or all where a pass begins, and signs of life; asked by another thread."""
+        workers, found = self.reader._workers, self.reader._task_info.get(self.reader._rcvd_idx)
+        numbers = [found[0]] if found else range(0 if self.inside else len(workers))
+        return [(workers[number], self.source.trace.life(number)) for number in numbers]
 
     def _bury(self) -> None:
         """Say who died of what, end the other workers, and leave it to _open to start new ones; or give up."""
@@ -126,7 +131,7 @@ class RestartingLoader:
             whose = f"loader worker {number} of {self.loader.num_workers} (pid {worker.pid})"
             lines.append(f"{whose} {self._end(worker)} {reading}")
             samples |= set() if sample is None else {sample}
-        shut_down(self.reader)
+        self.reader._shutdown_workers()
         self.loader, self.watch, self.inside = None, select.poll(), False
         codes = [None if worker.pid in self.silence.ended else worker.exitcode for worker in dead.values()]
         self._account("; ".join(lines), samples, codes)
@@ -175,6 +180,37 @@ def sigchld_ignored() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, handler)
 
 
+class Reader(_MultiProcessingDataLoaderIter):
+    """torch's iterator, for which the end of its workers, wherever it meets them, is the end of waiting for them.
+
+    It ends in SHUTDOWN seconds, too: at the end of the interpreter, of a pass, and when nothing holds it any more.
+    torch and multiprocessing would wait for ever for a lock that a dead worker holds, for the rest of half a batch, and
+    for a stopped worker, which does not heed SIGTERM.
+    """
+
+    @classmethod
+    def of(cls, reader: Any) -> "Reader":
+        """The same object."""
+        reader.__class__ = cls
+        reader._workers_done_event = DoneEvent(reader._workers_done_event)
+        reader._worker_result_queue.cancel_join_thread()  # the trainer writes into it, too, where memory is pinned
+        if not reader._pin_memory:  # of half a batch the rest is waited for, as long as any process could write it
+            reader._worker_result_queue._writer.close()
+        Finalize(reader, end_all, args=(reader._workers,), exitpriority=0)  # before multiprocessing joins them
+        return reader
+
+    def _shutdown_workers(self) -> None:
+        if self._shutdown or sys is None or sys.is_finalizing():  # done, or the finalizer has ended the workers
+            return
+        polite = threading.Thread(target=super()._shutdown_workers, daemon=True)
+        try:
+            polite.start()
+            polite.join(SHUTDOWN)
+        except RuntimeError:  # since Python 3.12 none can start once the interpreter ends
+            self._shutdown = True
+        end_all(self._workers)
+
+
 class DoneEvent:
     """torch's word to the workers that all is done, asked for without its lock: a worker may be killed holding that."""
 
@@ -186,22 +222,15 @@ class DoneEvent:
         return self.done
 
     def set(self) -> None:
-        """Tell the workers."""
+        """Tell the workers, if no dead one has the lock; the others wait for it then, until they are killed."""
         self.done = True
-        self.event.set()
+        if self.event._cond.acquire(True, 1.0):
+            self.event._flag.acquire(False)
+            self.event._flag.release()
+            self.event._cond.release()
 
 
-def outlive_workers(reader: Any) -> None:
-    """Let the end of its workers, wherever it meets them, be the end of waiting for them."""
-    reader._workers_done_event = DoneEvent(reader._workers_done_event)
-    if not reader._pin_memory:  # of half a batch the rest is waited for, as long as any process could write it
-        reader._worker_result_queue._writer.close()
-
-
-def shut_down(reader: Any) -> None:
-    """End the workers of a DataLoader's iterator; torch alone would wait for ever for a lock that a dead one holds."""
-    polite = threading.Thread(target=reader._shutdown_workers, daemon=True)
-    polite.start()
-    polite.join(SHUTDOWN)
-    for worker in reader._workers:
+def end_all(workers: list) -> None:
+    """By the signal that a stopped one heeds, too."""
+    for worker in workers:
         worker.kill()

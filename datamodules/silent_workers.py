@@ -26,13 +26,13 @@ class SilenceWatch:
     """Looks at workers from a thread of its own.
 
     Args:
-        awaited: gives the process whose batch is waited for and its sign of life, see WorkerTrace.life; or None.
+        awaited: gives the processes of which something is waited for, and their signs of life, see WorkerTrace.life.
         workers: gives all processes.
         timeout: seconds that a worker may take for one sample; 0 means for ever.
     """
 
     def __init__(
-        self, awaited: Callable[[], tuple[Any, tuple[int, int]] | None], workers: Callable[[], list], timeout: float
+        self, awaited: Callable[[], list[tuple[Any, tuple[int, int]]]], workers: Callable[[], list], timeout: float
     ):
         self.awaited, self.workers, self.timeout = awaited, workers, timeout
         self.ended: dict[int | None, float] = {}  # seconds for which a worker had been silent, by its pid
@@ -59,19 +59,21 @@ class SilenceWatch:
             self.wait = 0
 
     def _look(self, off: threading.Event) -> None:
-        sign, since = None, 0.0
+        sign, silence, before = None, 0.0, time.monotonic()
         while not off.wait(LOOK):
-            found = self.awaited() if (turn := self.wait) else None
-            if found is None:
+            now = time.monotonic()
+            passed, before = min(now - before, 2 * LOOK), now  # a job that was suspended hears nobody, either
+            found = self.awaited() if (turn := self.wait) else []
+            if not found:
                 sign = None
                 continue
-            worker, life = found
-            gone = worker.pid in self.ended or died(worker)
+            gone = any(worker.pid in self.ended or died(worker) for worker, _ in found)
             if (turn, found, gone) != sign:
-                sign, since = (turn, found, gone), time.monotonic()
-            silence = time.monotonic() - since
-            if silence >= (WAKE if gone else self._patience(life[0])):
-                for each in [each for each in self.workers() if not died(each)] if gone else [worker]:
+                sign, silence = (turn, found, gone), 0.0
+                continue
+            silence += passed
+            if silence >= (WAKE if gone else max(self._patience(doing) for _, (doing, _) in found)):
+                for each in [each for each in self.workers() if not died(each)] if gone else [one for one, _ in found]:
                     self.ended.setdefault(each.pid, silence)
                     each.kill()
 

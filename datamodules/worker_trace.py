@@ -1,10 +1,14 @@
 """Which sample each loader worker is reading, in memory that outlives the worker; and a deadline for reading it."""
 
+import os
 import signal
+import threading
+import time
 
 import torch
 from torch.utils.data import get_worker_info
 
+ORPHAN = 5.0  # seconds between two looks for the trainer
 BUSY, RESTING = -2, -1  # with what has no deadline (starting, fetching a shard); done with a batch
 
 
@@ -58,3 +62,11 @@ def start_worker(number: int) -> None:
     """What a worker does first: a signal meant for the trainer (fork inherits its handlers) must not end a worker."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """End this process when its trainer is gone: torch's own end may wait for it to read what is still in the pipe."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN)
+    os.kill(os.getpid(), signal.SIGKILL)

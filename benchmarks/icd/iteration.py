@@ -34,7 +34,7 @@ from fewstep.backbones import Adapters, DiffusersDenoiser
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.consistency import ConsistencyDistillation, Draw
-from fewstep.distillation.students import SharedBase
+from fewstep.distillation.shared_base import SharedBase
 
 LR = 8e-6
 

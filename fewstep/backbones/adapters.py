@@ -113,12 +113,15 @@ class Adapters:
         for key, weight in own.items():
             weight.copy_(state[key])
 
-    def save(self, folder: str | Path) -> None:
-        """Write FOLDER/NAME/pytorch_lora_weights.safetensors for each adapter, as plain diffusers and peft load it."""
+    def save(self, folder: str | Path, names: Sequence[str] | None = None) -> None:
+        """Write FOLDER/NAME/pytorch_lora_weights.safetensors for each adapter, as plain diffusers and peft load it.
+
+        names: of some adapters only.
+        """
         part = "unet" if "UNet" in type(self.model).__name__ else "transformer"  # what pipelines call it
         settings = {"r": self.rank, "lora_alpha": self.alpha, "target_modules": list(self._layers)}
         base = {"base_sha256": self.base_sha256, "base_dtype": self.base_dtype}
-        for name in self.names:
+        for name in self.names if names is None else names:
             save_adapter(Path(folder, name), self.state(name), part, settings, base)
 
     def load(self, source: str | Path | Mapping[str, str | Path], other_base: bool = False) -> None:

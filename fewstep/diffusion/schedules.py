@@ -79,6 +79,10 @@ class DiscreteSchedule:
         steps = timestep if timestep.is_floating_point() else timestep.float()
         return (steps + 1) / self.num_train_timesteps
 
+    def betas(self) -> list[float]:
+        """The N values, as `betas` takes them."""
+        return (-torch.expm1(self._tables[torch.device("cpu"), torch.float64].diff())).tolist()
+
     def _log_alpha_bar(self, t: Tensor) -> Tensor:
         place = (_times(t) * self.num_train_timesteps).clamp(0, self.num_train_timesteps)
         left = place.floor().clamp(max=self.num_train_timesteps - 1)

@@ -84,6 +84,34 @@ def fixed_point(
     return x
 
 
+def dpm_solver(
+    denoiser: Denoiser,
+    parametrization: Parametrization,
+    x: Tensor,
+    times: Sequence[float],
+    condition: Condition,
+    guidance: GuidanceSchedule = unguided,
+) -> Tensor:
+    """DPM-Solver++(2M) for falling times: second order in one call a step (Lu et al. 2022, Algorithm 2).
+
+    The data that each step aims at are extrapolated, in the log-SNR, from those of this call and of the one before. The
+    first step, which has none before it, and one that ends in t = 0, where the log-SNR is infinite, are DDIM's.
+    """
+    clean = Parametrization(parametrization.schedule, "x0")
+    before: tuple[Tensor, Tensor] | None = None  # data, and width of the step in log-SNR
+    for start, end in pairwise(times):
+        if not end < start:
+            raise ValueError(f"times {start:g}, {end:g}: dpm_solver needs falling ones, from noise to data")
+        t, s = time_like(x, start), time_like(x, end)
+        data = parametrization.data(x, denoiser(x, t, guidance(t), condition), t)
+        width = parametrization.schedule.log_snr(s) - parametrization.schedule.log_snr(t)
+        aim = data
+        if before is not None and end > 0:
+            aim = data + per_sample(width / (2 * before[1]), x) * (data - before[0])
+        x, before = clean.jump(x, aim, t, s), (data, width)
+    return x
+
+
 def consistency_sampling(
     denoiser: Denoiser,
     parametrization: Parametrization,

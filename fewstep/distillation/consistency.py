@@ -2,7 +2,7 @@
 
 Starodubcev et al., "Invertible Consistency Distillation for Text-Guided Image Editing in Around 7 Steps" (2024).
 A student's answer at (x_t, t) is its jump to the end of t's segment (Eq. 3): up for `forward`, down for `reverse`.
-Every loss is [B]. Targets carry no gradient; the target network is the student itself.
+Every loss is [B]. Targets carry no gradient.
 
 Each loss is a generator of calls to the networks, so that the losses of one iteration are computed side by side: see
 fewstep.distillation.network_calls.
@@ -62,6 +62,9 @@ class ConsistencyDistillation:
 
     parametrization: what the students predict. teacher_parametrization: what the teacher does, if not the same.
     cycle_distance: of the full cycle, such as LPIPS of the decoded pictures; None means `distance`.
+    averaged_target: consistency targets are those of the moving average of the student, the role "target" (Song et al.
+        2023, Algorithm 2), instead of the student's own.
+    time_weight: of consistency losses, t [B] -> [B]; None weights every time alike.
     reverse_from: what reverse preservation starts from and returns to. "noised": data with noise, as in the paper.
         "encoded": the states that the encoder makes of the data, which differ from it, and in the first segment the
         data themselves; an addition of fewstep's.
@@ -75,6 +78,8 @@ class ConsistencyDistillation:
     teacher_parametrization: Parametrization | None = None
     cycle_distance: Distance | None = None
     reverse_from: Literal["noised", "encoded"] = "noised"
+    averaged_target: bool = False
+    time_weight: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.reverse_from not in ("noised", "encoded"):
@@ -115,11 +120,13 @@ class ConsistencyDistillation:
         x = self.parametrization.add_noise(draw.data, draw.noise, t)
         output = yield Call("teacher", x, t, guidance_scale, draw.condition)
         stepped = (self.teacher_parametrization or self.parametrization).jump(x, output, t, near)
-        output = yield Call(student, stepped, near, guidance_scale, draw.condition)
+        target: Role = "target" if self.averaged_target else student
+        output = yield Call(target, stepped, near, guidance_scale, draw.condition)
         goal = self.parametrization.jump(stepped, output, near, end)
         goal = torch.where(per_sample((near - end).abs() < 1e-6, x), stepped, goal)  # "x0" at t = 0 would be 0 / 0
         output = yield Call(student, x, t, guidance_scale, draw.condition, gradient=True)
-        return self.distance(self.parametrization.jump(x, output, t, end), goal)
+        losses = self.distance(self.parametrization.jump(x, output, t, end), goal)
+        return losses if self.time_weight is None else self.time_weight(t) * losses
 
     def forward_preservation(self, draw: Draw) -> Losses:
         """How far the encoder is from undoing the decoder on a segment, unguided; trains `forward` only (Eq. 4)."""

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fewstep.diffusion.guidance import Condition, Denoiser
 
-Role = Literal["teacher", "forward", "reverse"]
+Role = Literal["teacher", "forward", "reverse", "target"]  # target: the moving average of a student
 
 
 class Call(NamedTuple):
-    """A question to one of the three networks; its answer is [B, ...]."""
+    """A question to one of the networks; its answer is [B, ...]."""
 
     network: Role
     x: Tensor  # [B, ...]
@@ -32,11 +32,12 @@ Losses = Generator[Call, Tensor, Tensor]  # asks, is sent the answers, returns [
 
 @dataclass(frozen=True)
 class SeparateNetworks:
-    """Networks of three denoisers, called one after the other."""
+    """Networks of several denoisers, called one after the other; None for those that no loss asks."""
 
     teacher: Denoiser
-    forward: Denoiser
-    reverse: Denoiser
+    forward: Denoiser | None = None
+    reverse: Denoiser | None = None
+    target: Denoiser | None = None
 
     def __call__(self, calls: Sequence[Call]) -> list[Tensor]:
         return [getattr(self, call.network)(call.x, call.t, call.guidance_scale, call.condition) for call in calls]

@@ -1,4 +1,4 @@
-"""The two students of a frozen network: adapters on it, or copies of it; and their files."""
+"""The students of a frozen network, two or one: adapters on it, or copies of it; and their files."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -8,62 +8,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from fewstep.backbones import Adapters, DiffusersDenoiser, LatentDiffusion, load_guided_network, save_guided_network
+from fewstep.backbones import (
+    Adapters,
+    DiffusersDenoiser,
+    LatentDiffusion,
+    copied_to,
+    has_guidance_embedding,
+    load_guided_network,
+    save_guided_network,
+)
+from fewstep.backbones.guided_networks import load_denoising_network
 from fewstep.choices import require_choice, require_range
-from fewstep.diffusion.guidance import Condition, Denoiser
-from fewstep.distillation.network_calls import Call, SeparateNetworks
+from fewstep.diffusion.guidance import Denoiser
+from fewstep.diffusion.schedules import Schedule
+from fewstep.distillation.network_calls import Role, SeparateNetworks
+from fewstep.distillation.shared_base import SharedBase
 
 MOST_RANK = 1 << 16  # wider than any layer
-ADAPTERS = {"teacher": None, "forward": "forward", "reverse": "reverse"}  # None is the network alone
-
-
-class SharedBase:
-    """`Networks` of consistency.py that answer all calls in one pass; teacher, forward and reverse are its denoisers.
-
-    denoiser: of the network that `adapters` were put into. A third of the weights of three networks.
-    """
-
-    def __init__(self, denoiser: Denoiser, adapters: Adapters) -> None:
-        self.denoiser, self.adapters = denoiser, adapters
-        self.teacher, self.forward, self.reverse = (partial(self._alone, ADAPTERS[role]) for role in ADAPTERS)
-
-    def _alone(self, adapter: str | None, x: Tensor, t: Tensor, guidance_scale: Tensor, condition: Condition) -> Tensor:
-        with self.adapters.rows([(adapter, len(x))]):
-            return self.denoiser(x, t, guidance_scale, condition)
-
-    def __call__(self, calls: Sequence[Call]) -> list[Tensor]:
-        order = sorted(range(len(calls)), key=lambda index: list(ADAPTERS).index(calls[index].network))
-        grouped = [calls[index] for index in order]  # rows of one adapter side by side
-        sizes = [len(call.x) for call in grouped]
-        with self.adapters.rows([(ADAPTERS[call.network], size) for call, size in zip(grouped, sizes, strict=True)]):
-            output = self.denoiser(
-                torch.cat([call.x for call in grouped]),
-                torch.cat([call.t for call in grouped]),
-                torch.cat([call.guidance_scale for call in grouped]),
-                {key: torch.cat([call.condition[key] for call in grouped]) for key in grouped[0].condition},
-            )
-        answers = dict(zip(order, output.split(sizes), strict=True))
-        return [answers[index] for index in range(len(calls))]
 
 
 @dataclass(frozen=True)
 class Students:
-    """networks: what losses call. weights: what is trained and stored, nothing else. settings: what `load` needs."""
+    """networks: what losses call. weights: what is trained and stored, nothing else. settings: what `load` needs.
+
+    averaged: (target, student) parameters, where a run keeps a moving average of the student as its target.
+    """
 
     networks: SharedBase | SeparateNetworks
     weights: nn.Module
     settings: dict[str, Any]
     save: Callable[[str | Path], None]
+    averaged: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]] | None = None
+
+    @torch.no_grad()
+    def move_target(self, decay: float) -> None:
+        """target <- decay target + (1 - decay) student."""
+        if self.averaged is not None:
+            target, student = ([p.detach() for p in side] for side in self.averaged)
+            get_ema_multi_avg_fn(decay)(target, student, None)
 
 
 @dataclass(frozen=True)
 class StudentOptions:
     """Which students a run trains.
 
-    kind: "lora", two adapters of this rank and alpha on one frozen base, or "full", two more networks. targets: the
-    layers with adapters; None for those of the paper. merged: see Adapters, for small networks.
+    kind: "lora", adapters of this rank and alpha on one frozen base, or "full", more networks. targets: the layers with
+    adapters; None for those of the paper (iCD, appendix A). merged: see Adapters, for small networks.
     """
 
     kind: str = "lora"
@@ -83,6 +76,12 @@ class StudentOptions:
             return full_students(model)
         return adapter_students(model, self.rank, self.alpha, self.targets, self.merged)
 
+    def decoder_of(self, model: LatentDiffusion, averaged: bool) -> Students:
+        """One student that decodes, the role "reverse"; averaged: and its moving average, the role "target"."""
+        if self.kind == "full":
+            return full_student(model, averaged)
+        return adapter_student(model, self.rank, self.alpha, self.targets, self.merged, averaged)
+
 
 def adapter_students(
     model: LatentDiffusion,
@@ -97,6 +96,57 @@ def adapter_students(
     networks = SharedBase(DiffusersDenoiser(model.network, model.parametrization.schedule), adapters)
     settings = {"kind": "lora", "rank": rank, "alpha": alpha, "targets": targets and list(targets)}
     return Students(networks, nn.ParameterDict(trained), settings, adapters.save)
+
+
+def adapter_student(
+    model: LatentDiffusion,
+    rank: int = 64,
+    alpha: float = 8.0,
+    targets: Sequence[str] | None = None,
+    merged: bool = False,
+    averaged: bool = False,
+) -> Students:
+    """One LoRA adapter in the model's network, named "student", and one for its average; see adapter_students."""
+    names = ("student", "target") if averaged else ("student",)
+    adapters = Adapters(model.network, names, rank, alpha, targets, merged)
+    roles: dict[Role, str] = {"reverse": "student"}
+    moving = None
+    if averaged:
+        roles["target"] = "target"
+        adapters.load_state("target", adapters.state("student"))
+        moving = adapters.parameters("target"), adapters.parameters("student")
+    trained = {name.replace(".", "/"): p for name, p in model.network.named_parameters() if p.requires_grad}
+    if averaged:
+        for parameter in adapters.parameters("target"):
+            parameter.requires_grad_(False)
+    null = None if has_guidance_embedding(model.network) else model.prompts.null_condition()
+    networks = SharedBase(DiffusersDenoiser(model.network, model.parametrization.schedule), adapters, roles, null)
+    settings = {"kind": "lora", "rank": rank, "alpha": alpha, "targets": targets and list(targets)}
+    return Students(networks, nn.ParameterDict(trained), settings, partial(adapters.save, names=("student",)), moving)
+
+
+def full_student(model: LatentDiffusion, averaged: bool = False) -> Students:
+    """A whole copy of the model's network, and one more for its average."""
+    student = copy.deepcopy(model.network).requires_grad_(True).train()
+    weights, moving, target = {"student": student}, None, None
+    if averaged:
+        target = copy.deepcopy(student).requires_grad_(False)
+        weights["target"] = target
+        moving = list(target.parameters()), list(student.parameters())
+    alone = partial(unscaled, schedule=model.parametrization.schedule)
+    networks = SeparateNetworks(
+        model.denoiser(), reverse=alone(student), target=None if target is None else alone(target)
+    )
+    save = partial(_save_copy, model, student)
+    return Students(networks, nn.ModuleDict(weights), {"kind": "full"}, save, moving)
+
+
+def unscaled(network: nn.Module, schedule: Schedule) -> Denoiser:
+    """A denoiser of the network, which passes over the scale where the network has no embedding of it."""
+    denoiser = DiffusersDenoiser(network, schedule)
+    if has_guidance_embedding(network):
+        return denoiser
+    return lambda x, t, guidance_scale, condition: denoiser.network(x, t, condition)
 
 
 def full_students(model: LatentDiffusion) -> Students:
@@ -127,6 +177,27 @@ def load_students(
     return _separate(
         model, {role: load_guided_network(Path(source, role))[0].to(device) for role in ("forward", "reverse")}
     )
+
+
+def load_student(model: LatentDiffusion, settings: Mapping[str, Any], folder: str | Path) -> Denoiser:
+    """The frozen decoder that `adapter_student` or `full_student` of this model saved; of its settings."""
+    if settings["kind"] == "lora":
+        merged = next(model.network.parameters()).dtype == torch.float32
+        student = adapter_student(model, settings["rank"], settings["alpha"], settings.get("targets"), merged)
+        assert isinstance(student.networks, SharedBase)
+        student.networks.adapters.load(folder)
+        student.weights.requires_grad_(False)
+        return student.networks.reverse
+    config = dict(model.network.config)  # type: ignore[arg-type]
+    network, _ = load_denoising_network(Path(folder, "student"), config, next(model.network.parameters()).dtype)
+    return unscaled(network.to(next(model.network.parameters()).device), model.parametrization.schedule)
+
+
+def _save_copy(model: LatentDiffusion, student: Any, folder: str | Path) -> None:
+    if has_guidance_embedding(student):
+        save_guided_network(Path(folder, "student"), student, model.guidance_scales or (1.0,))
+    else:
+        copied_to(student, torch.float32).save_pretrained(str(Path(folder, "student")))
 
 
 def _separate(model: LatentDiffusion, students: Mapping[str, nn.Module]) -> SeparateNetworks:

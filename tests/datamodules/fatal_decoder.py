@@ -13,8 +13,8 @@ from datamodules.image_samples import SampleDecoder
 class FatalDecoder(SampleDecoder):
     """fatal: keys of the samples.
 
-    how: a signal's name, "exit", "hang", "raise" or "unpicklable"; "lock" and "half" (kill it while it asks whether all
-        is done, or has written a part of a batch), "lock-stop" (stop it there).
+    how: a signal's name, "exit", "hang", "raise", "stop" (StopIteration) or "unpicklable"; "lock" and "half" (kill it
+        while it asks whether all is done, or has written a part of a batch), "lock-stop" (stop it there).
     once: folder that remembers who has died; None for every time.
     """
 
@@ -45,6 +45,8 @@ class FatalDecoder(SampleDecoder):
             if signal.getitimer(signal.ITIMER_REAL)[0]:  # the deadline, brought near: no other sample can miss it
                 signal.setitimer(signal.ITIMER_REAL, 0.01)
             time.sleep(1000)
+        if self.how == "stop":
+            next(iter(()))
         if self.how == "raise":
             raise RuntimeError("a fault of the data set")
         how = {"lock": "SIGKILL", "lock-stop": "SIGSTOP", "half": "SIGKILL"}.get(self.how, self.how)

@@ -143,6 +143,8 @@ def plain(value):
         ({"sampling": "resampled"}, "sampling=resampled needs steps_per_epoch"),
         ({"num_workers": -1}, "num_workers=-1: must be at least 0"),
         ({"worker_timeout": float("nan")}, "worker_timeout=nan: must be at least 0"),
+        ({"worker_timeout": float("inf")}, "worker_timeout=inf: give seconds, up to 1e.08; 0 is for ever"),
+        ({"worker_timeout": None}, "worker_timeout=None: give seconds"),
         ({"path": ""}, "path='': give a folder of shards"),
         ({"path": []}, "path=..: give a folder of shards"),
         ({"path": [""]}, "path=....: give a folder of shards"),

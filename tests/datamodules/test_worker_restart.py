@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from multiprocessing import Pipe
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -352,6 +353,55 @@ def test_a_worker_that_is_stopped_is_ended_and_replaced(shards, caplog, impatien
     assert "the loader is restarted (1 of 99)" in line
 
 
+@pytest.mark.parametrize("how", ["stopped", "stuck"])
+def test_a_pass_begins_without_a_worker_that_cannot(shards, caplog, impatient, monkeypatch, how):
+    """torch begins a pass by waiting for a word of every worker that it keeps, and for ever."""
+    monkeypatch.setattr(silent_workers, "LOST", 2.0)
+    stream = evaluation(shards, workers=Workers(2, start_method="fork", restarts=99, timeout=1.0))
+    first = list(stream)
+    if how == "stopped":
+        halt_a_worker(stream.loader, 1)
+    else:
+        kill_a_worker(stream.loader, 1)
+    assert same(list(stream), first)
+    assert restarts(caplog)
+
+
+@pytest.mark.parametrize(("looks", "expected"), [(5, []), (6, [1])])
+def test_a_job_that_was_suspended_blames_no_worker(monkeypatch, looks, expected):
+    """Looks are five seconds apart; between the second and the third the job is suspended for an hour."""
+    clock, ended = iter([0, 5, 10, 3610, 3615, 3620, 3625]), []
+
+    class Worker:
+        pid = 1
+        sentinel, end = Pipe()
+
+        def kill(self):
+            ended.append(1)
+
+    class Off:
+        def wait(self, seconds):
+            nonlocal looks
+            looks -= 1
+            return looks < 0
+
+    worker = Worker()
+    watch = silent_workers.SilenceWatch(lambda: [(worker, (RESTING, 7))], lambda: [worker], timeout=0.1)
+    monkeypatch.setattr(silent_workers, "LOST", 30.0)  # 0, 5, 15, 20, 25, 30 are counted
+    monkeypatch.setattr(silent_workers, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with watch.waiting():
+        watch._look(Off())
+    assert ended == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iterator_that_ends_within_a_sample_is_no_end_of_the_pass(shards, workers):
+    """torch takes StopIteration out of a worker for the end of all batches, without a word."""
+    stream = training(shards, fatal("00017", how="stop"), Workers(workers, start_method="fork"))
+    with pytest.raises(RuntimeError, match="reading a sample raised StopIteration"):
+        list(stream)
+
+
 @pytest.mark.parametrize(("how", "timeout"), [("lock", 0.0), ("lock-stop", 3.0), ("half", 0.0), ("half", 3.0)])
 def test_nobody_waits_for_what_a_dead_worker_holds(shards, tmp_path, caplog, impatient, monkeypatch, how, timeout):
     """torch alone takes the lock of its event to note the death, and waits for the rest of a batch with it."""
@@ -380,7 +430,7 @@ def test_if_the_end_of_one_worker_wakes_nobody_all_are_ended(impatient, monkeypa
                 over.set()
 
     workers = [Worker(1), Worker(2)]
-    watch = silent_workers.SilenceWatch(lambda: (workers[0], (RESTING, 7)), lambda: workers, timeout=0.1)
+    watch = silent_workers.SilenceWatch(lambda: [(workers[0], (RESTING, 7))], lambda: workers, timeout=0.1)
     with watch.on(), watch.waiting():
         assert over.wait(PATIENCE)
     assert ended[:3] == [1, 1, 2]

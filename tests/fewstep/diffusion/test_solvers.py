@@ -4,12 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler, DPMSolverMultistepScheduler
 
 from fewstep.diffusion.guidance import DynamicGuidance
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow
-from fewstep.diffusion.solvers import consistency_sampling, ddim, even_times, fixed_point, jumps
+from fewstep.diffusion.solvers import consistency_sampling, ddim, dpm_solver, even_times, fixed_point, jumps
 from fewstep.rng import PerSampleRng
 
 MEAN, STD = torch.tensor([1.5, -0.5, 0.2], dtype=torch.float64), torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
@@ -58,11 +58,45 @@ def test_first_order_convergence_to_the_exact_flow(parametrization, start, end):
     assert errors[1] < 0.05
 
 
+@pytest.mark.parametrize("parametrization", CASES, ids=name)
+def test_second_order_convergence_to_the_exact_flow(parametrization):
+    x, denoiser = normal(4, 3), partial(gaussian, parametrization, STD)
+    truth = exact(parametrization, x, 0.98, 0.04)
+    errors = [
+        (dpm_solver(denoiser, parametrization, x, even_times(n, 0.98, 0.04), {}) - truth).abs().mean()
+        for n in (80, 160)
+    ]
+    assert 3 < errors[0] / errors[1] < 5.5
+    assert errors[1] < 0.002
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 20])
+@pytest.mark.parametrize(("kind", "prediction"), [("epsilon", "eps"), ("v_prediction", "v")])
+def test_dpm_solver_is_the_loop_of_diffusers(num_steps, kind, prediction):
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = DPMSolverMultistepScheduler(
+        **schedule, prediction_type=kind, timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=False
+    )
+    scheduler.set_timesteps(num_steps)
+    parametrization, started = Parametrization(DiscreteSchedule(), prediction), normal(4, 3)
+    denoiser, x = partial(gaussian, parametrization, STD), started
+    for timestep in scheduler.timesteps:
+        t = parametrization.schedule.time_of_timestep(timestep.double()).expand(4)
+        x = scheduler.step(denoiser(x, t, None, {}), timestep, x).prev_sample
+    ours = dpm_solver(denoiser, parametrization, started, even_times(num_steps, 1.0, 0.0), {})
+    torch.testing.assert_close(ours, x, rtol=1e-5, atol=1e-5)
+
+
+def test_dpm_solver_needs_falling_times():
+    with pytest.raises(ValueError, match=r"times 0\.2, 0\.4: dpm_solver needs falling ones"):
+        dpm_solver(partial(gaussian, CASES[0], STD), CASES[0], normal(4, 3), (0.2, 0.4), {})
+
+
 @pytest.mark.parametrize("parametrization", [CASES[0], CASES[1], CASES[4]], ids=name)
 def test_a_single_point_is_reached_in_one_step(parametrization):
     denoiser = partial(gaussian, parametrization, torch.zeros(3))
     x = normal(4, 3)
-    for solver in (ddim, consistency_sampling):
+    for solver in (ddim, dpm_solver, consistency_sampling):
         torch.testing.assert_close(
             solver(denoiser, parametrization, x, (0.98, 0.0), {}), MEAN.expand(4, 3), rtol=1e-6, atol=1e-6
         )
