@@ -7,6 +7,7 @@ order with optional `reference`, `reconstruction`, `score` [B], `nfe` [B]; for v
 
 from lightning_modules.attribute_reader import AttributeReaderModule
 from lightning_modules.autoencoder import AutoencoderModule
+from lightning_modules.collaboration import CollaborationModule
 from lightning_modules.contrastive import ContrastiveModule
 from lightning_modules.diffusion_teacher import DiffusionTeacherModule
 from lightning_modules.guidance_distillation import GuidanceDistillationModule
@@ -17,6 +18,7 @@ from lightning_modules.unconditional_diffusion import UnconditionalDiffusionModu
 __all__ = [
     "AttributeReaderModule",
     "AutoencoderModule",
+    "CollaborationModule",
     "ContrastiveModule",
     "DiffusionTeacherModule",
     "GuidanceDistillationModule",

@@ -1,0 +1,126 @@
+"""A few-step student at work: one that was trained here, an LCM or Turbo pipeline, or the decoder of an iCD pair."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.backbones import LatentDiffusion, has_guidance_embedding, load_latent_diffusion
+from fewstep.choices import require_range
+from fewstep.diffusion.guidance import Condition, Denoiser, DynamicGuidance, require_trained
+from fewstep.diffusion.solvers import consistency_sampling, ddim, even_times
+from fewstep.distillation.students import load_student, unscaled
+from fewstep.files.plain_json import read_json
+from fewstep.files.plain_reader import each, fields, optional, positive, shown, text, whole
+from fewstep.files.weights import file_sha256, weights_sha256
+from fewstep.icd.description import students as student_settings
+from fewstep.icd.pair import InvertibleConsistency
+from fewstep.picture_size import Size, as_stored
+from fewstep.rng import PerSampleRng
+
+SCHEMA = 1
+PARTS = fields(
+    {
+        "schema": whole,
+        "pipeline": text,
+        "network": optional(text),
+        "students": student_settings,
+        "guidance_scales": each(positive),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Student:
+    """Draws latents from noise in a few calls of its denoiser, each of one pass of the network.
+
+    model: what it was distilled from, for its latents, prompts and schedule. guidance_scales: those that it knows; None
+    for any, () for a network that is guided by nothing. times: of the only chain that it was made for, falling from 1
+    to 0, which is deterministic then (iCD); None for stochastic chains of any number of steps (Song et al. 2023,
+    Algorithm 1, without the last call of the released sampler, whose answer is thrown away). sha256: of the weights.
+    """
+
+    model: LatentDiffusion
+    denoiser: Denoiser
+    guidance_scales: tuple[float, ...] | None
+    times: tuple[float, ...] | None = None
+    sha256: str = ""
+
+    @torch.no_grad()
+    def draw(
+        self, noise: Tensor, condition: Condition, rng: PerSampleRng, num_steps: int = 4, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """Latents [B, C, h, w] from noise [B, C, h, w] at t = 1; rng: noise between the steps, one row per sample."""
+        self.check(num_steps, guidance_scale)
+        guidance = DynamicGuidance(guidance_scale)
+        if self.times is not None:
+            return ddim(self.denoiser, self.model.parametrization, noise, self.times, condition, guidance)
+        times = even_times(num_steps, 1.0, 0.0)
+        return consistency_sampling(self.denoiser, self.model.parametrization, noise, times, condition, guidance, rng)
+
+    def check(self, num_steps: int, guidance_scale: float) -> None:
+        """ValueError in one line for what this student was not made for."""
+        require_range("student steps", num_steps, 1)
+        if self.times is not None and num_steps != len(self.times) - 1:
+            raise ValueError(f"this student draws in {len(self.times) - 1} steps, not in {num_steps}")
+        if self.guidance_scales == () and guidance_scale != 1:
+            raise ValueError(f"guidance_scale {guidance_scale:g}: this student is not guided; give 1")
+        if self.guidance_scales:
+            require_trained(guidance_scale, self.guidance_scales)
+
+
+def load_a_student(
+    folder: str | Path,
+    pipeline: str | None = None,
+    network: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    image_size: Size | None = None,
+) -> Student:
+    """The student of a CollaborationModule's export, of an ICDModule's, or of a pipeline that draws in few steps.
+
+    pipeline, network: where the teacher is, if not where it was in training. A pipeline (folder or hub id) may have an
+    embedding of w, as LCM has it, or none, as SDXL-Turbo.
+    """
+    if Path(folder, "icd.json").is_file():
+        pair = InvertibleConsistency.load(folder, pipeline, network, dtype, device, image_size)
+        times, digest = pair.boundaries.decode_times, weights_sha256(pair.model.network)
+        return Student(pair.model, pair.reverse, pair.guidance_scales, times, digest)
+    if not Path(folder, "student.json").is_file():
+        model = load_latent_diffusion(folder, network, dtype, image_size).to(device)
+        scales = model.guidance_scales if has_guidance_embedding(model.network) else ()
+        digest = weights_sha256(model.network)
+        return Student(model, unscaled(model.network, model.parametrization.schedule), scales, None, digest)
+    told = read_description(folder)
+    size = image_size or told.get("image_size")
+    model = load_latent_diffusion(pipeline or told["pipeline"], network or told["network"], dtype, size).to(device)
+    denoiser = load_student(model, told["students"], folder)
+    file = next(Path(folder, "student").glob("*.safetensors"))
+    return Student(model, denoiser, tuple(told["guidance_scales"]), None, file_sha256(file))
+
+
+def describe_student(
+    folder: str | Path, pipeline: str, network: str | None, settings: Mapping[str, Any], student: Student
+) -> None:
+    """Write student.json, which load_a_student reads beside the weights. settings: Students.settings."""
+    told = {"schema": SCHEMA, "pipeline": pipeline, "network": network, "students": dict(settings)}
+    told |= {"guidance_scales": list(student.guidance_scales or ()), "image_size": as_stored(student.model.image_size)}
+    Path(folder, "student.json").write_text(json.dumps(told, indent=2) + "\n")
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """What FOLDER/student.json says; ValueError in one line where a part is lacking or of another kind."""
+    try:
+        told = read_json(Path(folder, "student.json"))
+        if not isinstance(told, dict):
+            raise ValueError(f"it is {shown(told)}, no mapping")
+        PARTS(told, "")
+        if told["schema"] != SCHEMA or not told["guidance_scales"]:
+            raise ValueError(f"schema {told['schema']} with guidance_scales {told['guidance_scales']}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}/student.json is not what a collaboration run exports: {error}") from None
+    return told

@@ -1,0 +1,137 @@
+"""Budgets in passes, and files that come back or are refused."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fewstep.collaboration.calibration import Calibration, identity
+from fewstep.collaboration.cascade import Cascade
+from fewstep.collaboration.costs import Costs
+from fewstep.collaboration.policy import Policy
+from fewstep.collaboration.rollback import Rollback
+from fewstep.collaboration.student import load_a_student
+from fewstep.collaboration.teacher import Teacher
+from tests.fewstep.collaboration.test_cascade import PROMPTS, SEEDS, redness
+from tests.tiny_diffusion import write_pipeline
+
+COSTS = Costs(draft=2.0, look=0.5, repair=10.0, decode=0.25, flops=1e6)
+POLICY = Policy(-math.inf, "refine", Rollback(0.4, "time"))
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    student = load_a_student(write_pipeline(tmp_path_factory.mktemp("calibration") / "pipeline", "sd_v"))
+    return Cascade(student, Teacher(student.model, 3, 2.0), redness, student_steps=2)
+
+
+@pytest.fixture(scope="module")
+def calibration(cascade):
+    return Calibration.of(cascade, COSTS, PROMPTS, SEEDS, POLICY)
+
+
+def test_scores_are_those_of_the_drafts(cascade, calibration):
+    drawn = cascade(PROMPTS, SEEDS, Policy())
+    torch.testing.assert_close(calibration.scores, drawn.scores.sort().values.double())
+    assert calibration.draws.tolist() == [1] * 10
+    assert calibration.for_percentile(0).threshold == -math.inf
+    assert calibration.for_percentile(100).threshold == math.inf
+    half = calibration.for_percentile(50)
+    assert (drawn.scores.double() < half.threshold).sum() == 5
+    assert half.repair == "refine"
+    assert half.rollback == Rollback(0.4, "time")
+
+
+def test_a_budget_of_passes_is_kept(calibration):
+    """A draft and a look take 2.5, a repair 10 and the decoder: 7.6 leave 5.1 of 10.25, of 11 places 5."""
+    assert calibration.draft_passes == 2.5
+    assert calibration.repair_passes == 10.25
+    policy = calibration.for_passes(7.6)
+    assert policy.threshold == calibration.scores[4].item()
+    expected = 2.5 + (calibration.scores < policy.threshold).double().mean().item() * 10.25
+    assert expected <= 7.6
+    assert calibration.for_passes(2.5).threshold == -math.inf
+    assert calibration.for_passes(12.75).threshold == math.inf
+    assert calibration.for_passes(99).threshold == math.inf
+    with pytest.raises(ValueError, match=r"mean_passes=2: drafts and the oracle alone take 2\.5; give more"):
+        calibration.for_passes(2)
+    with pytest.raises(ValueError, match="mean_passes=0: must be above 0"):
+        calibration.for_passes(0)
+    with pytest.raises(ValueError, match="the policy repairs nothing"):
+        replace(calibration, policy=Policy(repair="keep")).for_passes(5)
+    assert calibration.passes_at_most(0.5) > 2.5 + 0.5 * 10.25
+
+
+def test_looking_at_repairs_costs_a_look(calibration):
+    assert replace(calibration, policy=replace(POLICY, keep_best=True)).repair_passes == 10.5
+
+
+def test_a_file_comes_back_as_it_was(calibration, tmp_path):
+    for threshold in (-math.inf, math.inf, 0.25):
+        written = replace(calibration, policy=replace(POLICY, threshold=threshold))
+        written.save(tmp_path / "deep" / "calibration.json")
+        found = Calibration.load(tmp_path / "deep" / "calibration.json")
+        assert (found.about, found.prompts, found.policy, found.costs) == (
+            written.about,
+            written.prompts,
+            written.policy,
+            COSTS,
+        )
+        assert torch.equal(found.scores, written.scores)
+        assert torch.equal(found.draws, written.draws)
+
+
+def test_another_cascade_is_refused_and_told_why(cascade, calibration, tmp_path):
+    calibration.check(cascade)
+    with pytest.raises(ValueError, match=r"the calibration is of student steps 2, this is 1; calibrate again"):
+        calibration.check(replace(cascade, student_steps=1))
+    with pytest.raises(ValueError, match="the calibration is of oracle redness, this is test_another_cascade"):
+        calibration.check(replace(cascade, oracle=lambda images, asked: images.mean((1, 2, 3))))
+    other = load_a_student(write_pipeline(tmp_path / "other", "sd"))
+    with torch.no_grad():
+        next(other.model.network.parameters()).add_(1)
+    fresh = load_a_student(other_folder(tmp_path, other))
+    with pytest.raises(ValueError, match=r"the calibration is of student [0-9a-f]{16}, this is [0-9a-f]{16}"):
+        calibration.check(replace(cascade, student=fresh))
+    assert set(identity(cascade)) == set(calibration.about)
+
+
+def other_folder(tmp_path, student):
+    return write_pipeline(tmp_path / "changed", "sd_v", student.model.network)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"scores": [2.0, 1.0]}, "2 scores, 10 draws"),
+        ({"scores": [float(-n) for n in range(10)]}, "its scores do not rise"),
+        ({"scores": ["a"] * 10}, r"scores\[0\] is 'a', expected a number"),
+        ({"draws": [-1] * 10}, r"draws\[0\] is -1, expected a whole number"),
+        ({"policy": {}}, "policy has no "),
+        ({"about": {"student": 3}}, "about.student is 3, expected a text"),
+        ({"costs": {}}, "costs has no "),
+    ],
+)
+def test_a_file_that_is_none_is_one_line(calibration, tmp_path, change, told):
+    file = tmp_path / "calibration.json"
+    calibration.save(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match=told) as caught:
+        Calibration.load(file)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"cannot read the calibration {file}")
+
+
+def test_policies_in_a_file_are_checked(calibration, tmp_path):
+    file = tmp_path / "calibration.json"
+    calibration.save(file)
+    content = json.loads(file.read_text())
+    for name, value in (("rollback", 1.5), ("rollback_kind", "strength"), ("repair", "burn"), ("threshold", "high")):
+        file.write_text(json.dumps(content | {"policy": content["policy"] | {name: value}}))
+        with pytest.raises(ValueError, match="cannot read the calibration"):
+            Calibration.load(file)
+    with pytest.raises(ValueError, match=r"cannot read the calibration .*missing\.json"):
+        Calibration.load(tmp_path / "missing.json")
