@@ -9,6 +9,7 @@ from typing import Any
 from datamodules.text_tables import read_csv, read_json_lines
 from fewstep.files.local_paths import local_path
 from fewstep.files.names import distinct, safe_name
+from fewstep.files.prompt_files import key_of_line
 from fewstep.files.text_files import numbered_lines, read_text
 
 FIELDS = ("image", "source", "target", "mask", "key")
@@ -47,7 +48,7 @@ def read_prompts(path: str | Path) -> list[Request]:
     path = Path(local_path(str(path)))
     lines = list(numbered_lines(read_text(path)))
     digits = len(str(lines[-1][0])) if lines else 1
-    requests = [Request(line, key=safe_name(f"{n:0{digits}d}-{line}"[:48])) for n, line in lines]
+    requests = [Request(line, key=key_of_line(n, digits, line)) for n, line in lines]
     return _named(requests, Path(path))
 
 

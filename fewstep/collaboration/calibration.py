@@ -23,7 +23,7 @@ from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.routing import budget_threshold, deferred_at_most, percentile_threshold
 from fewstep.files.durable import replace_file
 from fewstep.files.plain_json import read_json
-from fewstep.files.plain_reader import each, fields, flag, named, number, positive, shown, text, whole
+from fewstep.files.plain_reader import each, fields, flag, named, number, optional, positive, shown, text, whole
 from fewstep.files.weights import weights_sha256
 
 SCHEMA = 1
@@ -34,8 +34,8 @@ COSTS = fields(dict.fromkeys(("draft", "look", "repair", "decode"), number) | {"
 class Calibration:
     """about: what the scores are of, as `identity` tells. scores: float64 [N], rising, each of a prompt's best draft.
 
-    draws: int64 [N], of the same prompts how many drafts that took. policy: how drafts were drawn; its threshold holds
-    for `drafts` > 1 only, where it says which drafts were drawn again. prompts: the hash of the calibration prompts.
+    draws: int64 [N], of the same prompts how many drafts that took. policy: how drafts are drawn and repaired, without
+    a threshold. prompts: the hash of the calibration prompts.
     """
 
     about: Mapping[str, str]
@@ -50,7 +50,14 @@ class Calibration:
         cls, cascade: Cascade, costs: Costs, prompts: Sequence[str], seeds: Sequence[int | str], policy: Policy,
         asked: Sequence[Any] | None = None,
     ) -> "Calibration":  # fmt: skip
-        """By drawing the drafts of these prompts; nothing is asked of the teacher."""
+        """By drawing the drafts of these prompts; nothing is asked of the teacher.
+
+        ValueError in one line for several drafts without `good_enough`, as no threshold is known yet.
+        """
+        if policy.drafts > 1 and policy.good_enough is None:
+            raise ValueError(
+                f"drafts={policy.drafts}: say what score is good_enough, above which no further one is drawn"
+            )
         drawn = cascade(prompts, seeds, replace(policy, repair="keep"), asked)
         order = drawn.draft_scores.argsort()
         digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
@@ -102,8 +109,9 @@ class Calibration:
 
     def save(self, file: str | Path) -> None:
         """As JSON."""
-        policy = {"threshold": _written(self.policy.threshold), "repair": self.policy.repair}
+        policy: dict[str, Any] = {"threshold": _written(self.policy.threshold), "repair": self.policy.repair}
         policy |= {"drafts": self.policy.drafts, "keep_best": self.policy.keep_best}
+        policy["good_enough"] = None if self.policy.good_enough is None else _written(self.policy.good_enough)
         policy |= {"rollback": self.policy.rollback.value, "rollback_kind": self.policy.rollback.kind}
         told = {"schema": SCHEMA, "about": dict(self.about), "prompts": self.prompts, "policy": policy}
         told |= {"costs": self.costs.__dict__, "scores": self.scores.tolist(), "draws": self.draws.tolist()}
@@ -124,7 +132,8 @@ class Calibration:
                 )
             p = told["policy"]
             rollback = Rollback(p["rollback"], p["rollback_kind"])
-            policy = Policy(float(p["threshold"]), p["repair"], rollback, p["drafts"], p["keep_best"])
+            enough = None if p["good_enough"] is None else float(p["good_enough"])
+            policy = Policy(float(p["threshold"]), p["repair"], rollback, p["drafts"], p["keep_best"], enough)
             scores = torch.tensor(told["scores"], dtype=torch.float64)
             if not scores.isfinite().all() or (scores.diff() < 0).any():
                 raise ValueError("its scores do not rise, or are not all finite")
@@ -153,19 +162,22 @@ PARTS = fields(
         "costs": COSTS,
         "policy": fields(
             {"threshold": _threshold, "repair": text, "drafts": whole, "keep_best": flag, "rollback": number}
+            | {"good_enough": optional(_threshold), "rollback_kind": text}
         ),
     }
 )
 
 
 def identity(cascade: Cascade) -> dict[str, str]:
-    """What the scores of drafts depend on, as hashes and words."""
-    student, oracle = cascade.student, cascade.oracle
+    """What the scores of drafts, and what a repair costs and brings, depend on, as hashes and words."""
+    student, teacher, oracle = cascade.student, cascade.teacher, cascade.oracle
     model = student.model
     parts = [weights_sha256(network) for network in (model.latents.autoencoder, *model.prompts.networks.values())]
     told = {"student": student.sha256, "autoencoder and text encoders": " ".join(parts)}
-    told |= {"student steps": str(cascade.student_steps), "guidance scale": f"{cascade.student_scale:g}"}
+    told |= {"student steps": str(cascade.student_steps), "student guidance scale": f"{cascade.student_scale:g}"}
     told |= {"picture size": "x".join(map(str, model.image_size))}
+    told |= {"teacher": weights_sha256(teacher.model.network), "teacher steps": str(teacher.num_steps)}
+    told |= {"teacher guidance scale": f"{teacher.guidance_scale:g}", "solver": teacher.solver}
     name = getattr(oracle, "__qualname__", type(oracle).__qualname__)
     told["oracle"] = f"{name} {weights_sha256(oracle)}" if isinstance(oracle, nn.Module) else name
     return told

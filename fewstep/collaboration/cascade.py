@@ -78,7 +78,7 @@ class Cascade:
         for part in self._parts(range(len(prompts))):
             self._draft(state, part, prompts, seeds, asked)
         for number in range(1, policy.drafts):
-            again = [place for place in range(len(prompts)) if state.scores[place] < policy.threshold]
+            again = [place for place in range(len(prompts)) if state.scores[place] < policy.enough]
             for part in self._parts(again):
                 self._draft(state, part, prompts, seeds, asked, number)
         scores, drafted = torch.stack(state.scores), torch.stack(state.images)

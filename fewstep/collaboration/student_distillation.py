@@ -125,9 +125,7 @@ class StudentDistillation:
     @cached_property
     def student(self) -> Student:
         """The student at work on prompts."""
-        reverse = self.students.networks.reverse
-        assert reverse is not None
-        return Student(self.model, reverse, self.guidance_scales)
+        return Student(self.model, self.students.networks.reverse, self.guidance_scales)
 
     def draw(self, batch: Mapping[str, Any], rng: PerSampleRng | None = None) -> Draw:
         """Latents, times, noise and a scale for each sample: from torch's generator in training, else from its rng."""

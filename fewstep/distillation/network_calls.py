@@ -30,14 +30,19 @@ Networks = Callable[[Sequence[Call]], Sequence[Tensor]]  # the answers to calls 
 Losses = Generator[Call, Tensor, Tensor]  # asks, is sent the answers, returns [B]
 
 
+def absent(x: Tensor, t: Tensor, guidance_scale: Tensor, condition: Condition) -> Tensor:
+    """A denoiser that no loss may ask."""
+    raise ValueError("a loss asks a network that this distillation does not have")
+
+
 @dataclass(frozen=True)
 class SeparateNetworks:
-    """Networks of several denoisers, called one after the other; None for those that no loss asks."""
+    """Networks of several denoisers, called one after the other."""
 
     teacher: Denoiser
-    forward: Denoiser | None = None
-    reverse: Denoiser | None = None
-    target: Denoiser | None = None
+    forward: Denoiser = absent
+    reverse: Denoiser = absent
+    target: Denoiser = absent
 
     def __call__(self, calls: Sequence[Call]) -> list[Tensor]:
         return [getattr(self, call.network)(call.x, call.t, call.guidance_scale, call.condition) for call in calls]

@@ -63,10 +63,10 @@ class SharedBase:
         answers: dict[int, list[Tensor]] = {}
         for (place, _), answer in zip(asked, output.split(sizes), strict=True):
             answers.setdefault(place, []).append(answer)
-        return [
-            guide(*answers[place], call.guidance_scale) if len(answers[place]) == 2 else answers[place][0]
-            for place, call in enumerate(calls)
-        ]
+        return [self._answer(call, answers[place]) for place, call in enumerate(calls)]
+
+    def _answer(self, call: Call, found: list[Tensor]) -> Tensor:
+        return guide(found[0], found[1], call.guidance_scale) if len(found) == 2 else found[0]
 
     def _rows(self, call: Call) -> list[Call]:
         """What is asked for a call: of a teacher without embedding the unguided answer, too, and that first."""

@@ -24,7 +24,7 @@ from fewstep.backbones.guided_networks import load_denoising_network
 from fewstep.choices import require_choice, require_range
 from fewstep.diffusion.guidance import Denoiser
 from fewstep.diffusion.schedules import Schedule
-from fewstep.distillation.network_calls import Role, SeparateNetworks
+from fewstep.distillation.network_calls import Role, SeparateNetworks, absent
 from fewstep.distillation.shared_base import SharedBase
 
 MOST_RANK = 1 << 16  # wider than any layer
@@ -128,15 +128,13 @@ def adapter_student(
 def full_student(model: LatentDiffusion, averaged: bool = False) -> Students:
     """A whole copy of the model's network, and one more for its average."""
     student = copy.deepcopy(model.network).requires_grad_(True).train()
-    weights, moving, target = {"student": student}, None, None
+    weights, moving, follower = {"student": student}, None, absent
     if averaged:
         target = copy.deepcopy(student).requires_grad_(False)
-        weights["target"] = target
+        weights["target"], follower = target, unscaled(target, model.parametrization.schedule)
         moving = list(target.parameters()), list(student.parameters())
-    alone = partial(unscaled, schedule=model.parametrization.schedule)
-    networks = SeparateNetworks(
-        model.denoiser(), reverse=alone(student), target=None if target is None else alone(target)
-    )
+    alone = unscaled(student, model.parametrization.schedule)
+    networks = SeparateNetworks(model.denoiser(), reverse=alone, target=follower)
     save = partial(_save_copy, model, student)
     return Students(networks, nn.ModuleDict(weights), {"kind": "full"}, save, moving)
 

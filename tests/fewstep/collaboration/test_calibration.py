@@ -64,13 +64,22 @@ def test_a_budget_of_passes_is_kept(calibration):
     assert calibration.passes_at_most(0.5) > 2.5 + 0.5 * 10.25
 
 
+def test_several_drafts_cost_what_they_took(cascade, calibration):
+    median = calibration.scores.median().item()
+    found = Calibration.of(cascade, COSTS, PROMPTS, SEEDS, replace(POLICY, drafts=3, good_enough=median))
+    assert found.draft_passes == found.draws.double().mean().item() * 2.5 > 2.5
+    assert found.scores.min() >= calibration.scores.min()
+    with pytest.raises(ValueError, match="drafts=3: say what score is good_enough"):
+        Calibration.of(cascade, COSTS, PROMPTS, SEEDS, replace(POLICY, drafts=3))
+
+
 def test_looking_at_repairs_costs_a_look(calibration):
     assert replace(calibration, policy=replace(POLICY, keep_best=True)).repair_passes == 10.5
 
 
 def test_a_file_comes_back_as_it_was(calibration, tmp_path):
     for threshold in (-math.inf, math.inf, 0.25):
-        written = replace(calibration, policy=replace(POLICY, threshold=threshold))
+        written = replace(calibration, policy=replace(POLICY, threshold=threshold, drafts=2, good_enough=0.5))
         written.save(tmp_path / "deep" / "calibration.json")
         found = Calibration.load(tmp_path / "deep" / "calibration.json")
         assert (found.about, found.prompts, found.policy, found.costs) == (

@@ -148,6 +148,8 @@ def test_drawing_again_keeps_the_best_and_stops_where_it_is_good_enough(cascade,
     assert (result.scores[~good] > drafts.scores[~good]).any()
     torch.testing.assert_close(result.scores, redness(result.images, SEEDS))
     assert not result.repaired.any()
+    enough = cascade(PROMPTS, SEEDS, Policy(-math.inf, "keep", drafts=3, good_enough=threshold))
+    assert torch.equal(enough.images, result.images)  # what is repaired is another question
 
 
 def test_keeping_the_best_never_lowers_the_score(cascade, drafts):
@@ -220,6 +222,7 @@ def test_what_does_not_fit_is_said(student, teacher, tmp_path):
         ({"repair": "retry"}, "repair='retry': choose one of keep, refine, regenerate"),
         ({"drafts": 0}, "drafts=0: must be at least 1"),
         ({"threshold": math.nan}, "threshold=nan: give a number"),
+        ({"good_enough": math.nan}, "good_enough=nan: give a number"),
     ):
         with pytest.raises(ValueError, match=told):
             Policy(**options)

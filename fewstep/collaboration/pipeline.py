@@ -1,0 +1,122 @@
+"""Pictures of prompts by student, oracle and teacher, for a budget of network passes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.backbones import has_guidance_embedding, load_latent_diffusion
+from fewstep.collaboration.calibration import Calibration
+from fewstep.collaboration.cascade import Cascade, Collaborated, Oracle
+from fewstep.collaboration.costs import Costs, measured_costs
+from fewstep.collaboration.oracles import load_oracle
+from fewstep.collaboration.policy import Policy
+from fewstep.collaboration.student import Student, load_a_student
+from fewstep.collaboration.teacher import Teacher
+from fewstep.picture_size import Size
+
+
+@dataclass(frozen=True)
+class Collaboration:
+    """A cascade, what it costs, and what is known of it.
+
+        pipe = Collaboration.from_pretrained("RUN/export", oracle="image_reward", calibration="calibration.json")
+        result = pipe(["a cat on a mat"], seeds=[0], mean_passes=10)
+
+    result: see Collaborated; `passes(result)` [B] tells what each picture took.
+    """
+
+    cascade: Cascade
+    costs: Costs
+    calibration: Calibration | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        student: str | Path,
+        teacher: str | Path | None = None,
+        oracle: str | Oracle = "image_reward",
+        calibration: str | Path | None = None,
+        *,
+        student_steps: int = 4,
+        student_scale: float | None = None,
+        teacher_steps: int = 10,
+        teacher_scale: float = 8.0,
+        solver: str = "dpm_solver",
+        batch_size: int = 32,
+        asked: Any = "",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        image_size: Size | None = None,
+    ) -> "Collaboration":
+        """student: see load_a_student. teacher: pipeline, by folder or hub id; None for that of the student's training.
+
+        oracle: see load_oracle, or any callable (images, what is asked) -> [B]. calibration: a file of `calibrate`,
+        refused if it is of another cascade. student_scale: None for the largest that it knows. asked: an example of
+        what the oracle is told, where that is no prompt; its cost is counted once.
+        """
+        drafts = load_a_student(student, dtype=dtype, device=device, image_size=image_size)
+        model = drafts.model
+        if teacher is not None:
+            model = load_latent_diffusion(teacher, dtype=dtype, image_size=model.image_size).to(device)
+        judge = load_oracle(oracle) if isinstance(oracle, str) else oracle
+        if isinstance(judge, nn.Module):
+            judge.to(device)
+        draws = largest_scale(drafts) if student_scale is None else student_scale
+        repairs = Teacher(model, teacher_steps, teacher_scale, solver)
+        cascade = Cascade(drafts, repairs, judge, student_steps, draws, batch_size)
+        known = None if calibration is None else Calibration.load(calibration)
+        if known is not None:
+            known.check(cascade)
+        costs = measured_costs(drafts, student_steps, repairs, judge, asked) if known is None else known.costs
+        return cls(cascade, costs, known)
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int | str],
+        mean_passes: float | None = None,
+        k: float | None = None,
+        policy: Policy | None = None,
+        asked: Sequence[Any] | None = None,
+    ) -> Collaborated:
+        """Pictures of prompts. Give mean_passes, of a picture on average, or k, per cent that are repaired, or policy.
+
+        seeds: see Cascade. asked: what the oracle is told in place of the prompts.
+        """
+        return self.cascade(prompts, seeds, self.chosen(mean_passes, k, policy), asked)
+
+    def chosen(self, mean_passes: float | None = None, k: float | None = None, policy: Policy | None = None) -> Policy:
+        """The policy of a budget; ValueError in one line where none or several are given."""
+        if sum(value is not None for value in (mean_passes, k, policy)) != 1:
+            raise ValueError("give one of mean_passes, k and policy: how much the teacher shall improve")
+        if policy is not None:
+            return policy
+        if self.calibration is None:
+            raise ValueError("mean_passes and k need a calibration: make one, or give a policy with a threshold")
+        if k is not None:
+            return self.calibration.for_percentile(k)
+        assert mean_passes is not None
+        return self.calibration.for_passes(mean_passes)
+
+    def passes(self, result: Collaborated, policy: Policy) -> Tensor:
+        """Of the teacher's network, the oracle and the decoder as their share, [B]."""
+        repair = self.costs.repair + (self.costs.look if policy.keep_best else self.costs.decode)
+        return result.drafts * self.costs.judged_draft + result.repaired.cpu() * repair
+
+    def calibrated(
+        self, prompts: Sequence[str], seeds: Sequence[int | str], policy: Policy, asked: Sequence[Any] | None = None
+    ) -> "Collaboration":
+        """The same, with what drafts for these prompts tell; policy: how drafts are drawn and repaired."""
+        known = Calibration.of(self.cascade, self.costs, prompts, seeds, policy, asked)
+        return replace(self, calibration=known)
+
+
+def largest_scale(student: Student) -> float:
+    """Of those that it knows; 1 for one that is not guided. ValueError for an LCM that does not tell."""
+    if student.guidance_scales is None and has_guidance_embedding(student.model.network):
+        raise ValueError("the student has a guidance embedding, and nothing tells its scales: give student_scale")
+    return max(student.guidance_scales or (1.0,))

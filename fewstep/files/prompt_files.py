@@ -1,0 +1,59 @@
+"""Lists of prompts that users write: one to a line, or objects of JSON with what is asked beside the prompt."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewstep.files.names import distinct, safe_name
+from fewstep.files.text_files import numbered_lines, read_text
+from fewstep.one_line import one_line
+
+FIELDS = ("prompt", "key", "attributes")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """key: names its picture and its noise. attributes: what is asked, for oracles that read it, or None."""
+
+    text: str
+    key: str
+    attributes: Any = None
+
+
+def key_of_line(number: int, digits: int, text: str) -> str:
+    """The key of a prompt without one of its own: the number of its line, and how it begins."""
+    return safe_name(f"{number:0{digits}d}-{text}"[:48])
+
+
+def read_prompt_file(path: str | Path) -> list[Prompt]:
+    """Of a .txt file, a prompt to a line, or of a .jsonl file, objects with `prompt`, and perhaps `key`, `attributes`.
+
+    ValueError in one line, with the number of the line, for what is none.
+    """
+    lines = list(numbered_lines(read_text(path)))
+    if not lines:
+        raise ValueError(f"{path} holds no prompt; write one to a line")
+    digits = len(str(lines[-1][0]))
+    objects = Path(path).suffix.lower() == ".jsonl"
+    found = []
+    for number, line in lines:
+        row = _object(line, f"{path}: line {number}") if objects else {"prompt": line}
+        key = row.get("key") or key_of_line(number, digits, row["prompt"])
+        found.append((row["prompt"], safe_name(key), row.get("attributes")))
+    keys = distinct(key for _, key, _ in found)
+    return [Prompt(text, key, asked) for (text, _, asked), key in zip(found, keys, strict=True)]
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON: {one_line(error, 100)}") from None
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        raise ValueError(f'{where}: give an object with a prompt, such as {{"prompt": "a red square"}}')
+    if unknown := [name for name in row if name not in FIELDS]:
+        raise ValueError(f"{where} has {one_line(unknown[0], 40)!r}; fields are {', '.join(FIELDS)}")
+    if not isinstance(row.get("key", ""), str):
+        raise ValueError(f"{where}: its key is no text")
+    return row

@@ -1,0 +1,228 @@
+"""The two commands on a tiny pipeline: what they write, tell and refuse, and that a killed draw goes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from fewstep.collaboration import cascade as cascade_file
+from fewstep.collaboration.__main__ import SOLVERS, main
+from fewstep.collaboration.calibration import Calibration
+from fewstep.collaboration.oracles import ORACLES, load_oracle
+from fewstep.collaboration.pipeline import Collaboration
+from fewstep.collaboration.policy import Policy
+from fewstep.collaboration.teacher import SOLVERS as KNOWN
+from fewstep.files.prompt_files import read_prompt_file
+from fewstep.rewards.attribute_reader import AttributeReader
+from tests.fewstep.collaboration.test_cascade import redness
+from tests.tiny_diffusion import CAPTIONS, write_pipeline
+
+SETTINGS = ["--student-steps", "2", "--teacher-steps", "3", "--teacher-scale", "2", "--batch-size", "2"]
+COLOURS = {"colour": ["red", "green", "blue", "white"]}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """(pipeline, oracle, prompts): a reader of colours as it is made, and the captions with what they ask for."""
+    folder = tmp_path_factory.mktemp("command")
+    torch.manual_seed(0)
+    reader = AttributeReader(COLOURS, "convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, 32)
+    reader.save_pretrained(folder / "reader")
+    rows = [
+        {"prompt": CAPTIONS[n % 4], "key": f"{n:02d}", "attributes": {"colour": COLOURS["colour"][n % 4]}}
+        for n in range(9)
+    ]
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return write_pipeline(folder / "pipeline", "sd_v"), f"attributes={folder / 'reader'}", str(prompts)
+
+
+def command(name, places, *more):
+    pipeline, oracle, prompts = places
+    return [name, pipeline, "--oracle", oracle, "--prompts", prompts, *SETTINGS, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def calibrated(places, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calibrated") / "calibration.json"
+    assert main(command("calibrate", places, "--out", out, "--rollback-variance", "0.4")) == 0
+    return out
+
+
+def test_calibrating_tells_and_keeps_the_scores(places, calibrated, capsys):
+    known = Calibration.load(calibrated)
+    assert len(known.scores) == 9
+    assert known.policy.rollback.value == 0.4
+    assert known.costs.repair == 6
+    assert main(command("calibrate", places, "--out", calibrated)) == 2
+    assert "is there already; name another file, or give --overwrite" in capsys.readouterr().err
+    before = calibrated.read_bytes()
+    assert main(command("calibrate", places, "--out", calibrated, "--overwrite", "--rollback-variance", "0.4")) == 0
+    assert calibrated.read_bytes() == before
+    assert "9 prompts  scores " in (told := capsys.readouterr().out)
+    assert f"drafts {known.draft_passes:.2f} passes, with every repair" in told
+
+
+def test_drawing_keeps_to_its_budget_and_tells_of_every_picture(places, calibrated, tmp_path, capsys):
+    known = Calibration.load(calibrated)
+    budget = known.draft_passes + 0.45 * known.repair_passes
+    out = tmp_path / "drawn"
+    argv = command("draw", places, "--out", out, "--calibration", calibrated, "--mean-passes", budget)
+    assert main(argv) == 0
+    told = capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [row["key"] for row in rows] == [f"{n:02d}" for n in range(9)]
+    repaired = [row for row in rows if row["route"] == "refine"]
+    assert len(repaired) == 3  # the prompts are those of the calibration: floor(0.45 * 10) places, less the last
+    assert max(row["draft_score"] for row in repaired) < min(r["draft_score"] for r in rows if r["route"] == "keep")
+    mean = sum(row["passes"] for row in rows) / 9
+    assert mean <= budget
+    assert f"9 pictures, 33% of them refined  passes {mean:.2f} on average" in told
+    assert all(Image.open(out / f"{row['key']}.png").size == (16, 16) for row in rows)
+    assert all(row["seconds"] > 0 for row in rows)
+    assert main(argv) == 0  # nothing is left to draw
+    assert f"passes {mean:.2f} on average" in capsys.readouterr().out
+
+
+def test_a_killed_draw_goes_on_with_the_same_pictures(places, calibrated, tmp_path, monkeypatch, capsys):
+    argv = [*command("draw", places, "--calibration", calibrated, "--k", 50), "--batch-size", "1"]
+    assert main([*argv, "--out", str(tmp_path / "whole")]) == 0
+    killed = [*argv, "--out", str(tmp_path / "killed")]
+    repair, calls = cascade_file.Cascade.__call__, []
+
+    def once(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return repair(self, *args, **options)
+
+    monkeypatch.setattr(cascade_file.Cascade, "__call__", once)
+    with pytest.raises(KeyboardInterrupt):
+        main(killed)
+    samples = tmp_path / "killed" / "samples.jsonl"
+    assert len(samples.read_text().splitlines()) == 4
+    with samples.open("a") as file:
+        file.write('{"key": "04", "rou')  # what a kill leaves of a line
+    assert main(killed) == 0
+    whole, found = ((tmp_path / name) for name in ("whole", "killed"))
+    for number in range(9):
+        assert (found / f"{number:02d}.png").read_bytes() == (whole / f"{number:02d}.png").read_bytes()
+    lines = [
+        [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()] for folder in (whole, found)
+    ]
+    for one, other in zip(*lines, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_folder_of_something_else_is_not_drawn_into(places, calibrated, tmp_path, capsys):
+    out = tmp_path / "drawn"
+    argv = command("draw", places, "--out", out, "--calibration", calibrated)
+    assert main([*argv, "--k", "0"]) == 0
+    assert main([*argv, "--k", "100"]) == 2
+    assert f"--out {out} has pictures of policy Policy(threshold=-inf" in capsys.readouterr().err
+    assert main([*argv, "--k", "0", "--seed", "1"]) == 2
+    assert "has pictures of seed 0, these are of 1" in capsys.readouterr().err
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("dear")
+    assert main([*argv[:-2], "--calibration", str(calibrated), "--k", "0", "--out", str(other)]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--k", "101"], "k=101.0: must be at least 0 and at most 100"),
+        (["--mean-passes", "0.1"], r"mean_passes=0.1: drafts and the oracle alone take"),
+        (["--k", "50", "--student-steps", "3"], "the calibration is of student steps 2, this is 3; calibrate again"),
+        (["--k", "50", "--solver", "ddim"], "the calibration is of solver dpm_solver, this is ddim"),
+        (["--k", "50", "--oracle", "taste"], "oracle 'taste': choose one of image_reward, clip"),
+        (["--k", "50", "--oracle", "attributes"], "oracle 'attributes': say where its weights are"),
+        (["--k", "50", "--prompts", "none.txt"], "none.txt does not exist"),
+        (["--k", "50", "--calibration", "none.json"], "--calibration none.json is not there; make it with `calibrate`"),
+        (["--k", "50", "--device", "cuda:9"], "--device 'cuda:9'"),
+        (["--k", "50", "--student-scale", "8"], "guidance_scale 8: this student is not guided; give 1"),
+    ],
+)
+def test_mistakes_are_one_line(places, calibrated, tmp_path, capsys, more, told):
+    argv = command("draw", places, "--out", tmp_path / "drawn", "--calibration", calibrated)
+    assert main([*argv, *more]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert told in error
+    assert not (tmp_path / "drawn").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--rollback-variance", "1.5"], r"rollback_variance=1.5: must be inside (0, 1)"),
+        (["--rollback-time", "0"], r"rollback_time=0.0: must be inside (0, 1)"),
+        (["--drafts", "2"], "--drafts above 1 and --good-enough belong together"),
+        (["--teacher-steps", "0"], "teacher steps=0: must be at least 1"),
+    ],
+)
+def test_mistakes_of_a_calibration_are_one_line(places, tmp_path, capsys, more, told):
+    assert main(command("calibrate", places, "--out", tmp_path / "c.json", *more)) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_the_class_is_what_the_commands_use(places, calibrated):
+    pipeline, oracle, file = places
+    prompts = read_prompt_file(file)
+    asked = [prompt.attributes for prompt in prompts]
+    settings = {"student_steps": 2, "teacher_steps": 3, "teacher_scale": 2.0, "asked": asked[0]}
+    pipe = Collaboration.from_pretrained(pipeline, oracle=oracle, calibration=calibrated, **settings)
+    texts, seeds = [p.text for p in prompts], [f"0:{p.key}" for p in prompts]
+    result = pipe(texts, seeds, k=50, asked=asked)
+    assert result.repaired.sum() == 4
+    passes = pipe.passes(result, pipe.chosen(k=50))
+    assert passes.unique().numel() == 2
+    assert passes.max() == pytest.approx(pipe.costs.judged_draft + 6 + pipe.costs.decode)
+    for wrong in ({}, {"k": 50, "mean_passes": 9}):
+        with pytest.raises(ValueError, match="give one of mean_passes, k and policy"):
+            pipe(texts, seeds, asked=asked, **wrong)
+    bare = Collaboration.from_pretrained(pipeline, oracle=redness, student_steps=2, teacher_steps=3)
+    with pytest.raises(ValueError, match="mean_passes and k need a calibration"):
+        bare(texts, seeds, k=50)
+    kept = bare(texts[:2], seeds[:2], policy=Policy())
+    torch.testing.assert_close(kept.images, replace(pipe, calibration=None)(
+        texts[:2], seeds[:2], policy=Policy(), asked=asked[:2]
+    ).images)  # fmt: skip
+
+
+def test_prompt_files(tmp_path):
+    text = tmp_path / "prompts.txt"
+    text.write_text("a red square\n\n a blue square \n", encoding="utf-8-sig")
+    assert [(p.key, p.text) for p in read_prompt_file(text)] == [
+        ("1-a-red-square", "a red square"),
+        ("3-a-blue-square", "a blue square"),
+    ]
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "a"}\n{"prompt": "b", "key": "../x"}\n{"prompt": "c", "key": "x"}\n')
+    assert [p.key for p in read_prompt_file(lines)] == ["1-a", "x", "x-2"]
+    for content, told in (
+        ("", "holds no prompt; write one to a line"),
+        ("{", "line 1 is no JSON"),
+        ("[]", "line 1: give an object with a prompt"),
+        ('{"prompt": " "}', "line 1: give an object with a prompt"),
+        ('{"prompt": "a", "promt": 1}', "has 'promt'; fields are prompt, key, attributes"),
+        ('{"prompt": "a", "key": 1}', "its key is no text"),
+        ("[" * 100_000, "line 1 is no JSON"),
+    ):
+        lines.write_text(content)
+        with pytest.raises(ValueError, match=told) as caught:
+            read_prompt_file(lines)
+        assert "\n" not in str(caught.value)
+
+
+def test_names_are_told_before_anything_is_imported():
+    assert set(SOLVERS) == set(KNOWN)
+    for name in ORACLES:
+        if name in ("attributes", "aesthetic"):
+            with pytest.raises(ValueError, match=f"oracle '{name}': say where its weights are"):
+                load_oracle(name)
