@@ -35,6 +35,7 @@ CONFIGS = {  # name -> file under configs/; all that train
     "icd_avatars": "icd/avatars",
     "icd_sd15": "icd/sd15",
     "icd_sdxl": "icd/sdxl",
+    "student_avatars": "collaboration/avatars",
 }
 TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy", "labels")
 READS_IMAGES = tuple(
@@ -44,11 +45,11 @@ STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at thei
 SHORT = (  # a step of theirs takes longest
     *("scorer", "scorer_avatars", "reader", "reader_held_out", "autoencoder", "autoencoder_avatars"),
     *("teacher", "teacher_avatars", "teacher_scenes", "unconditional", "guidance", "guidance_avatars"),
-    *("icd_avatars", "icd_sd15", "icd_sdxl"),
+    *("icd_avatars", "icd_sd15", "icd_sdxl", "student_avatars"),
 )
 COSINE = (
     *("contrastive_avatars", "scorer_avatars", "autoencoder_avatars", "teacher_avatars", "teacher_scenes"),
-    *("unconditional", "guidance_avatars", "icd", "icd_avatars"),
+    *("unconditional", "guidance_avatars", "icd", "icd_avatars", "student_avatars"),
 )
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 CONSTANT = {
@@ -242,6 +243,12 @@ def _icd(shared: Path, kind: str = "sd") -> dict[str, object]:
     }
 
 
+def _student(shared: Path) -> dict[str, object]:
+    """Two rows of the teacher for each of the batch, and the moving average of its student."""
+    small = {"model.pipeline": _parts(shared) / "pipeline", "model.students.rank": 2, "callbacks.samples": "null"}
+    return {**_images(size=16, train=64, batch=4), **AVATARS, **UNREAD, **small}
+
+
 def _paper_icd(shared: Path, kind: str) -> dict[str, object]:
     """On one processor in float32, with gradients of two batches in a step instead of four."""
     one = {"trainer.devices": 1, "trainer.strategy": "auto", "trainer.precision": "32-true", "model.dtype": "float32"}
@@ -274,6 +281,7 @@ SMALL = {
     "icd_avatars": lambda shared: _icd(shared) | AVATARS,
     "icd_sd15": partial(_paper_icd, kind="sd15"),
     "icd_sdxl": partial(_paper_icd, kind="sdxl"),
+    "student_avatars": _student,
 }
 SCALES = {"sd": (1, 2, 4, 6, 8), "sd15": (1, 8, 12, 16, 20), "sdxl": (1, 4, 6, 8, 10, 12, 14, 16, 18, 20)}
 

@@ -128,7 +128,8 @@ def adapter_student(
 def full_student(model: LatentDiffusion, averaged: bool = False) -> Students:
     """A whole copy of the model's network, and one more for its average."""
     student = copy.deepcopy(model.network).requires_grad_(True).train()
-    weights, moving, follower = {"student": student}, None, absent
+    weights, moving = {"student": student}, None
+    follower: Denoiser = absent
     if averaged:
         target = copy.deepcopy(student).requires_grad_(False)
         weights["target"], follower = target, unscaled(target, model.parametrization.schedule)
