@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import _utils
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from datamodules import restarting_loader, silent_workers
+from datamodules import bounded_reader, silent_workers
 from datamodules.image_stream import Workers
 from datamodules.image_transforms import ImageTransform
 from tests.datamodules.fatal_decoder import FatalDecoder
@@ -25,7 +25,7 @@ FORK = {"start_method": "fork", "timeout": 3.0, "restarts": 99}
 
 def main() -> int:
     case, shards, empty = sys.argv[1:]
-    for module, name in ((silent_workers, "LOST"), (silent_workers, "WAKE"), (restarting_loader, "SHUTDOWN")):
+    for module, name in ((silent_workers, "LOST"), (silent_workers, "WAKE"), (bounded_reader, "SHUTDOWN")):
         setattr(module, name, 2.0)
     silent_workers.LOOK = 0.05
     _MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import _utils
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from datamodules import ImageTextDataModule, image_samples, restarting_loader, silent_workers
+from datamodules import ImageTextDataModule, bounded_reader, image_samples, restarting_loader, silent_workers
 from datamodules.image_folder import open_images
 from datamodules.image_options import LoaderOptions
 from datamodules.image_samples import ImageSamples, SampleDecoder
@@ -41,7 +41,7 @@ def quick_ends(monkeypatch):
 
     torch looks for dead workers every five seconds, and nothing here is a test of that.
     """
-    monkeypatch.setattr(restarting_loader, "SHUTDOWN", 2.0)
+    monkeypatch.setattr(bounded_reader, "SHUTDOWN", 2.0)
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
 
