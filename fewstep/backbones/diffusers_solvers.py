@@ -42,6 +42,11 @@ class DiffusersSolver:
         if times[-1] != 0:
             raise ValueError(f"{self.name} ends in t = 0, not in {times[-1]:g}")
         steps = schedule.timestep(torch.tensor(times[:-1], dtype=torch.float64))
+        if not (steps.diff() < 0).all():
+            raise ValueError(
+                f"{self.name} needs different training steps, but {len(steps)} of them lie between t = 0 and "
+                f"{times[0]:g}; take at most {round(times[0] * schedule.num_train_timesteps)}, or dpm_solver"
+            )
         scheduler = self._scheduler(schedule, steps)
         for timestep in scheduler.timesteps:
             t = time_like(x, schedule.time_of_timestep(timestep.double()).item())

@@ -27,7 +27,7 @@ from fewstep.files.plain_reader import each, fields, flag, named, number, option
 from fewstep.files.weights import weights_sha256
 
 SCHEMA = 1
-COSTS = fields(dict.fromkeys(("draft", "look", "repair", "decode"), number) | {"flops": positive})
+COSTS = fields(dict.fromkeys(("draft", "look", "decode"), number) | dict.fromkeys(("repair", "flops"), positive))
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,20 @@ class Calibration:
             raise ValueError(
                 f"drafts={policy.drafts}: say what score is good_enough, above which no further one is drawn"
             )
-        drawn = cascade(prompts, seeds, replace(policy, repair="keep"), asked)
-        order = drawn.draft_scores.argsort()
+        asked = prompts if asked is None else asked
+        found = []
+        for start in range(0, len(prompts), step := 4 * cascade.batch_size):  # no more pictures than these at a time
+            part = slice(start, start + step)
+            drawn = cascade(prompts[part], seeds[part], replace(policy, repair="keep"), asked[part])
+            found.append((drawn.draft_scores, drawn.drafts))
+        scores, draws = (torch.cat(column) for column in zip(*found, strict=True))
+        if not scores.isfinite().all():
+            raise ValueError(
+                f"the oracle's scores are not all finite, such as {scores[~scores.isfinite()][0]}; mend it"
+            )
+        order = scores.argsort()
         digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
-        scores = drawn.draft_scores[order].double().cpu()
-        return cls(identity(cascade), digest, scores, drawn.drafts[order], policy, costs)
+        return cls(identity(cascade), digest, scores[order].double(), draws[order], policy, costs)
 
     def check(self, cascade: Cascade) -> None:
         """ValueError in one line where the cascade is not the one that was calibrated."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewstep.choices import require_range
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.student import Student
 from fewstep.collaboration.teacher import Teacher
@@ -58,6 +59,8 @@ class Cascade:
                 f"{scales[0][0]:g} and {scales[1][0]:g}; a draft can only go on in latents of the same autoencoder"
             )
         self.student.check(self.student_steps, self.student_scale)
+        require_range("student guidance_scale", self.student_scale)
+        require_range("batch_size", self.batch_size, 1)
 
     @torch.no_grad()
     def __call__(
@@ -74,7 +77,7 @@ class Cascade:
         asked = prompts if asked is None else asked
         if not len(prompts) == len(seeds) == len(asked):
             raise ValueError(f"{len(prompts)} prompts with {len(seeds)} seeds and {len(asked)} of what is asked")
-        state = _State([], [], [], [], torch.zeros(len(prompts)))
+        state = _State([], [], [], [], [], torch.zeros(len(prompts)))
         for part in self._parts(range(len(prompts))):
             self._draft(state, part, prompts, seeds, asked)
         for number in range(1, policy.drafts):
@@ -92,9 +95,9 @@ class Cascade:
     def _parts(self, places: Sequence[int]) -> list[list[int]]:
         return [list(places[start : start + self.batch_size]) for start in range(0, len(places), self.batch_size)]
 
-    def noise(self, seeds: Sequence[int | str], number: int = 0) -> tuple[Tensor, PerSampleRng]:
-        """What draft `number` starts from [B, C, h, w], and the rng of the noise between its steps."""
-        names = [seed if not number else f"{seed}, draft {number}" for seed in seeds]
+    def noise(self, seeds: Sequence[int | str], numbers: Sequence[int]) -> tuple[Tensor, PerSampleRng]:
+        """What draft `number` of each starts from [B, C, h, w], and the rng of the noise between its steps."""
+        names = [f"{seed}, draft {n}" if n else seed for seed, n in zip(seeds, numbers, strict=True)]
         rng = PerSampleRng(0, names, next(self.teacher.model.network.parameters()).device)
         model = self.student.model
         return rng.normal(model.latents.channels, *model.sample_size), rng
@@ -109,7 +112,7 @@ class Cascade:
         number: int = 0,
     ) -> None:
         began = time.perf_counter()
-        noise, rng = self.noise([seeds[place] for place in part], number)
+        noise, rng = self.noise([seeds[place] for place in part], [number] * len(part))
         condition = self._condition(self.student, prompts, part)
         latents = self.student.draw(noise, condition, rng, self.student_steps, self.student_scale)
         images = self.student.model.latents.decode(latents)
@@ -132,16 +135,22 @@ class Cascade:
         began = time.perf_counter()
         condition = self._condition(self.teacher, prompts, part)
         if policy.repair == "regenerate":
-            latents = self.teacher.generate(self.noise([seeds[place] for place in part])[0], condition)
+            noise, _ = self.noise([seeds[place] for place in part], [state.best[place] for place in part])
+            latents = self.teacher.generate(noise, condition)
         else:
             draft = torch.stack([state.latents[place] for place in part])
             rng = PerSampleRng(0, [f"{seeds[place]}, teacher" for place in part], draft.device)
             latents = self.teacher.refine(draft, rng.normal(*draft.shape[1:]), condition, policy.rollback)
         made = self.teacher.model.latents.decode(latents)
+        if not made.isfinite().all():
+            bad = [prompts[place] for place, each in zip(part, made, strict=True) if not each.isfinite().all()]
+            raise ValueError(
+                f"the teacher made no numbers of {bad[0][:60]!r}; use float32, or another solver or more noise"
+            )
         if policy.keep_best:
             found = self._scores(made, [asked[place] for place in part])
             better = found >= scores[part]
-            images[part] = torch.where(better[:, None, None, None], made, images[part])
+            images[part] = torch.where(better[:, None, None, None].to(made.device), made, images[part])
             scores[part] = torch.where(better, found, scores[part])
         else:
             images[part], scores[part] = made, torch.nan
@@ -160,7 +169,7 @@ class Cascade:
             raise ValueError(
                 f"the oracle returned NaN for {int(scores.isnan().sum())} of {len(images)} pictures; mend it"
             )
-        return scores.float()
+        return scores.float().cpu()
 
 
 class _State(NamedTuple):
@@ -170,6 +179,7 @@ class _State(NamedTuple):
     images: list[Tensor]
     scores: list[Tensor]
     draws: list[int]
+    best: list[int]  # the number of that draft
     seconds: Tensor
 
     def note(self, place: int, latent: Tensor, image: Tensor, score: Tensor) -> None:
@@ -178,7 +188,9 @@ class _State(NamedTuple):
             self.images.append(image)
             self.scores.append(score)
             self.draws.append(1)
+            self.best.append(0)
             return
         self.draws[place] += 1
         if score > self.scores[place]:
             self.latents[place], self.images[place], self.scores[place] = latent, image, score
+            self.best[place] = self.draws[place] - 1

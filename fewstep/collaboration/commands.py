@@ -1,6 +1,7 @@
 """What the commands of `python -m fewstep.collaboration` do: files in, files out, one line told."""
 
 import argparse
+import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,20 +16,27 @@ from fewstep.collaboration.oracles import READS_ATTRIBUTES
 from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rollback import Rollback
+from fewstep.diffusion.prompt_encoder import token_ids
 from fewstep.files.pictures import as_png, to_picture
 from fewstep.files.prompt_files import Prompt, read_prompt_file
 from fewstep.icd.commands import require_device
+from fewstep.rewards.attributes import AttributeReward, labels_of, listed
 
 BATCHES = 4  # of the student, after which pictures are written
 
 
 def calibrate(options: argparse.Namespace) -> str:
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out} is there already; name another file, or give --overwrite")
+    if options.out.exists() and (options.out.is_dir() or not options.overwrite):
+        told = "is a folder" if options.out.is_dir() else "is there already"
+        raise ValueError(
+            f"--out {options.out} {told}; name another file{'' if options.out.is_dir() else ', or give --overwrite'}"
+        )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     policy = chosen_policy(options)
     prompts = read_prompt_file(options.prompts)
     asked = asked_of(prompts, options.oracle)
     pipe = _pipeline(options, asked)
+    check_all(pipe, prompts, asked)
     found = pipe.calibrated([prompt.text for prompt in prompts], _seeds(prompts, options.seed), policy, asked)
     known = found.calibration
     assert known is not None
@@ -45,10 +53,12 @@ def draw(options: argparse.Namespace) -> str:
     if not options.calibration.is_file():
         raise ValueError(f"--calibration {options.calibration} is not there; make it with `calibrate`")
     pipe = _pipeline(options, asked, options.calibration)
+    check_all(pipe, prompts, asked)
     policy = pipe.chosen(options.mean_passes, options.k)
     assert pipe.calibration is not None
     about = {**pipe.calibration.about, "policy": repr(policy), "seed": options.seed}
     files = DrawnFiles(options.out, about, options.overwrite)
+    files.check({prompt.key: (prompt.text, prompt.attributes) for prompt in prompts})
     left = [place for place, prompt in enumerate(prompts) if prompt.key not in files.done]
     step = BATCHES * options.batch_size
     for start in range(0, len(left), step):
@@ -76,9 +86,17 @@ def asked_of(prompts: Sequence[Prompt], oracle: str) -> list[Any]:
     """What the oracle is told of each: its attributes, or the prompt itself. ValueError in one line."""
     if oracle.partition("=")[0] != READS_ATTRIBUTES:
         return [prompt.text for prompt in prompts]
-    if lacking := [prompt.key for prompt in prompts if prompt.attributes is None]:
+    if lacking := [prompt.key for prompt in prompts if not prompt.attributes]:
         raise ValueError(f"prompt {lacking[0]} has no attributes, which --oracle {oracle} reads; write a .jsonl file")
     return [prompt.attributes for prompt in prompts]
+
+
+def check_all(pipe: Collaboration, prompts: Sequence[Prompt], asked: Sequence[Any]) -> None:
+    """ValueError in one line for a prompt that is too long, or attributes that the oracle cannot read."""
+    for model in (pipe.cascade.student.model, pipe.cascade.teacher.model):
+        token_ids(model.prompts.tokenizer, [prompt.text for prompt in prompts], model.prompts.length, truncate=False)
+    if isinstance(pipe.cascade.oracle, AttributeReward):
+        labels_of([person for several in listed(asked) for person in several], pipe.cascade.oracle.reader.values)
 
 
 def rows_of(prompts: Sequence[Prompt], result: Collaborated, policy: Policy, passes: Tensor) -> list[dict[str, Any]]:
@@ -91,6 +109,7 @@ def rows_of(prompts: Sequence[Prompt], result: Collaborated, policy: Policy, pas
         {
             "key": prompt.key,
             "prompt": prompt.text,
+            "attributes": prompt.attributes,
             "route": route,
             "drafts": drafts,
             "draft_score": round(draft_score, 6),
@@ -112,7 +131,7 @@ def summary(out: Path, rows: Sequence[Mapping[str, Any]], policy: Policy) -> str
 
 def _pipeline(options: argparse.Namespace, asked: Sequence[Any], calibration: Path | None = None) -> Collaboration:
     require_device(options.device)
-    return Collaboration.from_pretrained(
+    pipe = Collaboration.from_pretrained(
         options.student,
         options.teacher,
         options.oracle,
@@ -128,6 +147,8 @@ def _pipeline(options: argparse.Namespace, asked: Sequence[Any], calibration: Pa
         device=options.device,
         image_size=options.size,
     )
+    gc.enable()  # what follows takes long
+    return pipe
 
 
 def _seeds(prompts: Sequence[Prompt], seed: int) -> list[str]:

@@ -6,9 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.files.durable import replace_file, write_synced
-from fewstep.files.plain_json import read_json
+from fewstep.files.names import safe_name
+from fewstep.files.plain_json import parse_json, read_json
+from fewstep.files.plain_reader import fields, number, shown, text
 
 ABOUT, ROWS = "draw.json", "samples.jsonl"
+
+
+def _name(value: Any, name: str) -> None:
+    text(value, name)
+    if value != safe_name(value):
+        raise ValueError(f"{name} is {shown(value)}, which names no file")
+
+
+NUMBERS = dict.fromkeys(("draft_score", "passes", "seconds"), number)
+ROW = fields({"key": _name, "prompt": text, "attributes": lambda value, name: None, "route": text, **NUMBERS})
 
 
 class DrawnFiles:
@@ -44,11 +56,28 @@ class DrawnFiles:
                     "folder, or give --overwrite"
                 )
         lines = (self.out / ROWS).read_bytes().split(b"\n") if (self.out / ROWS).is_file() else []
-        for line in lines[:-1]:  # after the last newline there is nothing, or what a kill left of a line
-            row = json.loads(line)
-            self.done[row["key"]] = row
-        if lines and lines[-1]:
-            replace_file(self.out / ROWS, b"".join(line + b"\n" for line in lines[:-1]))
+        kept = []
+        for place, line in enumerate(lines[:-1], 1):  # after the last there is nothing, or what a kill left of one
+            try:
+                row = parse_json(line)
+                ROW(row, "")
+            except ValueError as error:
+                told = f"{self.out / ROWS}, line {place}, is not of a draw ({error})"
+                raise ValueError(f"{told}; name another folder, or give --overwrite") from None
+            if (self.out / f"{row['key']}.png").is_file():
+                self.done[row["key"]] = row
+                kept.append(line + b"\n")
+        if b"".join(kept) != b"\n".join(lines):
+            replace_file(self.out / ROWS, b"".join(kept))
+
+    def check(self, asked: Mapping[str, tuple[str, Any]]) -> None:
+        """ValueError in one line where a picture that is there was drawn for another (prompt, attributes)."""
+        for key, row in self.done.items():
+            if key in asked and (row["prompt"], row["attributes"]) != asked[key]:
+                raise ValueError(
+                    f"--out {self.out} has {key}.png of {row['prompt'][:60]!r}, which is asked for otherwise now; name "
+                    "another folder, or give --overwrite"
+                )
 
     def add(self, rows: Sequence[dict[str, Any]], pictures: Sequence[bytes]) -> None:
         """Pictures first, then all their lines at once."""

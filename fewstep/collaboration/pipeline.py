@@ -14,7 +14,7 @@ from fewstep.collaboration.cascade import Cascade, Collaborated, Oracle
 from fewstep.collaboration.costs import Costs, measured_costs
 from fewstep.collaboration.oracles import load_oracle
 from fewstep.collaboration.policy import Policy
-from fewstep.collaboration.student import Student, load_a_student
+from fewstep.collaboration.student import Student, is_export, load_a_student
 from fewstep.collaboration.teacher import Teacher
 from fewstep.picture_size import Size
 
@@ -26,7 +26,7 @@ class Collaboration:
         pipe = Collaboration.from_pretrained("RUN/export", oracle="image_reward", calibration="calibration.json")
         result = pipe(["a cat on a mat"], seeds=[0], mean_passes=10)
 
-    result: see Collaborated; `passes(result)` [B] tells what each picture took.
+    result: see Collaborated; `passes` tells what each picture took.
     """
 
     cascade: Cascade
@@ -52,12 +52,14 @@ class Collaboration:
         device: torch.device | str = "cpu",
         image_size: Size | None = None,
     ) -> "Collaboration":
-        """student: see load_a_student. teacher: pipeline, by folder or hub id; None for that of the student's training.
+        """student: see load_a_student. teacher: pipeline, by folder or hub id; None for that which an export names.
 
         oracle: see load_oracle, or any callable (images, what is asked) -> [B]. calibration: a file of `calibrate`,
         refused if it is of another cascade. student_scale: None for the largest that it knows. asked: an example of
         what the oracle is told, where that is no prompt; its cost is counted once.
         """
+        if teacher is None and not is_export(student):
+            raise ValueError(f"{student} is a pipeline that names no teacher: give the teacher that repairs its drafts")
         drafts = load_a_student(student, dtype=dtype, device=device, image_size=image_size)
         model = drafts.model
         if teacher is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fewstep.choices import require_choice, require_range
 from fewstep.collaboration.rollback import Rollback
 
+MOST_DRAFTS = 1000
 REPAIRS = ("keep", "refine", "regenerate")
 
 
@@ -30,7 +31,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         require_choice("repair", self.repair, REPAIRS)
-        require_range("drafts", self.drafts, 1)
+        require_range("drafts", self.drafts, 1, MOST_DRAFTS)
         if math.isnan(self.threshold):
             raise ValueError("threshold=nan: give a number, -inf to keep all drafts or inf to keep none")
         if self.good_enough is not None and math.isnan(self.good_enough):

@@ -34,4 +34,6 @@ class Rollback:
             return self.value
         steps = schedule.num_train_timesteps
         log_snr = torch.tensor(math.log1p(-self.value) - math.log(self.value), dtype=torch.float64)
-        return min(math.ceil(schedule.time(log_snr).item() * steps - 1e-6), steps) / steps
+        if log_snr < schedule.log_snr(torch.ones(1, dtype=torch.float64)) - 1e-6:
+            raise ValueError(f"rollback_variance={self.value}: the schedule ends with less noise; regenerate instead")
+        return max(math.ceil(schedule.time(log_snr).item() * steps - 1e-6), 1) / steps

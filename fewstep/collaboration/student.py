@@ -1,5 +1,6 @@
 """A few-step student at work: one that was trained here, an LCM or Turbo pipeline, or the decoder of an iCD pair."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,8 +89,8 @@ def load_a_student(
     """
     if Path(folder, "icd.json").is_file():
         pair = InvertibleConsistency.load(folder, pipeline, network, dtype, device, image_size)
-        times, digest = pair.boundaries.decode_times, weights_sha256(pair.model.network)
-        return Student(pair.model, pair.reverse, pair.guidance_scales, times, digest)
+        times = pair.boundaries.decode_times
+        return Student(pair.model, pair.reverse, pair.guidance_scales, times, weights_in(folder))
     if not Path(folder, "student.json").is_file():
         model = load_latent_diffusion(folder, network, dtype, image_size).to(device)
         scales = model.guidance_scales if has_guidance_embedding(model.network) else ()
@@ -99,8 +100,18 @@ def load_a_student(
     size = image_size or told.get("image_size")
     model = load_latent_diffusion(pipeline or told["pipeline"], network or told["network"], dtype, size).to(device)
     denoiser = load_student(model, told["students"], folder)
-    file = next(Path(folder, "student").glob("*.safetensors"))
-    return Student(model, denoiser, tuple(told["guidance_scales"]), None, file_sha256(file))
+    return Student(model, denoiser, tuple(told["guidance_scales"]), None, weights_in(folder))
+
+
+def weights_in(folder: str | Path) -> str:
+    """A hash of all weights below an export's folder: its students', whatever they are made of."""
+    files = sorted(Path(folder).rglob("*.safetensors"))
+    return hashlib.sha256(" ".join(map(file_sha256, files)).encode()).hexdigest()[:16]
+
+
+def is_export(student: str | Path) -> bool:
+    """Whether it names its teacher, as exports of runs do; pipelines are complete in themselves."""
+    return any(Path(student, name).is_file() for name in ("student.json", "icd.json"))
 
 
 def describe_student(

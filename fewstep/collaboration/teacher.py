@@ -1,6 +1,6 @@
 """The teacher at work: from noise, or on from a draft that is taken back towards noise."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from fewstep.diffusion.guidance import Condition, Denoiser, DynamicGuidance, req
 from fewstep.diffusion.solvers import ddim, dpm_solver, even_times, time_like
 from fewstep.distillation.students import unscaled
 
-SOLVERS: Mapping[str, Callable[..., Tensor]] = {
+SOLVERS: dict[str, Callable[..., Tensor]] = {
     "ddim": ddim,
     "dpm_solver": dpm_solver,
     **{name: DiffusersSolver(name) for name in NAMES},

@@ -37,7 +37,8 @@ class ClassifierFree:
         """Guided output [B, ...] for x [B, ...], t [B], guidance_scale [B]."""
         if condition.keys() != self.null_condition.keys():
             raise ValueError(f"condition has {sorted(condition)}, null_condition {sorted(self.null_condition)}")
-        both = {key: torch.cat([self.null_condition[key].expand_as(row), row]) for key, row in condition.items()}
+        null = {key: self.null_condition[key].to(row.device).expand_as(row) for key, row in condition.items()}
+        both = {key: torch.cat([null[key], row]) for key, row in condition.items()}
         unconditional, conditional = self.network(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return guide(unconditional, conditional, guidance_scale)
 

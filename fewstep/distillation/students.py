@@ -1,7 +1,7 @@
 """The students of a frozen network, two or one: adapters on it, or copies of it; and their files."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,20 +34,21 @@ MOST_RANK = 1 << 16  # wider than any layer
 class Students:
     """networks: what losses call. weights: what is trained and stored, nothing else. settings: what `load` needs.
 
-    averaged: (target, student) parameters, where a run keeps a moving average of the student as its target.
+    averaged: tell the parameters of target and student, where a run keeps a moving average of the student as target;
+        asked each time, as a sharded training replaces them.
     """
 
     networks: SharedBase | SeparateNetworks
     weights: nn.Module
     settings: dict[str, Any]
     save: Callable[[str | Path], None]
-    averaged: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]] | None = None
+    averaged: tuple[Callable[[], Iterable[nn.Parameter]], Callable[[], Iterable[nn.Parameter]]] | None = None
 
     @torch.no_grad()
     def move_target(self, decay: float) -> None:
         """target <- decay target + (1 - decay) student."""
         if self.averaged is not None:
-            target, student = ([p.detach() for p in side] for side in self.averaged)
+            target, student = ([p.detach() for p in side()] for side in self.averaged)
             get_ema_multi_avg_fn(decay)(target, student, None)
 
 
@@ -114,7 +115,7 @@ def adapter_student(
     if averaged:
         roles["target"] = "target"
         adapters.load_state("target", adapters.state("student"))
-        moving = adapters.parameters("target"), adapters.parameters("student")
+        moving = partial(adapters.parameters, "target"), partial(adapters.parameters, "student")
     trained = {name.replace(".", "/"): p for name, p in model.network.named_parameters() if p.requires_grad}
     if averaged:
         for parameter in adapters.parameters("target"):
@@ -127,17 +128,22 @@ def adapter_student(
 
 def full_student(model: LatentDiffusion, averaged: bool = False) -> Students:
     """A whole copy of the model's network, and one more for its average."""
-    student = copy.deepcopy(model.network).requires_grad_(True).train()
+    student = trainable_copy(model.network)
     weights, moving = {"student": student}, None
     follower: Denoiser = absent
     if averaged:
         target = copy.deepcopy(student).requires_grad_(False)
         weights["target"], follower = target, unscaled(target, model.parametrization.schedule)
-        moving = list(target.parameters()), list(student.parameters())
+        moving = target.parameters, student.parameters
     alone = unscaled(student, model.parametrization.schedule)
     networks = SeparateNetworks(model.denoiser(), reverse=alone, target=follower)
     save = partial(_save_copy, model, student)
     return Students(networks, nn.ModuleDict(weights), {"kind": "full"}, save, moving)
+
+
+def trainable_copy(network: nn.Module) -> nn.Module:
+    """In float32: half precision would round small steps away."""
+    return copy.deepcopy(network).float().requires_grad_(True).train()
 
 
 def unscaled(network: nn.Module, schedule: Schedule) -> Denoiser:
@@ -150,7 +156,7 @@ def unscaled(network: nn.Module, schedule: Schedule) -> Denoiser:
 
 def full_students(model: LatentDiffusion) -> Students:
     """Two whole copies of the model's network, which is the teacher."""
-    copies = {role: copy.deepcopy(model.network).requires_grad_(True).train() for role in ("forward", "reverse")}
+    copies = {role: trainable_copy(model.network) for role in ("forward", "reverse")}
     networks = _separate(model, copies)
     weights = nn.ModuleDict({f"{role}_student": network for role, network in copies.items()})  # `forward` is taken
     return Students(networks, weights, {"kind": "full"}, partial(_save_copies, model, copies))

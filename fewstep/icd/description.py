@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.distillation.boundaries import Boundaries
+from fewstep.distillation.students import MOST_RANK
 from fewstep.files.plain_json import read_json
 from fewstep.files.plain_reader import each, either, fields, mapping, number, optional, positive, shown, text, whole
 
@@ -31,7 +32,13 @@ def read_description(folder: str | Path) -> dict[str, Any]:
 def students(value: Any, name: str) -> None:
     fields({"kind": either("lora", "full")})(value, name)
     if value["kind"] == "lora":
-        fields({"rank": positive, "alpha": positive}, targets=optional(each(text)))(value, name)
+        fields({"rank": rank, "alpha": positive}, targets=optional(each(text)))(value, name)
+
+
+def rank(value: Any, name: str) -> None:
+    whole(value, name)
+    if not 1 <= value <= MOST_RANK:
+        raise ValueError(f"{name} is {shown(value)}, expected a whole number from 1 to {MOST_RANK}")
 
 
 def boundaries(value: Any, name: str) -> None:

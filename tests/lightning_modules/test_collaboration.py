@@ -233,7 +233,22 @@ def test_options_that_cannot_train(options, message):
         ConsistencyOptions(**options)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"schema": 1}', '{"schema": 2, "pipeline": "p", "network": null}', "{"])
+LORA = '"students": {"kind": "lora", "rank": 2, "alpha": 2}'
+WHOLE = f'"pipeline": "p", "network": null, "guidance_scales": [1.0], {LORA}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        '{"schema": 1}',
+        f'{{"schema": 2, {WHOLE}}}',
+        f'{{"schema": 1, {WHOLE.replace("[1.0]", "[]")}}}',
+        f'{{"schema": 1, {WHOLE.replace(": 2,", ": 4.5,")}}}',
+        f'{{"schema": 1, {WHOLE.replace(": 2,", ": 1000000000000,")}}}',
+    ],
+)
 def test_a_description_that_is_none(tmp_path, content):
     (tmp_path / "student.json").write_text(content)
     with pytest.raises(ValueError, match=r"student.json is not what a collaboration run exports") as caught:
@@ -257,6 +272,21 @@ def test_a_pipeline_is_a_student_too(plain, guided):
     assert lcm.guidance_scales == (1.0, 4.0)
     with pytest.raises(ValueError, match="guidance_scale 3 was not trained"):
         lcm.check(2, 3.0)
+
+
+def test_a_full_student_learns_in_float32(plain):
+    net = module(plain, kind="full", dtype="bfloat16")
+    assert {weight.dtype for weight in net.weights.parameters()} == {torch.float32}
+    assert next(net.distillation.model.network.parameters()).dtype == torch.bfloat16
+    assert net.distillation.loss(drawn(net)).isfinite().all()
+
+
+def test_two_exports_have_two_hashes(plain, tmp_path):
+    for name in ("one", "two"):
+        net = module(plain, kind="full")
+        randomise(net, 0.1 if name == "one" else 0.2)
+        net.export(str(tmp_path / name))
+    assert load_a_student(tmp_path / "one").sha256 != load_a_student(tmp_path / "two").sha256
 
 
 def test_distillation_hashes_its_teacher(plain):

@@ -47,5 +47,7 @@ def test_what_they_cannot_solve_is_said():
     flow, x = Parametrization(RectifiedFlow(), "velocity"), normal(4, 3)
     with pytest.raises(ValueError, match="unipc solves variance-preserving schedules, not RectifiedFlow"):
         DiffusersSolver("unipc")(partial(gaussian, flow, STD), flow, x, (1.0, 0.0), {})
+    with pytest.raises(ValueError, match=r"different training steps, but 25 of them .* and 0\.01; take at most 10"):
+        DiffusersSolver("unipc")(partial(gaussian, EPS, STD), EPS, x, even_times(25, 0.01, 0.0), {})
     with pytest.raises(ValueError, match=r"unipc ends in t = 0, not in 0\.5"):
         DiffusersSolver("unipc")(partial(gaussian, EPS, STD), EPS, x, (1.0, 0.5), {})

@@ -64,6 +64,12 @@ def test_a_budget_of_passes_is_kept(calibration):
     assert calibration.passes_at_most(0.5) > 2.5 + 0.5 * 10.25
 
 
+def test_scores_that_no_file_holds_are_refused(cascade):
+    endless = replace(cascade, oracle=lambda images, asked: images[:, 0, 0, 0] / 0)
+    with pytest.raises(ValueError, match=r"the oracle's scores are not all finite, such as -?inf"):
+        Calibration.of(endless, COSTS, PROMPTS, SEEDS, POLICY)
+
+
 def test_several_drafts_cost_what_they_took(cascade, calibration):
     median = calibration.scores.median().item()
     found = Calibration.of(cascade, COSTS, PROMPTS, SEEDS, replace(POLICY, drafts=3, good_enough=median))

@@ -1,6 +1,7 @@
 """Routes, noise and batches of the cascade, against the student and the teacher alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.student import Student, load_a_student
 from fewstep.collaboration.teacher import SOLVERS, Teacher
+from fewstep.distillation.students import adapter_student
 from fewstep.rng import PerSampleRng
 from tests.tiny_diffusion import CAPTIONS, write_pipeline
 from tests.tiny_export import write_export
@@ -123,7 +125,7 @@ def test_only_drafts_below_the_threshold_are_refined_from_where_they_were(cascad
 
 @pytest.mark.parametrize("repair", ["refine", "regenerate"])
 def test_what_a_sample_becomes_does_not_depend_on_its_batch(student, teacher, drafts, repair):
-    policy = Policy(drafts.scores.median().item(), repair, drafts=2)
+    policy = Policy(drafts.scores.sort().values[4:6].mean().item(), repair, drafts=2)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0)).tolist()
     found = []
     for size, places in ((4, range(10)), (1, range(10)), (7, order)):
@@ -162,6 +164,21 @@ def test_keeping_the_best_never_lowers_the_score(cascade, drafts):
     torch.testing.assert_close(result.images[~taken], drafts.images[~taken], **ALIKE)
 
 
+def test_regenerating_starts_from_the_noise_of_the_best_draft(cascade):
+    result = cascade(PROMPTS[:4], SEEDS[:4], Policy(math.inf, "regenerate", drafts=3))
+    assert result.drafts.tolist() == [3] * 4
+    single = [cascade(PROMPTS[:4], seeds, Policy()).scores for seeds in names_of_drafts()]
+    best = torch.stack(single).argmax(0).tolist()
+    assert set(best) != {0}
+    noise = own_noise([names_of_drafts()[number][place] for place, number in enumerate(best)])[0]
+    condition = cascade.teacher.model.prompts(PROMPTS[:4])
+    torch.testing.assert_close(result.images, pictures(cascade, cascade.teacher.generate(noise, condition)), **ALIKE)
+
+
+def names_of_drafts():
+    return [SEEDS[:4], *([f"{seed}, draft {number}" for seed in SEEDS[:4]] for number in (1, 2))]
+
+
 def test_an_oracle_is_told_what_is_asked_in_place_of_the_prompt(student, teacher):
     seen = []
     cascade = Cascade(student, teacher, lambda images, asked: (seen.extend(asked), images.mean((1, 2, 3)))[1], 1)
@@ -189,7 +206,35 @@ def test_costs_are_counted_in_passes(student, teacher):
     assert costs.judged_draft == costs.draft + costs.look
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_draft_by_a_merged_adapter_costs_what_it_adds_to_a_batch(folders, teacher):
+    """Merging happens once for a batch; one picture alone would be charged for it."""
+    model = load_latent_diffusion(folders[0])
+    merged = adapter_student(model, rank=16, merged=True).networks.reverse
+    student = Student(model, merged, (2.0,))
+    assert measured_costs(student, 1, teacher, redness, PROMPTS[0]).draft == pytest.approx(1, abs=0.02)
+
+
+def test_attention_of_an_oracle_is_counted(student, teacher):
+    """torch has a fast way for it, which its counter does not see."""
+    layer = torch.nn.MultiheadAttention(64, 4, batch_first=True).eval()
+
+    def attentive(images, asked):
+        tokens = images.flatten(1)[:, :640].unflatten(1, (10, 64))
+        return layer(tokens, tokens, tokens, need_weights=False)[0].mean((1, 2))
+
+    found, plain = (measured_costs(student, 1, teacher, oracle, "") for oracle in (attentive, redness))
+    counted = (found.look - plain.look) * found.flops
+    assert counted == pytest.approx(2 * (4 * 10 * 64 * 64 + 2 * 10 * 10 * 64), rel=0.01)
+
+
+def test_a_teacher_that_makes_no_numbers_is_no_success(student, teacher, monkeypatch):
+    monkeypatch.setitem(SOLVERS, "ddim", lambda denoiser, p, x, *rest: x * math.nan)
+    cascade = Cascade(student, replace(teacher, solver="ddim"), redness, 1)
+    with pytest.raises(ValueError, match="the teacher made no numbers of 'a red square'"):
+        cascade(PROMPTS[:2], SEEDS[:2], Policy(math.inf))
+
+
+@pytest.mark.parametrize("solver", list(SOLVERS))
 def test_every_solver_ends_in_the_same_data(folders, solver):
     """With many steps; the network is a smooth one."""
     model = load_latent_diffusion(folders[0])
@@ -212,6 +257,12 @@ def test_what_does_not_fit_is_said(student, teacher, tmp_path):
     with pytest.raises(ValueError, match="10 prompts with 9 seeds"):
         Cascade(student, teacher, redness)(PROMPTS, SEEDS[:9], Policy())
     for options, told in (
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"student_scale": math.nan}, "guidance_scale nan: this student is not guided"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Cascade(student, teacher, redness, **options)
+    for options, told in (
         ({"num_steps": 0}, "teacher steps=0: must be at least 1"),
         ({"solver": "euler"}, "solver='euler': choose one of ddim, dpm_solver, unipc"),
         ({"guidance_scale": -1.0}, "teacher guidance_scale=-1.0: must be at least 0"),
@@ -221,6 +272,7 @@ def test_what_does_not_fit_is_said(student, teacher, tmp_path):
     for options, told in (
         ({"repair": "retry"}, "repair='retry': choose one of keep, refine, regenerate"),
         ({"drafts": 0}, "drafts=0: must be at least 1"),
+        ({"drafts": 1 << 53}, "drafts=9007199254740992: .*at most 1000"),
         ({"threshold": math.nan}, "threshold=nan: give a number"),
         ({"good_enough": math.nan}, "good_enough=nan: give a number"),
     ):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,7 +42,8 @@ def places(tmp_path_factory):
 
 def command(name, places, *more):
     pipeline, oracle, prompts = places
-    return [name, pipeline, "--oracle", oracle, "--prompts", prompts, *SETTINGS, *map(str, more)]
+    given = ["--teacher", pipeline, "--oracle", oracle, "--prompts", prompts]
+    return [name, pipeline, *given, *SETTINGS, *map(str, more)]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +177,7 @@ def test_the_class_is_what_the_commands_use(places, calibrated):
     pipeline, oracle, file = places
     prompts = read_prompt_file(file)
     asked = [prompt.attributes for prompt in prompts]
-    settings = {"student_steps": 2, "teacher_steps": 3, "teacher_scale": 2.0, "asked": asked[0]}
+    settings = {"teacher": pipeline, "student_steps": 2, "teacher_steps": 3, "teacher_scale": 2.0, "asked": asked[0]}
     pipe = Collaboration.from_pretrained(pipeline, oracle=oracle, calibration=calibrated, **settings)
     texts, seeds = [p.text for p in prompts], [f"0:{p.key}" for p in prompts]
     result = pipe(texts, seeds, k=50, asked=asked)
@@ -186,13 +188,58 @@ def test_the_class_is_what_the_commands_use(places, calibrated):
     for wrong in ({}, {"k": 50, "mean_passes": 9}):
         with pytest.raises(ValueError, match="give one of mean_passes, k and policy"):
             pipe(texts, seeds, asked=asked, **wrong)
-    bare = Collaboration.from_pretrained(pipeline, oracle=redness, student_steps=2, teacher_steps=3)
+    with pytest.raises(ValueError, match="is a pipeline that names no teacher: give the teacher"):
+        Collaboration.from_pretrained(pipeline, oracle=redness)
+    bare = Collaboration.from_pretrained(pipeline, pipeline, redness, student_steps=2, teacher_steps=3)
     with pytest.raises(ValueError, match="mean_passes and k need a calibration"):
         bare(texts, seeds, k=50)
     kept = bare(texts[:2], seeds[:2], policy=Policy())
     torch.testing.assert_close(kept.images, replace(pipe, calibration=None)(
         texts[:2], seeds[:2], policy=Policy(), asked=asked[:2]
     ).images)  # fmt: skip
+
+
+def test_a_changed_prompt_or_a_lost_picture_is_noticed(places, calibrated, tmp_path, capsys):
+    rows = [json.loads(line) for line in Path(places[2]).read_text().splitlines()][:3]
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "drawn"
+
+    def drawn(rows):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        argv = [*command("draw", places, "--out", out, "--calibration", calibrated, "--k", 0), "--prompts", str(file)]
+        return main(argv)
+
+    assert drawn(rows) == 0
+    for change in ({"prompt": "a blue square"}, {"attributes": {"colour": "white"}}):
+        assert drawn([rows[0] | change, *rows[1:]]) == 2
+        assert "has 00.png of 'a red square', which is asked for otherwise now" in capsys.readouterr().err
+    before = (out / "01.png").read_bytes()
+    (out / "01.png").unlink()
+    assert drawn(rows) == 0
+    assert (out / "01.png").read_bytes() == before
+    assert len((out / "samples.jsonl").read_text().splitlines()) == 3
+    for line in ("[]", "{}", '{"key": []}', '{"key": "../a"}', "["):
+        (out / "samples.jsonl").write_text(line + "\n")
+        assert drawn(rows) == 2
+        assert "samples.jsonl, line 1, is not of a draw" in (error := capsys.readouterr().err)
+        assert error.count("\n") == 1
+
+
+def test_what_cannot_be_drawn_is_said_before_a_draft(places, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cascade_file.Cascade, "__call__", None)
+    good = json.loads(Path(places[2]).read_text().splitlines()[0])
+    for row, told in (
+        (good | {"prompt": "a red square " * 9}, "tokens, at most 12; shorten"),
+        (good | {"attributes": {"colour": "mauve"}}, "attribute colour='mauve': known values are red"),
+        (good | {"attributes": {}}, "has no attributes"),
+        (good | {"attributes": [good["attributes"]] * 2}, "equally many of each"),
+    ):
+        file = tmp_path / "prompts.jsonl"
+        file.write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+        assert main([*command("calibrate", places, "--out", tmp_path / "c.json"), "--prompts", str(file)]) == 2
+        assert told in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    assert main(command("calibrate", places, "--out", tmp_path / "folder", "--overwrite")) == 2
+    assert "is a folder; name another file" in capsys.readouterr().err
 
 
 def test_prompt_files(tmp_path):

@@ -37,6 +37,12 @@ def test_a_time_is_a_time():
     assert Rollback(0.4, "time").time(DiscreteSchedule()) == 0.4
 
 
+def test_what_no_step_has():
+    assert Rollback(1e-10).time(DiscreteSchedule()) == 0.001  # the first step has more
+    with pytest.raises(ValueError, match=r"rollback_variance=0\.999: the schedule ends with less noise; regenerate"):
+        Rollback(0.999).time(DiscreteSchedule())
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, float("nan")])
 @pytest.mark.parametrize("kind", ["variance", "time"])
 def test_ends_are_no_rollback(value, kind):
