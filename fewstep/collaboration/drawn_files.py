@@ -62,8 +62,8 @@ class DrawnFiles:
                 row = parse_json(line)
                 ROW(row, "")
             except ValueError as error:
-                told = f"{self.out / ROWS}, line {place}, is not of a draw ({error})"
-                raise ValueError(f"{told}; name another folder, or give --overwrite") from None
+                where = f"{self.out / ROWS}, line {place}, is not of a draw ({error})"
+                raise ValueError(f"{where}; name another folder, or give --overwrite") from None
             if (self.out / f"{row['key']}.png").is_file():
                 self.done[row["key"]] = row
                 kept.append(line + b"\n")
