@@ -19,6 +19,7 @@ COMMANDS = {
     "fashion_mnist": "Fashion-MNIST from its idx files: pictures with captions, or vectors with labels",
     "avatars": "rule-drawn avatars with exact attributes, and edit pairs with instructions",
     "examples": "a few edit pairs of a split as a folder of pictures, for the demo page to open with",
+    "prompts": "the captions of a split as a list of prompts, with the attributes that they ask for",
     "folder": "your own pictures, with captions from .txt files or a table",
     "latents": "latents and prompt states beside captioned images, for latent diffusion",
     "vocabulary": "learn a small vocabulary of byte pairs from the captions of a shard folder",
