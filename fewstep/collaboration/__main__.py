@@ -7,41 +7,20 @@
 """
 
 import argparse
-import gc
-import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fewstep.icd.__main__ import QUIET
-from fewstep.one_line import one_line, printable
 from fewstep.picture_size import size_argument
+from fewstep.shell_command import run_command
 
 SOLVERS = ("dpm_solver", "ddim", "unipc", "diffusers_dpm_solver")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name); returns the exit code."""
-    began = time.perf_counter()
-    options = parser().parse_args(argv)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    gc.disable()  # a sixth of the time that torch and diffusers take to import, here and when a network is loaded
-    try:
-        from fewstep.collaboration.commands import COMMANDS
-
-        told = COMMANDS[options.command](options)
-    except (ValueError, OSError) as error:
-        if os.environ.get("FEWSTEP_TRACEBACK"):
-            raise
-        print(f"error: {printable(one_line(error, 800))}", file=sys.stderr)
-        return 2
-    finally:
-        gc.enable()
-    print(f"{told}  {time.perf_counter() - began:.1f} s in all")
-    return 0
+    return run_command(parser(), "fewstep.collaboration.commands", argv)
 
 
 def parser() -> argparse.ArgumentParser:

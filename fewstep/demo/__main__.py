@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 
-from fewstep.icd.__main__ import QUIET
 from fewstep.one_line import one_line
 from fewstep.picture_size import size_argument
+from fewstep.shell_command import QUIET
 
 
 def main(argv: Sequence[str] | None = None) -> int:
