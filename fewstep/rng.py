@@ -39,6 +39,7 @@ class PerSampleRng:
         if isinstance(keys, str):
             raise ValueError(f"keys must be one key per sample, got the single string {keys!r}; write [{keys!r}]")
         self.device = torch.device(device)
+        self.names = [f"{seed}:{key}" for key in keys]  # what tells each stream from all others
         self.generators = [torch.Generator().manual_seed(mix_seed(seed, key)) for key in keys]
 
     def __len__(self) -> int:

@@ -33,5 +33,6 @@ def run_command(parser: argparse.ArgumentParser, commands: str, argv: Sequence[s
         return 2
     finally:
         gc.enable()
-    print(f"{told}  {time.perf_counter() - began:.1f} s in all")
+    if told:  # "" in a process that another one speaks for
+        print(f"{told}  {time.perf_counter() - began:.1f} s in all")
     return 0

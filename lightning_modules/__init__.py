@@ -13,6 +13,7 @@ from lightning_modules.diffusion_teacher import DiffusionTeacherModule
 from lightning_modules.guidance_distillation import GuidanceDistillationModule
 from lightning_modules.icd import ICDModule
 from lightning_modules.ot_conditional import OTConditionalModule
+from lightning_modules.preference_reward import PreferenceRewardModule
 from lightning_modules.unconditional_diffusion import UnconditionalDiffusionModule
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "GuidanceDistillationModule",
     "ICDModule",
     "OTConditionalModule",
+    "PreferenceRewardModule",
     "UnconditionalDiffusionModule",
 ]

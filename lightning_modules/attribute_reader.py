@@ -5,19 +5,18 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
-from torch.nn import functional as F
 
 from fewstep.augmentation import Augmentation
 from fewstep.backbones import copied_to
 from fewstep.choices import DTYPES, require_choice
 from fewstep.optimizers import AdamW
-from fewstep.rewards.attribute_reader import AttributeReader
+from fewstep.rewards.attribute_reader import AttributeReader, reading_losses
 from fewstep.rewards.attributes import labels_of, listed, tiles
 from lightning_modules.evaluation_steps import log_mean, pictures_of
 
 
 class AttributeReaderModule(LightningModule):
-    """Trains a reader to tell the attributes of pictures, each by its own cross-entropy.
+    """Trains a reader to tell the attributes of pictures, each by the model's objective.
 
     Args:
         model: fewstep.rewards.attribute_reader.AttributeReader.
@@ -50,7 +49,9 @@ class AttributeReaderModule(LightningModule):
         images, persons = self._pictures(batch)
         labels = labels_of([person for several in persons for person in several], self.model.values, self.device)
         logits = self.model.logits(self.augmentation(tiles(images, len(persons[0]))))
-        loss = torch.stack([_cross_entropy(values, labels[name]) for name, values in logits.items()]).mean()
+        counts = {name: (told >= 0).sum().clamp(min=1) for name, told in labels.items()}
+        losses = self._losses(logits, labels)
+        loss = torch.stack([values.sum() / counts[name] for name, values in losses.items()]).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -80,7 +81,7 @@ class AttributeReaderModule(LightningModule):
             logits = self.model.logits(tiles(pictures_of(batch, field)[rows], len(persons[0])))
             if stage == "val":
                 self.evaluated.append(({n: v.float().cpu() for n, v in logits.items()}, _on_cpu(labels)))
-            losses = torch.stack([_each(values, labels[name]) for name, values in logits.items()], 1)
+            losses = torch.stack(list(self._losses(logits, labels).values()), 1)
             right = torch.stack([values.argmax(1) == labels[name] for name, values in logits.items()], 1)
             told_of = torch.stack([values >= 0 for values in labels.values()], 1)
             by_picture = [values.unflatten(0, (len(rows), -1)).flatten(1) for values in (losses, right, told_of)]
@@ -92,6 +93,10 @@ class AttributeReaderModule(LightningModule):
         for name, values in outputs.items():
             log_mean(self, f"{stage}/{name}", values, weight, prog_bar=name != "attributes_right")
         return outputs
+
+    def _losses(self, logits: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{attribute: [N]}, 0 where nothing is told."""
+        return {n: reading_losses(values, labels[n], self.model.objective) for n, values in logits.items()}
 
     def _pictures(self, batch: dict[str, Any]) -> tuple[Tensor, list]:
         """All fields of pictures one after the other, and the persons that each shows."""
@@ -116,16 +121,6 @@ def _attributes(batch: dict[str, Any], field: str, row: int) -> Any:
     if not batch[field][row]:
         raise ValueError(f"sample {batch['key'][row]} has no {field!r} in its json")
     return batch[field][row]
-
-
-def _each(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy [N], 0 where the label is -1."""
-    return F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over what is told; 0 where nothing is."""
-    return _each(logits, labels).sum() / (labels >= 0).sum().clamp(min=1)
 
 
 def _on_cpu(values: dict[str, Tensor]) -> dict[str, Tensor]:

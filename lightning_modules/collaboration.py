@@ -12,6 +12,8 @@ from torch import Tensor
 
 from fewstep.backbones import load_latent_diffusion
 from fewstep.choices import DTYPES, require_choice
+from fewstep.collaboration.pipeline import Collaboration
+from fewstep.collaboration.student_at_hand import CascadeOptions
 from fewstep.collaboration.student_distillation import ConsistencyOptions, StudentDistillation
 from fewstep.distillation.students import StudentOptions
 from fewstep.optimizers import AdamW
@@ -34,6 +36,8 @@ class CollaborationModule(LightningModule):
         dtype: of the frozen weights: "float32", "bfloat16" or "float16".
         sampling_steps: of the student, for a picture of every caption in validation, test and predict.
         image_size: of the pictures in pixels, one number for squares or [height, width]; None for the pipeline's own.
+        cascade: how `predict` draws with oracle and teacher, see fewstep.collaboration.student_at_hand.CascadeOptions;
+            None for the student alone.
 
     A batch has `image` and `caption`, or also the arrays that `python -m datamodules.prepare latents` makes of them.
     """
@@ -50,10 +54,11 @@ class CollaborationModule(LightningModule):
         dtype: str = "float32",
         sampling_steps: int = 4,
         image_size: Size | None = None,
+        cascade: CascadeOptions | None = None,
     ) -> None:
         super().__init__()
         image_size = None if image_size is None else as_stored(image_size)
-        self.save_hyperparameters(ignore=["distillation", "students", "optimizer"])
+        self.save_hyperparameters(ignore=["distillation", "students", "optimizer", "cascade"])
         require_choice("dtype", dtype, DTYPES)
         model = load_latent_diffusion(pipeline, network, DTYPES[dtype], image_size)
         if gradient_checkpointing:
@@ -62,10 +67,12 @@ class CollaborationModule(LightningModule):
         self.encoders, self.student = self.distillation.encoders, self.distillation.student
         self.guidance_scale = max(self.distillation.guidance_scales)
         self.student.check(sampling_steps, self.guidance_scale)
+        self.cascade, self._pipes = cascade, dict[tuple[int, float], Collaboration]()
         self.weights, self.optimizer = self.distillation.students.weights, optimizer  # all that is trained and stored
 
     def setup(self, stage: str) -> None:
         self.distillation.to(self.trainer.strategy.root_device)
+        self._pipes.clear()  # of weights that may be others now
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self.distillation.loss(self.distillation.draw(batch)).mean()
@@ -93,17 +100,31 @@ class CollaborationModule(LightningModule):
         return {"loss": loss, "image": image}
 
     def generate_images(
-        self, prompts: list[str], rng: PerSampleRng, num_steps: int | None = None, guidance_scale: float | None = None
+        self,
+        prompts: list[str],
+        rng: PerSampleRng,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        asked: list[Any] | None = None,
     ) -> Tensor:
-        """Pictures [B, 3, H, W] in [-1, 1] of prompts by the student alone; None: as in validation."""
+        """Pictures [B, 3, H, W] in [-1, 1] of prompts by the cascade, or the student alone; None: as in validation.
+
+        asked: the attributes of each, for oracles that read them.
+        """
         model, w = self.distillation.model, self.guidance_scale if guidance_scale is None else guidance_scale
-        noise = rng.normal(model.latents.channels, *model.sample_size)
         steps = num_steps or self.hparams.sampling_steps
+        if self.cascade is not None:
+            if (steps, w) not in self._pipes:
+                given = steps, w, DTYPES[self.hparams.dtype], self.device
+                self._pipes[steps, w] = self.cascade.pipeline(self.export, *given)
+            return self.cascade.draw(self._pipes[steps, w], prompts, rng.names, asked)
+        noise = rng.normal(model.latents.channels, *model.sample_size)
         return model.latents.decode(self.student.draw(noise, model.prompts(prompts), rng, steps, w))
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """`image` [B, 3, H, W] in [-1, 1] of every `caption`."""
-        return {"image": self.generate_images(batch["caption"], sample_rng(batch["key"], self.device))}
+        rng = sample_rng(batch["key"], self.device)
+        return {"image": self.generate_images(batch["caption"], rng, asked=batch.get("attributes"))}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.encoders.store_hashes(checkpoint)

@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-RUNS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("trainer", "sweeps"))
+FILES = [p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("trainer", "sweeps")]
+OPTIONS = ("sdxl_lcm", "sdxl_turbo")  # of another command: tests/fewstep/collaboration/test_sweep_command.py
+RUNS = sorted(p for p in FILES if p.stem not in OPTIONS)
 PREDICTS = [file for file in RUNS if file.stem == "edit"]  # no training: tests/test_predict.py runs it
 FROM_A_HUB = [file for file in RUNS if file.stem in ("sd15", "sdxl")]  # tests/test_icd_runs.py: on small networks
 FROM_A_PACKAGE = [file for file in RUNS if file.stem == "fashion_mnist"]  # tests/test_label_runs.py: on a few rows

@@ -90,3 +90,12 @@ def test_the_papers_configs_are_rehearsed_on_small_networks_of_the_same_kind(
     small = [*teacher(tmp_path, scales, **network), *DATA, *QUIET, *one, "--data.batch_size", "4"]
     arguments = ["fit", "-c", f"configs/icd/{config}.yaml", *small, "--model.dtype", "float32", "--dry_run"]
     assert train.main(arguments) == 0, capsys.readouterr().err
+
+
+def test_the_student_of_the_papers_collaboration_is_rehearsed_on_a_small_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    one = ["--trainer.devices", "1", "--trainer.strategy", "auto", "--trainer.accelerator", "cpu"]
+    small = ["--model.pipeline", write_pipeline(tmp_path / "pipeline", "sd"), "--model.students.rank", "2"]
+    quiet = ["--wandb", "disabled", "--callbacks.samples", "null", "--num_threads", "1", "--data.batch_size", "4"]
+    arguments = ["fit", "-c", "configs/collaboration/sd15.yaml", *small, *DATA, *quiet, *one]
+    assert train.main([*arguments, "--model.dtype", "float32", "--dry_run"]) == 0, capsys.readouterr().err

@@ -23,6 +23,8 @@ CONFIGS = {  # name -> file under configs/; all that train
     "scorer_avatars": "contrastive/avatars_scorer",
     "reader": "attribute_reader/avatars",
     "reader_held_out": "attribute_reader/avatars_held_out",
+    "reader_gate": "attribute_reader/avatars_gate",
+    "preference": "preference_reward/avatar_scenes",
     "autoencoder": "diffusion_teacher/autoencoder_emoji",
     "autoencoder_avatars": "diffusion_teacher/autoencoder_avatars",
     "teacher": "diffusion_teacher/emoji",
@@ -36,6 +38,8 @@ CONFIGS = {  # name -> file under configs/; all that train
     "icd_sd15": "icd/sd15",
     "icd_sdxl": "icd/sdxl",
     "student_avatars": "collaboration/avatars",
+    "student_scenes": "collaboration/avatar_scenes",
+    "student_sd15": "collaboration/sd15",
 }
 TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy", "labels")
 READS_IMAGES = tuple(
@@ -43,13 +47,14 @@ READS_IMAGES = tuple(
 )  # with loader processes; tables in the process itself
 STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
 SHORT = (  # a step of theirs takes longest
-    *("scorer", "scorer_avatars", "reader", "reader_held_out", "autoencoder", "autoencoder_avatars"),
+    *("scorer", "scorer_avatars", "reader", "reader_held_out", "reader_gate", "preference"),
+    *("autoencoder", "autoencoder_avatars"),
     *("teacher", "teacher_avatars", "teacher_scenes", "unconditional", "guidance", "guidance_avatars"),
-    *("icd_avatars", "icd_sd15", "icd_sdxl", "student_avatars"),
+    *("icd_avatars", "icd_sd15", "icd_sdxl", "student_avatars", "student_scenes", "student_sd15"),
 )
 COSINE = (
     *("contrastive_avatars", "scorer_avatars", "autoencoder_avatars", "teacher_avatars", "teacher_scenes"),
-    *("unconditional", "guidance_avatars", "icd", "icd_avatars", "student_avatars"),
+    *("unconditional", "guidance_avatars", "icd", "icd_avatars", "student_avatars", "student_scenes"),
 )
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 CONSTANT = {
@@ -167,6 +172,12 @@ def _scorer(shared: Path) -> dict[str, object]:
     return {**_images(size=32, train=VALIDATE_EVERY * 3 * 4, batch=4), **changed}
 
 
+ON_ONE = {  # processor, in float32
+    "trainer.devices": 1,
+    "trainer.strategy": "auto",
+    "trainer.precision": "32-true",
+    "model.dtype": "float32",
+}
 AVATARS = {"data.path": ROOT / "data" / "avatars64"}
 UNREAD = {"callbacks.attributes": "null"}
 
@@ -178,6 +189,24 @@ def _scorer_avatars(shared: Path) -> dict[str, object]:
 
 def _reader(shared: Path) -> dict[str, object]:
     return {**_images(size=32, train=64, batch=4), **AVATARS, "model.model.image_size": 32}
+
+
+def _reader_gate(shared: Path) -> dict[str, object]:
+    trunk = "{img_size: 32, patch_size: 16, embed_dim: 16, depth: 1, num_heads: 2, class_token: false}"
+    return {**_reader(shared), "model.model.trunk_options": trunk}
+
+
+def _preference(shared: Path) -> dict[str, object]:
+    return {
+        **_images(size=32, train=64, batch=4),
+        "data.path": ROOT / "data" / "avatar_scenes64",
+        "data.image_size": "[32, 64]",
+        "model.model.image_size": "[32, 64]",
+        "model.model.trunk_options": "{depths: [1, 1, 1, 1], dims: [8, 8, 8, 8]}",
+        "model.model.width": 8,
+        "model.model.heads": 2,
+        "model.model.cross_layers": 1,
+    }
 
 
 def _autoencoder(shared: Path) -> dict[str, object]:
@@ -246,14 +275,12 @@ def _icd(shared: Path, kind: str = "sd") -> dict[str, object]:
 def _student(shared: Path) -> dict[str, object]:
     """Two rows of the teacher for each of the batch, and the moving average of its student."""
     small = {"model.pipeline": _parts(shared) / "pipeline", "model.students.rank": 2, "callbacks.samples": "null"}
-    return {**_images(size=16, train=64, batch=4), **AVATARS, **UNREAD, **small}
+    return {**_images(size=16, train=64, batch=4), **small}
 
 
 def _paper_icd(shared: Path, kind: str) -> dict[str, object]:
-    """On one processor in float32, with gradients of two batches in a step instead of four."""
-    one = {"trainer.devices": 1, "trainer.strategy": "auto", "trainer.precision": "32-true", "model.dtype": "float32"}
-    one |= {"trainer.accumulate_grad_batches": 2}
-    return _icd(shared, kind) | one
+    """With gradients of two batches in a step instead of four."""
+    return _icd(shared, kind) | ON_ONE | {"trainer.accumulate_grad_batches": 2}
 
 
 SMALL = {
@@ -269,6 +296,8 @@ SMALL = {
     "scorer_avatars": _scorer_avatars,
     "reader": _reader,
     "reader_held_out": _reader,
+    "reader_gate": _reader_gate,
+    "preference": _preference,
     "autoencoder": _autoencoder,
     "autoencoder_avatars": lambda shared: _autoencoder(shared) | AVATARS,
     "teacher": _teacher,
@@ -281,7 +310,9 @@ SMALL = {
     "icd_avatars": lambda shared: _icd(shared) | AVATARS,
     "icd_sd15": partial(_paper_icd, kind="sd15"),
     "icd_sdxl": partial(_paper_icd, kind="sdxl"),
-    "student_avatars": _student,
+    "student_avatars": lambda shared: _student(shared) | AVATARS | UNREAD,
+    "student_scenes": lambda shared: _student(shared) | AVATARS | UNREAD,
+    "student_sd15": lambda shared: _student(shared) | ON_ONE,
 }
 SCALES = {"sd": (1, 2, 4, 6, 8), "sd15": (1, 8, 12, 16, 20), "sdxl": (1, 4, 6, 8, 10, 12, 14, 16, 18, 20)}
 

@@ -64,9 +64,15 @@ METRICS = {
     "image_to_text_r(.+)": Metric("Caption found by image, R@{}", "", "", "higher"),
     "text_to_image_r(.+)": Metric("Image found by caption, R@{}", "", "", "higher"),
     "variant_accuracy": Metric("Caption against a changed one", "share of pictures, by chance 0.5", "", "higher"),
+    "pair_accuracy(?:_(.+))?": Metric(
+        "Pairs right {}", "share in which the better one has the higher reward", "", "higher"
+    ),
     "mean_recall": Metric("Mean recall", "of all retrieval rows", "", "higher"),
     "latent_mse": Metric("Latent error", "mean square of encoded and decoded latents against their own", "", "lower"),
     "relative_error(_w.+)?": Metric("Relative error {}", "of the guided prediction, against two passes", "", "lower"),
+    "passes": Metric("Network passes", "of the teacher's network for a picture, oracle and decoder as their share"),
+    "passes_p95": Metric("Network passes, 95 %", "what 95 % of the pictures stay within"),
+    "repaired": Metric("Repaired", "share of pictures that the teacher made"),
     "(.+_)?loss": Metric("Loss {}", "", "", "lower"),
 }
 BESIDE = ("_floor", "_se", "_std")  # endings of numbers that belong to another metric

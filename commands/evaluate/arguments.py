@@ -23,7 +23,8 @@ def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, li
         nargs="+",
         type=path,
         metavar="CKPT",
-        help="checkpoint; run directory: its best checkpoint, else the last; or folder of a diffusers pipeline",
+        help="checkpoint; run directory: its best checkpoint, else the last; or folder of a\n"
+        "diffusers pipeline, or that `python -m fewstep.collaboration draw` has filled",
     )
     add(
         "--out", type=path, required=True, metavar="DIR", help="receives metrics.json, report.md, report.html, pictures"

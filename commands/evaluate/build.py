@@ -14,6 +14,7 @@ from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.metrics.catalogue import CHOICES
 from commands.config_errors import explain, read_configs
 from commands.evaluate.data_flags import DATA_KEYS, flag, metadata_of, with_changes, with_metadata
+from commands.evaluate.drawn import DrawnData, DrawnModule, PassesCallback, described, is_drawn
 from commands.evaluate.kept_outputs import keeping_outputs
 from commands.evaluate.metrics_by_name import by_name, of_config, require_pictures
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
@@ -24,6 +25,7 @@ from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
 from commands.value_errors import refuse_nan
 from commands.weight_mismatch import require_same_class, require_same_numbers
+from fewstep.collaboration.drawn_files import ABOUT
 from fewstep.files.plain_reader import shown
 from fewstep.one_line import one_line
 from fewstep.picture_size import as_stored
@@ -61,10 +63,10 @@ def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
 
     Errors in one line: FileNotFoundError; ValueError for a pipeline with a config.
     """
-    if is_pipeline(path):
+    if is_pipeline(path) or is_drawn(path):
         if config is not None:
-            raise ValueError(f"--config is for checkpoints; {path} is a diffusers folder, which has its own settings")
-        return path, path / "model_index.json"
+            raise ValueError(f"--config is for checkpoints; {path} is a folder that has its own settings")
+        return path, path / (ABOUT if is_drawn(path) else "model_index.json")
     if path.is_dir():
         best = sorted(path.glob("checkpoints/best*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
         path = best[-1] if best else path / "checkpoints" / "last.ckpt"
@@ -202,13 +204,38 @@ def build_pipeline(
     return Built(folder, folder / "model_index.json", {"data": described}, model, data, metrics)
 
 
+def build_drawn(folder: Path, steps: int | None, options: Options) -> Built:
+    """Pictures that `python -m fewstep.collaboration draw` has left, all of them. Errors: ValueError in one line."""
+    told = {name: getattr(options, name) for name in ("data", "prompts", "num_samples", "guidance_scale")}
+    for name, value in (told | {"steps": steps}).items():
+        if value is not None:
+            given = f"--{name.replace('_', '-')} is for pictures that are to be drawn"
+            raise ValueError(f"{given}; those of {folder} are there, leave it out")
+    if not options.metrics:
+        raise ValueError(f"{folder} holds drawn pictures without a config; choose --metrics, such as attributes")
+    refuse_real_images(options, f"and {folder} has drawn ones alone")
+    model = DrawnModule(folder)
+    rows = list(model.rows.values())
+    for field in metadata_of(options.metrics, options.metric_options):
+        if field != "attributes" or not all(row["attributes"] for row in rows):
+            raise ValueError(f"--metrics needs {field} of every sample, which {folder} does not have")
+    data = DrawnData(rows, options.batch_size or 8)
+    metrics = [*by_name(options.metrics, options.metric_options), PassesCallback(rows)]
+    return Built(folder, folder / ABOUT, {"data": described(rows)}, model, data, metrics)
+
+
+def refuse_real_images(options: Options, told: str) -> None:
+    """ValueError in one line for a metric that needs real pictures to compare with."""
+    for name in [name for name in options.metrics if CHOICES[name].of_real_images]:
+        if name != "fid" or "reference" not in options.metric_options.get(name, {}):
+            raise ValueError(f"--metrics {name} compares with real images; {told}")
+
+
 def read_prompts_instead(options: Options) -> tuple[LightningDataModule, dict[str, Any]]:
     """The prompts of `options` as data, and how metrics.json describes them. ValueError where a metric needs images."""
     if not options.metrics or options.data is not None:
         raise ValueError("--prompts needs --metrics, such as clip_score, and no --data")
-    for name in [name for name in options.metrics if CHOICES[name].of_real_images]:
-        if name != "fid" or "reference" not in options.metric_options.get(name, {}):
-            raise ValueError(f"--metrics {name} compares with real images; give --data FOLDER instead of --prompts")
+    refuse_real_images(options, "give --data FOLDER instead of --prompts")
     if lacking := metadata_of(options.metrics, options.metric_options):
         raise ValueError(f"--metrics needs {lacking[0]} of every sample; give --data FOLDER instead of --prompts")
     data = PromptData(options.prompts, options.num_samples, options.batch_size or 8)

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from callbacks.care.ema import EMA
 from callbacks.metrics.measurements import GivesIntervals, Measures
 from commands.evaluate.build import ADVICE, Built
+from commands.evaluate.drawn import DrawnModule
 from commands.evaluate.metrics_by_name import SamplingCost
 from commands.evaluate.pipeline import PipelineModule
 
@@ -49,7 +50,7 @@ def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[
     for metric in built.metrics:
         if getattr(metric, "interval", False) is None:  # not chosen: wanted in evaluations
             metric.interval = True
-    is_checkpoint = not isinstance(built.model, PipelineModule)
+    is_checkpoint = not isinstance(built.model, PipelineModule | DrawnModule)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=ADVICE)
         trainer = Trainer(

@@ -13,8 +13,9 @@ import datamodules
 import lightning_modules  # noqa: F401
 from callbacks.checkpoints.data_manifest import data_paths
 from commands.evaluate.arguments import OF_THE_SAMPLES
-from commands.evaluate.build import Built, Options, build, build_pipeline, locate
+from commands.evaluate.build import Built, Options, build, build_drawn, build_pipeline, locate
 from commands.evaluate.data_flags import in_flags
+from commands.evaluate.drawn import is_drawn
 from commands.evaluate.measure import check_devices, measure
 from commands.evaluate.metrics_by_name import check_names, read_options
 from commands.evaluate.partial import Partial, files_in
@@ -90,6 +91,8 @@ def build_all(args: argparse.Namespace, words: Sequence[str], jobs: list[Job]) -
     return [
         build_pipeline(file, load(file), steps or 50, options, datamodules.ImageTextDataModule)
         if is_pipeline(file)
+        else build_drawn(file, steps, options)
+        if is_drawn(file)
         else build(file, config, steps, options, adopted=args.config is None)
         for file, config, steps in jobs
     ]

@@ -9,6 +9,7 @@ from fewstep.backbones.clip import (
     load_clip_text_encoder,
     load_transformers_clip,
 )
+from fewstep.backbones.control import Control, load_control
 from fewstep.backbones.denoisers import DiffusersDenoiser, add_guidance_embedding, has_guidance_embedding
 from fewstep.backbones.guided_networks import load_guided_network, save_guided_network
 from fewstep.backbones.pipelines import STABLE_DIFFUSION_SCHEDULER, load_pipeline, save_stable_diffusion
@@ -19,6 +20,7 @@ from fewstep.backbones.text_to_image import LatentDiffusion, check_network, load
 __all__ = [
     "STABLE_DIFFUSION_SCHEDULER",
     "Adapters",
+    "Control",
     "DiffusersDenoiser",
     "LatentDiffusion",
     "TransformersCLIP",
@@ -32,6 +34,7 @@ __all__ = [
     "has_guidance_embedding",
     "load_autoencoder",
     "load_clip_text_encoder",
+    "load_control",
     "load_dinov2",
     "load_guided_network",
     "load_latent_diffusion",

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.backbones.control import Control
 from fewstep.diffusion.guidance import Condition, GuidanceEmbedding, guidance_features
 from fewstep.diffusion.schedules import Schedule
 
@@ -12,19 +13,22 @@ from fewstep.diffusion.schedules import Schedule
 class DiffusersDenoiser:
     """(x, t, guidance_scale, condition) -> output of a UNet2DConditionModel or an SD3Transformer2DModel.
 
-    condition: "prompt" [B, L, D]; for SDXL also "pooled" [B, P] and "time_ids" [B, 6], for SD3 "pooled". The network
-    may be held in half precision: it is fed in its own dtype, and what it answers is float32, or more.
+    condition: "prompt" [B, L, D]; for SDXL also "pooled" [B, P] and "time_ids" [B, 6], for SD3 "pooled"; with a control
+    network beside it also "control" [B, 3, H, W] in [-1, 1]. The network may be held in half precision: it is fed in
+    its own dtype, and what it answers is float32, or more.
     Not an nn.Module, and `network` is the `fewstep.diffusion.guidance.Network` that ClassifierFree takes.
     """
 
-    def __init__(self, model: nn.Module, schedule: Schedule) -> None:
+    def __init__(self, model: nn.Module, schedule: Schedule, control: Control | None = None) -> None:
         from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 
         if not isinstance(model, UNet2DConditionModel | SD3Transformer2DModel):
             name = type(model).__name__
             raise ValueError(f"a {name} cannot denoise here; use a UNet2DConditionModel or SD3Transformer2DModel")
         self.model: Any = model
-        self.schedule = schedule
+        if control is not None:
+            control.check(model)
+        self.schedule, self.control = schedule, control
         self.is_transformer = isinstance(model, SD3Transformer2DModel)
 
     def __call__(self, x: Tensor, t: Tensor, guidance_scale: Tensor | None, condition: Condition) -> Tensor:
@@ -33,6 +37,11 @@ class DiffusersDenoiser:
             raise ValueError("this network has a guidance embedding: give guidance_scale, which is 1 for unguided")
         if guidance_scale is not None and not has_guidance_embedding(self.model):
             raise ValueError("this network has no guidance embedding: distil guidance into it first, or pass None")
+        if ("control" in condition) != (self.control is not None):
+            told = (
+                "no control network: load one, or leave its" if self.control is None else "a control network: give its"
+            )
+            raise ValueError(f"this network has {told} picture, the `control` of its condition")
         dtype = next(self.model.parameters()).dtype
         prompt, timestep = condition["prompt"].to(dtype), self.schedule.timestep(t)
         if self.is_transformer:
@@ -48,6 +57,9 @@ class DiffusersDenoiser:
             if "pooled" in condition:
                 added = {"text_embeds": condition["pooled"].to(dtype), "time_ids": condition["time_ids"]}
                 options["added_cond_kwargs"] = added
+            if self.control is not None:
+                given = x.to(dtype), timestep, prompt, condition["control"]
+                options |= self.control.additions(*given, options.get("added_cond_kwargs"))
             output = self.model(x.to(dtype), timestep, prompt, **options).sample
         return output.to(torch.promote_types(output.dtype, torch.float32))
 

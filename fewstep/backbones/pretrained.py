@@ -99,19 +99,27 @@ def network_config(source: str | Path, part: str) -> dict[str, Any]:
         raise ValueError(missing(source, f"{part}/config.json", error)) from None
 
 
-def frozen_network(kind: Any, source: str | Path, part: str, filename: str, dtype: torch.dtype = torch.float32) -> Any:
+def frozen_network(
+    kind: Any,
+    source: str | Path,
+    part: str,
+    filename: str,
+    dtype: torch.dtype = torch.float32,
+    alone: bool = False,
+) -> Any:
     """A whole network from its own local folder, or from the part of a pipeline in a folder or on a hub.
 
-    Frozen, eval mode, on the CPU. ValueError in one line if a weight is lacking.
+    alone: a source on a hub is the network itself, too; `part` only says what it is. Frozen, eval mode, on the CPU.
+    ValueError in one line if a weight is lacking.
     """
     asked = {"torch_dtype" if kind.__module__.startswith("diffusers") else "dtype": dtype}
     model, report = from_pretrained(
         kind,
         source,
-        f"{part}/{filename}",
+        filename if alone else f"{part}/{filename}",
         use_safetensors=True,
         output_loading_info=True,
-        **own_or_part(source, part),
+        **({} if alone else own_or_part(source, part)),
         **asked,
     )
     if lacking := sorted(report["missing_keys"]):  # the libraries would only print that they are random

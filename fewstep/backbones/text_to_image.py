@@ -1,18 +1,19 @@
 """Latent diffusion models of text to image, whichever kind, as the parts that samplers and losses need."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fewstep.backbones.control import Control
 from fewstep.backbones.denoisers import DiffusersDenoiser, has_guidance_embedding
 from fewstep.backbones.guided_networks import PARTS, load_denoising_network
 from fewstep.backbones.pretrained import load_autoencoder, network_config
 from fewstep.backbones.prompts import load_prompt_encoder, pipeline_parts
-from fewstep.diffusion.guidance import ClassifierFree, Denoiser, require_trained
+from fewstep.diffusion.guidance import ClassifierFree, Condition, Denoiser, require_trained
 from fewstep.diffusion.latent_space import LatentSpace
 from fewstep.diffusion.predictions import Parametrization, parametrization_of_config
 from fewstep.diffusion.prompt_encoder import Prompts
@@ -26,6 +27,7 @@ class LatentDiffusion:
 
     parametrization: its schedule and what it predicts. sample_size: (height, width) of its latents.
     guidance_scales: those that a network with a guidance embedding was trained on; None if it has none or nobody says.
+    control: a network beside it that reads a picture; see `with_control`.
     """
 
     network: nn.Module
@@ -34,6 +36,7 @@ class LatentDiffusion:
     parametrization: Parametrization
     sample_size: tuple[int, int]
     guidance_scales: tuple[float, ...] | None = None
+    control: Control | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -44,14 +47,45 @@ class LatentDiffusion:
         self.network.to(device)
         self.latents.to(device)
         self.prompts.to(device)
+        if self.control is not None:
+            self.control.network.to(device)
         return self
+
+    def with_control(self, control: Control) -> "LatentDiffusion":
+        """The same, whose denoisers are told a picture, too. ValueError in one line for one of other networks."""
+        control.check(self.network)
+        if control.reduction != self.latents.reduction:
+            told = f"{control.reduction} px of its picture for a latent, the autoencoder {self.latents.reduction}"
+            raise ValueError(f"the control network takes {told}; take one made for such latents")
+        return replace(self, control=control)
+
+    def condition(self, prompts: Sequence[str], controls: Tensor | None = None) -> Condition:
+        """What the network is told: prompts and, with a control network, its pictures [B, 3, H, W] in [-1, 1].
+
+        ValueError in one line for pictures of another size, or where there are some and no such network.
+        """
+        if (controls is None) != (self.control is None):
+            told = "no control network: load one, or leave" if self.control is None else "a control network: give"
+            raise ValueError(f"there is {told} its pictures, `controls`")
+        if controls is None:
+            return self.prompts(list(prompts))
+        self.check_pictures("controls", controls, len(prompts))
+        encoded = self.prompts(list(prompts))
+        return {**encoded, "control": controls.to(encoded["prompt"])}
+
+    def check_pictures(self, name: str, pictures: Tensor, num: int) -> None:
+        """ValueError in one line unless they are [num, 3, H, W] of its size."""
+        wanted = (num, 3, *self.image_size)
+        if tuple(pictures.shape) != wanted:
+            raise ValueError(f"{name} have shape {list(pictures.shape)}, needed is {list(wanted)}; resize them")
 
     def denoiser(self) -> Denoiser:
         """The network guided by its own embedding of w, or else classifier-free, in two rows for each."""
-        denoiser = DiffusersDenoiser(self.network, self.parametrization.schedule)
+        denoiser = DiffusersDenoiser(self.network, self.parametrization.schedule, self.control)
         if has_guidance_embedding(self.network):
             return denoiser
-        return ClassifierFree(denoiser.network, self.prompts.null_condition())
+        kept = () if self.control is None else ("control",)
+        return ClassifierFree(denoiser.network, self.prompts.null_condition(), kept)
 
     def scales_to_train(self, wanted: Sequence[float] | None = None) -> tuple[float, ...]:
         """The wanted scales, else all that the network knows; 1 is one of them. ValueError for others than it knows."""
@@ -70,12 +104,13 @@ def load_latent_diffusion(
     network: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     image_size: Size | None = None,
+    control: Control | None = None,
 ) -> LatentDiffusion:
     """The parts of a pipeline of Stable Diffusion 1, 2, XL or 3, by folder or hub id; on the CPU.
 
     network: another network for it, such as a guidance-distilled one, by what load_guided_network takes. dtype: of the
     network and the text encoders; the autoencoder is always float32, as SDXL's overflows in half precision.
-    image_size: of the pictures in pixels, if not the one that the network was made for.
+    image_size: of the pictures in pixels, if not the one that the network was made for. control: see `with_control`.
     """
     parts = pipeline_parts(pipeline)
     part = "transformer" if "transformer" in parts else "unet"
@@ -91,7 +126,8 @@ def load_latent_diffusion(
     model, scales = load_denoising_network(network or pipeline, config, dtype, part)
     prompts = load_prompt_encoder(pipeline, dtype, _times(sample_size, latents.reduction))
     check_network(model.config, latents, prompts)
-    return LatentDiffusion(model, latents, prompts, _parametrization(pipeline), sample_size, scales)
+    made = LatentDiffusion(model, latents, prompts, _parametrization(pipeline), sample_size, scales)
+    return made if control is None else made.with_control(control)
 
 
 def _times(size: tuple[int, int], factor: int) -> tuple[int, int]:

@@ -3,7 +3,8 @@
     python -m fewstep.collaboration calibrate RUN/export --oracle clip=assets/clip_avatars --prompts known.txt
     python -m fewstep.collaboration draw RUN/export --oracle clip=assets/clip_avatars --prompts new.txt --mean-passes 10
 
-`python -m fewstep.collaboration COMMAND --help` tells the options. A mistake is answered with one line and exit code 2.
+`python -m fewstep.collaboration COMMAND --help` tells the options; @FILE stands for those that a file holds, as
+configs/collaboration/sdxl_lcm.yaml does. A mistake is answered with one line and exit code 2.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 from fewstep.picture_size import size_argument
 from fewstep.shell_command import run_command
 
+DISTANCES = ("lpips", "lpips_vgg", "pixels")
 SOLVERS = ("dpm_solver", "ddim", "unipc", "diffusers_dpm_solver")
 
 
@@ -23,22 +25,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parser(), "fewstep.collaboration.commands", argv)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes @FILE for options that are used again: YAML of one `option: value` to a line, and `student: ..`."""
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        name, colon, value = (part.strip() for part in arg_line.split(" #")[0].partition(":"))
+        if not name or name.startswith("#"):
+            return []
+        if not colon or not value:
+            self.error(f"{arg_line.strip()[:80]!r} in the file of options is no `option: value`")
+        return [value] if name == "student" else [f"--{name}={value}"]
+
+
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m fewstep.collaboration", description=(__doc__ or "").split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{calibrate,draw}")
+    description = (__doc__ or "").split("\n")[0]
+    parser = _Parser("python -m fewstep.collaboration", description=description, fromfile_prefix_chars="@")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{calibrate,draw,sweep,bench,analyse}")
     calibrate = _command(commands, "calibrate", "the oracle's scores of drafts for prompts like those to come")
     calibrate.add_argument("--out", type=Path, default=Path("calibration.json"), help="default %(default)s")
     _add_policy(calibrate)
+    _add_editing(calibrate)
     draw = _command(commands, "draw", "a picture of every prompt, improved by the teacher where the oracle asks for it")
     draw.add_argument("--out", type=Path, default=Path("drawn"), help="folder; a draw that was killed goes on in it")
-    budget = draw.add_mutually_exclusive_group(required=True)
-    budget.add_argument(
-        "--mean-passes", type=float, metavar="N", help="of the teacher's network for a picture, on average"
-    )
-    budget.add_argument("--k", type=float, metavar="PERCENT", help="of drafts that the teacher improves, 0 to 100")
+    _add_budget(draw)
     draw.add_argument(
-        "--calibration", type=Path, default=Path("calibration.json"), metavar="FILE", help="of `calibrate`"
+        "--devices", type=int, default=1, metavar="N", help="processes of this machine that share the prompts (1)"
     )
+    _add_editing(draw)
+    sweep = _command(commands, "sweep", "quality against passes on prompts that the calibration has not seen")
+    _add_sweep(sweep)
+    bench = _command(commands, "bench", "how much faster batches are than one prompt after the other")
+    _add_budget(bench)
+    bench.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds of either; default %(default)s")
+    analyse = _command(commands, "analyse", "where the student beats its teacher, by judges that are not the oracle")
+    _add_analysis(analyse)
     return parser
 
 
@@ -54,6 +74,7 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
         help="a .txt file, one to a line, or .jsonl with `prompt`",
     )
     add("--oracle", default="image_reward", help="image_reward, clip, attributes=FOLDER, ..; default %(default)s")
+    add("--student-network", metavar="FOLDER", help="in the place of its pipeline's own, as LCM-SDXL is; or a hub id")
     add("--teacher", help="pipeline, by folder or hub id, if not the one of the student's training")
     add("--student-steps", type=int, default=4, metavar="N", help="default %(default)s")
     add("--student-scale", type=float, metavar="W", help="guidance; the largest that the student knows if not given")
@@ -73,9 +94,9 @@ def _add_policy(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add(
         "--repair",
-        choices=("refine", "regenerate"),
+        choices=("refine", "regenerate", "auto"),
         default="refine",
-        help="what the teacher does; default %(default)s",
+        help="what the teacher does; auto tries it all on the prompts, and every budget chooses; default %(default)s",
     )
     rollback = command.add_mutually_exclusive_group()
     told = "how far a draft is taken back, inside 0 and 1: as variance of noise; default 0.5"
@@ -84,6 +105,52 @@ def _add_policy(command: argparse.ArgumentParser) -> None:
     add("--drafts", type=int, default=1, metavar="N", help="of the student for a prompt at most; default %(default)s")
     add("--good-enough", type=float, metavar="SCORE", help="of a draft, above which no further one is drawn")
     add("--keep-best", action="store_true", help="take the draft where the oracle finds the teacher's picture worse")
+
+
+def _add_editing(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("editing", "of the picture that is the `image` of every prompt in a .jsonl file")
+    strength = group.add_mutually_exclusive_group()
+    told = "how far it is taken back before it is drawn anew, inside 0 and 1: as variance of noise"
+    strength.add_argument("--edit-variance", type=float, metavar="S", help=told)
+    strength.add_argument("--edit-time", type=float, metavar="T", help="or as time, diffusers' strength")
+    group.add_argument("--images", type=Path, metavar="FOLDER", help="of these pictures, if not that of the prompts")
+
+
+def _add_budget(command: argparse.ArgumentParser) -> None:
+    budget = command.add_mutually_exclusive_group(required=True)
+    budget.add_argument(
+        "--mean-passes", type=float, metavar="N", help="of the teacher's network for a picture, on average"
+    )
+    budget.add_argument("--k", type=float, metavar="PERCENT", help="of drafts that the teacher improves, 0 to 100")
+    _add_calibration(command)
+
+
+def _add_calibration(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--calibration", type=Path, default=Path("calibration.json"), metavar="FILE", help="of `calibrate`"
+    )
+
+
+def _add_sweep(command: argparse.ArgumentParser) -> None:
+    _add_calibration(command)
+    add = command.add_argument
+    add("--out", type=Path, default=Path("sweep"), help="folder; default %(default)s")
+    add("--judge", action="append", default=[], metavar="NAME", help="as --oracle, but another; several if given often")
+    add(
+        "--budgets", type=float, nargs="+", metavar="N", help="mean passes; eight from drafts to all repairs by default"
+    )
+    add("--best-of", type=int, default=8, metavar="N", help="draws of the student alone at most; default %(default)s")
+    add("--teachers", type=int, nargs="+", default=[], metavar="N", help="steps of the teacher alone, such as 4 6 10")
+    add("--rollbacks", type=float, nargs="+", default=[0.5], metavar="S", help="variances, to refine everything")
+
+
+def _add_analysis(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--out", type=Path, default=Path("analysis"), help="folder; default %(default)s")
+    add("--judge", action="append", required=True, metavar="NAME", help="as --oracle, but another; give two or more")
+    add("--tie-share", type=float, default=0.13, metavar="SHARE", help="of pairs that are a tie; default %(default)s")
+    add("--distance", choices=DISTANCES, default="lpips", help="of two pictures; default %(default)s")
+    add("--curvature-steps", type=int, metavar="N", help="of the teacher's trajectory, 0 for none; default its own")
 
 
 if __name__ == "__main__":

@@ -7,123 +7,81 @@ oracle and prompts, and is refused where one of them differs.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fewstep.choices import require_range
 from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.costs import Costs
 from fewstep.collaboration.policy import Policy
+from fewstep.collaboration.rehearsal import Rehearsal
 from fewstep.collaboration.rollback import Rollback
-from fewstep.collaboration.routing import budget_threshold, deferred_at_most, percentile_threshold
+from fewstep.collaboration.strategies import Strategy, chosen, menu, worth_keeping
 from fewstep.files.durable import replace_file
 from fewstep.files.plain_json import read_json
 from fewstep.files.plain_reader import each, fields, flag, named, number, optional, positive, shown, text, whole
 from fewstep.files.weights import weights_sha256
 
-SCHEMA = 1
-COSTS = fields(dict.fromkeys(("draft", "look", "decode"), number) | dict.fromkeys(("repair", "flops"), positive))
+SCHEMA = 2
+POSITIVE = dict.fromkeys(("repair", "flops"), positive)
+COSTS = fields(dict.fromkeys(("draft", "look", "decode"), number) | POSITIVE, encode=number)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """about: what the scores are of, as `identity` tells. scores: float64 [N], rising, each of a prompt's best draft.
+    """about: what the scores are of, as `identity` tells. prompts: the hash of the calibration prompts.
 
-    draws: int64 [N], of the same prompts how many drafts that took. policy: how drafts are drawn and repaired, without
-    a threshold. prompts: the hash of the calibration prompts.
+    strategies: one that was told, or several, of which a budget chooses.
     """
 
     about: Mapping[str, str]
     prompts: str
-    scores: Tensor
-    draws: Tensor
-    policy: Policy
     costs: Costs
+    strategies: tuple[Strategy, ...]
 
     @classmethod
-    def of(
-        cls, cascade: Cascade, costs: Costs, prompts: Sequence[str], seeds: Sequence[int | str], policy: Policy,
-        asked: Sequence[Any] | None = None,
-    ) -> "Calibration":  # fmt: skip
-        """By drawing the drafts of these prompts; nothing is asked of the teacher.
-
-        ValueError in one line for several drafts without `good_enough`, as no threshold is known yet.
-        """
-        if policy.drafts > 1 and policy.good_enough is None:
-            raise ValueError(
-                f"drafts={policy.drafts}: say what score is good_enough, above which no further one is drawn"
-            )
-        asked = prompts if asked is None else asked
-        found = []
-        for start in range(0, len(prompts), step := 4 * cascade.batch_size):  # no more pictures than these at a time
-            part = slice(start, start + step)
-            drawn = cascade(prompts[part], seeds[part], replace(policy, repair="keep"), asked[part])
-            found.append((drawn.draft_scores, drawn.drafts))
-        scores, draws = (torch.cat(column) for column in zip(*found, strict=True))
-        if not scores.isfinite().all():
-            raise ValueError(
-                f"the oracle's scores are not all finite, such as {scores[~scores.isfinite()][0]}; mend it"
-            )
-        order = scores.argsort()
-        digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]
-        return cls(identity(cascade), digest, scores[order].double(), draws[order], policy, costs)
+    def of(cls, rehearsal: Rehearsal, costs: Costs, policy: Policy | None) -> "Calibration":
+        """By drawing the drafts of the rehearsal's prompts; for policy None the repairs of a whole menu, too."""
+        if policy is not None:
+            strategies = [Strategy.of(rehearsal, costs, policy, with_repairs=False)]
+        else:
+            strategies = [Strategy.of(rehearsal, costs, each, with_repairs=True) for each in menu(rehearsal)]
+            strategies = worth_keeping(strategies)
+        digest = hashlib.sha256("\n".join(rehearsal.prompts).encode()).hexdigest()[:16]
+        return cls(identity(rehearsal.cascade), digest, costs, tuple(strategies))
 
     def check(self, cascade: Cascade) -> None:
         """ValueError in one line where the cascade is not the one that was calibrated."""
-        for name, value in identity(cascade).items():
-            if self.about.get(name) != value:
-                told = f"the calibration is of {name} {self.about.get(name)}, this is {value}"
-                raise ValueError(f"{told}; calibrate again")
+        now = identity(cascade)
+        for name in {**now, **self.about}:  # an edit has a strength, and a drawing has none
+            known, value = self.about.get(name, "none"), now.get(name, "none")
+            if known != value:
+                raise ValueError(f"the calibration is of {name} {known}, this is {value}; calibrate again")
 
     def for_percentile(self, k: float) -> Policy:
         """That repairs k per cent of drafts like those of the calibration; the paper's way."""
-        return replace(self.policy, threshold=percentile_threshold(self.scores, k))
+        if len(self.strategies) > 1:
+            raise ValueError("k is for one strategy, and this calibration chooses among several: give mean_passes")
+        return self.strategies[0].for_percentile(k)
 
     def for_passes(self, mean_passes: float) -> Policy:
         """That costs at most so many passes of the teacher's network a picture, on average over prompts like these.
 
-        ValueError in one line for fewer than the drafts alone take.
+        Of several strategies the one with the best expected score. ValueError in one line for fewer passes than the
+        drafts alone take.
         """
-        share = self.share(mean_passes)
-        return replace(self.policy, threshold=budget_threshold(self.scores, share))
-
-    def share(self, mean_passes: float) -> float:
-        """Of drafts that can be repaired for so many passes a picture; at most 1."""
-        require_range("mean_passes", mean_passes, above=True)
-        if self.policy.repair == "keep":
-            raise ValueError("the policy repairs nothing, so its passes are what they are; choose refine or regenerate")
-        drafted = self.draft_passes
-        if mean_passes < drafted:
-            raise ValueError(f"mean_passes={mean_passes:g}: drafts and the oracle alone take {drafted:.3g}; give more")
-        return min((mean_passes - drafted) / self.repair_passes, 1.0)
-
-    @property
-    def draft_passes(self) -> float:
-        """For the drafts of a picture and the oracle's looks at them, on average."""
-        return self.draws.double().mean().item() * self.costs.judged_draft
-
-    @property
-    def repair_passes(self) -> float:
-        """For one picture that the teacher is asked for."""
-        return self.costs.repair + (self.costs.look if self.policy.keep_best else self.costs.decode)
-
-    def passes_at_most(self, share: float, confidence: float = 0.95) -> float:
-        """What mean passes stay below with this confidence, by what is known of the share alone."""
-        return self.draft_passes + deferred_at_most(len(self.scores), share, confidence) * self.repair_passes
+        if len(self.strategies) > 1:
+            return chosen(self.strategies, mean_passes)[1]
+        return self.strategies[0].for_passes(mean_passes)
 
     def save(self, file: str | Path) -> None:
         """As JSON."""
-        policy: dict[str, Any] = {"threshold": _written(self.policy.threshold), "repair": self.policy.repair}
-        policy |= {"drafts": self.policy.drafts, "keep_best": self.policy.keep_best}
-        policy["good_enough"] = None if self.policy.good_enough is None else _written(self.policy.good_enough)
-        policy |= {"rollback": self.policy.rollback.value, "rollback_kind": self.policy.rollback.kind}
-        told = {"schema": SCHEMA, "about": dict(self.about), "prompts": self.prompts, "policy": policy}
-        told |= {"costs": self.costs.__dict__, "scores": self.scores.tolist(), "draws": self.draws.tolist()}
+        told: dict[str, Any] = {"schema": SCHEMA, "about": dict(self.about), "prompts": self.prompts}
+        told |= {"costs": self.costs.__dict__, "strategies": [_strategy_written(each) for each in self.strategies]}
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         replace_file(Path(file), (json.dumps(told) + "\n").encode())
 
@@ -135,46 +93,67 @@ class Calibration:
             if not isinstance(told, dict):
                 raise ValueError(f"it is {shown(told)}, no mapping")
             PARTS(told, "")
-            if told["schema"] != SCHEMA or not told["scores"] or len(told["draws"]) != len(told["scores"]):
-                raise ValueError(
-                    f"schema {told['schema']} with {len(told['scores'])} scores, {len(told['draws'])} draws"
-                )
-            p = told["policy"]
-            rollback = Rollback(p["rollback"], p["rollback_kind"])
-            enough = None if p["good_enough"] is None else float(p["good_enough"])
-            policy = Policy(float(p["threshold"]), p["repair"], rollback, p["drafts"], p["keep_best"], enough)
-            scores = torch.tensor(told["scores"], dtype=torch.float64)
-            if not scores.isfinite().all() or (scores.diff() < 0).any():
-                raise ValueError("its scores do not rise, or are not all finite")
-            costs = Costs(**{name: float(value) for name, value in told["costs"].items()})
-            return cls(told["about"], told["prompts"], scores, torch.tensor(told["draws"]), policy, costs)
+            if told["schema"] != SCHEMA or not told["strategies"]:
+                raise ValueError(f"schema {told['schema']} with {len(told['strategies'])} strategies")
+            costs = Costs(**told["costs"])
+            return cls(
+                told["about"], told["prompts"], costs, tuple(_strategy_read(each, costs) for each in told["strategies"])
+            )
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"cannot read the calibration {file}: {error}; calibrate again") from None
 
 
-def _written(threshold: float) -> float | str:
-    return threshold if math.isfinite(threshold) else str(threshold)  # JSON has no infinity
+def _strategy_written(strategy: Strategy) -> dict[str, Any]:
+    policy = strategy.policy
+    told: dict[str, Any] = {"threshold": _written(policy.threshold), "repair": policy.repair, "drafts": policy.drafts}
+    told |= {"keep_best": policy.keep_best, "rollback": policy.rollback.value, "rollback_kind": policy.rollback.kind}
+    told["good_enough"] = None if policy.good_enough is None else _written(policy.good_enough)
+    repaired = None if strategy.repaired is None else [_written(score) for score in strategy.repaired.tolist()]
+    return {"policy": told, "scores": strategy.scores.tolist(), "draws": strategy.draws.tolist(), "repaired": repaired}
 
 
-def _threshold(value: Any, name: str) -> None:
-    if value not in ("inf", "-inf"):
-        number(value, name)
+def _strategy_read(told: Mapping[str, Any], costs: Costs) -> Strategy:
+    p, scores = told["policy"], torch.tensor(told["scores"], dtype=torch.float64)
+    enough = None if p["good_enough"] is None else float(p["good_enough"])
+    rollback = Rollback(p["rollback"], p["rollback_kind"])
+    policy = Policy(float(p["threshold"]), p["repair"], rollback, p["drafts"], p["keep_best"], enough)
+    made = told["repaired"]
+    repaired = None if made is None else torch.tensor([float(score) for score in made], dtype=torch.float64)
+    if not len(scores) or not len(scores) == len(told["draws"]) == len(scores if repaired is None else repaired):
+        several = "" if repaired is None else f" and {len(repaired)} repaired"
+        raise ValueError(f"{len(scores)} scores, {len(told['draws'])} draws{several}")
+    if not scores.isfinite().all() or (scores.diff() < 0).any():
+        raise ValueError("its scores do not rise, or are not all finite")
+    return Strategy(policy, costs, scores, torch.tensor(told["draws"]), repaired)
 
 
-PARTS = fields(
+def _written(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # JSON has neither infinity nor NaN
+
+
+def _extended(*words: str) -> Callable[[Any, str], None]:
+    """Of numbers, and of those words for what JSON has no number for."""
+
+    def check(value: Any, name: str) -> None:
+        if value not in words:
+            number(value, name)
+
+    return check
+
+
+_threshold, _score = _extended("inf", "-inf"), _extended("nan")
+STRATEGY = fields(
     {
-        "schema": whole,
-        "about": named(text),
-        "prompts": text,
-        "scores": each(number),
-        "draws": each(whole),
-        "costs": COSTS,
         "policy": fields(
             {"threshold": _threshold, "repair": text, "drafts": whole, "keep_best": flag, "rollback": number}
             | {"good_enough": optional(_threshold), "rollback_kind": text}
         ),
+        "scores": each(number),
+        "draws": each(whole),
+        "repaired": optional(each(_score)),
     }
 )
+PARTS = fields({"schema": whole, "about": named(text), "prompts": text, "costs": COSTS, "strategies": each(STRATEGY)})
 
 
 def identity(cascade: Cascade) -> dict[str, str]:
@@ -189,4 +168,9 @@ def identity(cascade: Cascade) -> dict[str, str]:
     told |= {"teacher guidance scale": f"{teacher.guidance_scale:g}", "solver": teacher.solver}
     name = getattr(oracle, "__qualname__", type(oracle).__qualname__)
     told["oracle"] = f"{name} {weights_sha256(oracle)}" if isinstance(oracle, nn.Module) else name
+    if cascade.edit is not None:
+        told["edit strength"] = f"{cascade.edit.kind} {cascade.edit.value}"
+    for whose, beside in (("student", model.control), ("teacher", teacher.model.control)):
+        if beside is not None:
+            told[f"control of the {whose}"] = weights_sha256(beside.network)
     return told

@@ -10,15 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.collaboration.analysis.command import analysed, check_analysis
+from fewstep.collaboration.bench_command import benched
 from fewstep.collaboration.cascade import Collaborated
 from fewstep.collaboration.drawn_files import DrawnFiles
-from fewstep.collaboration.oracles import READS_ATTRIBUTES
+from fewstep.collaboration.edit_command import check_no_images, edit_strength, opened, source_files
+from fewstep.collaboration.oracles import reads_attributes
 from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy
-from fewstep.collaboration.rollback import Rollback
+from fewstep.collaboration.processes import Ranks, in_processes, ranks_of_torchrun, shown_progress
+from fewstep.collaboration.rollback import EditStrength, Rollback
+from fewstep.collaboration.sweep_command import check_sweep, swept
 from fewstep.diffusion.prompt_encoder import token_ids
 from fewstep.files.pictures import as_png, to_picture
 from fewstep.files.prompt_files import Prompt, read_prompt_file
+from fewstep.files.weights import file_sha256
 from fewstep.icd.commands import require_device
 from fewstep.rewards.attributes import AttributeReward, labels_of, listed
 
@@ -34,46 +40,110 @@ def calibrate(options: argparse.Namespace) -> str:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     policy = chosen_policy(options)
     prompts = read_prompt_file(options.prompts)
-    asked = asked_of(prompts, options.oracle)
-    pipe = _pipeline(options, asked)
+    asked, sources = asked_of(prompts, options.oracle), source_files(options, prompts)
+    pipe = _pipeline(options, asked, edit=edit_strength(options))
     check_all(pipe, prompts, asked)
-    found = pipe.calibrated([prompt.text for prompt in prompts], _seeds(prompts, options.seed), policy, asked)
+    texts, given = [prompt.text for prompt in prompts], opened(sources, pipe.cascade.student.model.image_size)
+    found = pipe.calibrated(texts, _seeds(prompts, options.seed), policy, asked, given)
     known = found.calibration
     assert known is not None
     known.save(options.out)
-    low, middle, high = torch.quantile(known.scores, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
-    told = f"{options.out}  {len(prompts)} prompts  scores {low:.3g} {middle:.3g} {high:.3g} (10, 50, 90 %)"
-    most = known.draft_passes + known.repair_passes
-    return f"{told}  drafts {known.draft_passes:.2f} passes, with every repair {most:.2f}"
+    told = f"{options.out}  {len(prompts)} prompts"
+    if len(known.strategies) > 1:
+        least = min(strategy.draft_passes for strategy in known.strategies)
+        return f"{told}  {len(known.strategies)} strategies are worth it, from {least:.2f} passes on"
+    strategy = known.strategies[0]
+    low, middle, high = torch.quantile(strategy.scores, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
+    told += f"  scores {low:.3g} {middle:.3g} {high:.3g} (10, 50, 90 %)"
+    most = strategy.draft_passes + strategy.repair_passes
+    return f"{told}  drafts {strategy.draft_passes:.2f} passes, with every repair {most:.2f}"
 
 
 def draw(options: argparse.Namespace) -> str:
+    ranks = ranks_of_torchrun()
+    if options.devices == 1:
+        return draw_share(options, ranks)
+    if ranks.world > 1:
+        raise ValueError(f"--devices {options.devices} is for one machine without torchrun, which has {ranks.world}")
+    return in_processes(draw_share, options)
+
+
+def draw_share(options: argparse.Namespace, ranks: Ranks) -> str:
+    """The pictures of one process; the first one begins the folder, and tells of all when all are done."""
+    options.device = ranks.device(options.device)
     prompts = read_prompt_file(options.prompts)
-    asked = asked_of(prompts, options.oracle)
-    if not options.calibration.is_file():
-        raise ValueError(f"--calibration {options.calibration} is not there; make it with `calibrate`")
-    pipe = _pipeline(options, asked, options.calibration)
+    asked, sources = asked_of(prompts, options.oracle), source_files(options, prompts)
+    pipe = _calibrated_pipeline(options, asked, edit_strength(options))
     check_all(pipe, prompts, asked)
-    policy = pipe.chosen(options.mean_passes, options.k)
+    policy, given = pipe.chosen(options.mean_passes, options.k), opened(sources, pipe.cascade.student.model.image_size)
     assert pipe.calibration is not None
     about = {**pipe.calibration.about, "policy": repr(policy), "seed": options.seed}
-    files = DrawnFiles(options.out, about, options.overwrite)
-    files.check({prompt.key: (prompt.text, prompt.attributes) for prompt in prompts})
+    files = DrawnFiles(options.out, about, options.overwrite, ranks.rank)
+    hashes = [None] * len(prompts) if sources is None else [file_sha256(file) for file in sources]
+    files.check({p.key: (p.text, p.attributes, source) for p, source in zip(prompts, hashes, strict=True)})
     left = [place for place, prompt in enumerate(prompts) if prompt.key not in files.done]
-    step = BATCHES * options.batch_size
-    for start in range(0, len(left), step):
+    left = ranks.share(ranks.told("left", left))  # of the first process, which alone knows what is there
+    parts = range(0, len(left), step := BATCHES * options.batch_size)
+    for start in shown_progress(parts, f"draws {len(left)} of {len(prompts)} pictures", ranks):
         some = left[start : start + step]
         told = [prompts[place] for place in some]
-        result = pipe([p.text for p in told], _seeds(told, options.seed), policy=policy, asked=[asked[p] for p in some])
+        result = pipe(
+            [prompt.text for prompt in told], _seeds(told, options.seed), policy=policy,
+            asked=[asked[place] for place in some], sources=None if given is None else given[some],
+        )  # fmt: skip
         rows = rows_of(told, result, policy, pipe.passes(result, policy))
+        if sources is not None:
+            rows = [{**row, "source": hashes[place]} for row, place in zip(rows, some, strict=True)]
         files.add(rows, [as_png(to_picture(image)) for image in result.images.split(1)])
+    ranks.wait("drawn")
+    if ranks.rank > 0:
+        return ""
+    files.gather([prompt.key for prompt in prompts])
     return summary(options.out, [files.done[prompt.key] for prompt in prompts], policy)
 
 
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], str]] = {"calibrate": calibrate, "draw": draw}
+def analyse(options: argparse.Namespace) -> str:
+    check_analysis(options)
+    prompts = read_prompt_file(options.prompts)
+    asked = {name: asked_of(prompts, name) for name in (options.oracle, *options.judge)}
+    pipe = _pipeline(options, asked[options.oracle])
+    check_all(pipe, prompts, asked[options.oracle])
+    asked["oracle"] = asked.pop(options.oracle)
+    return analysed(options, pipe.cascade, prompts, _seeds(prompts, options.seed), asked)
 
 
-def chosen_policy(options: argparse.Namespace) -> Policy:
+def sweep(options: argparse.Namespace) -> str:
+    check_sweep(options)
+    prompts = read_prompt_file(options.prompts)
+    asked = {name: asked_of(prompts, name) for name in (options.oracle, *options.judge)}
+    pipe = _calibrated_pipeline(options, asked[options.oracle])
+    check_all(pipe, prompts, asked[options.oracle])
+    asked["oracle"] = asked.pop(options.oracle)
+    assert pipe.calibration is not None
+    return swept(options, pipe.cascade, pipe.calibration, prompts, _seeds(prompts, options.seed), asked)
+
+
+def bench(options: argparse.Namespace) -> str:
+    prompts = read_prompt_file(options.prompts)
+    asked = asked_of(prompts, options.oracle)
+    pipe = _calibrated_pipeline(options, asked)
+    check_all(pipe, prompts, asked)
+    policy, texts = pipe.chosen(options.mean_passes, options.k), [prompt.text for prompt in prompts]
+    return benched(pipe.cascade, policy, texts, _seeds(prompts, options.seed), asked, options.repeats)
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], str]] = {
+    "calibrate": calibrate, "draw": draw, "sweep": sweep, "bench": bench, "analyse": analyse
+}  # fmt: skip
+
+
+def chosen_policy(options: argparse.Namespace) -> Policy | None:
+    """Without a threshold; None for `--repair auto`."""
+    if options.repair == "auto":
+        told = (options.rollback_variance, options.rollback_time, options.good_enough)
+        if any(value is not None for value in told) or options.drafts > 1 or options.keep_best:
+            raise ValueError("--repair auto chooses rollback, drafts and what is kept itself; give none of these")
+        return None
     rollback = Rollback(0.5 if options.rollback_variance is None else options.rollback_variance)
     if options.rollback_time is not None:
         rollback = Rollback(options.rollback_time, "time")
@@ -84,7 +154,7 @@ def chosen_policy(options: argparse.Namespace) -> Policy:
 
 def asked_of(prompts: Sequence[Prompt], oracle: str) -> list[Any]:
     """What the oracle is told of each: its attributes, or the prompt itself. ValueError in one line."""
-    if oracle.partition("=")[0] != READS_ATTRIBUTES:
+    if not reads_attributes(oracle):
         return [prompt.text for prompt in prompts]
     if lacking := [prompt.key for prompt in prompts if not prompt.attributes]:
         raise ValueError(f"prompt {lacking[0]} has no attributes, which --oracle {oracle} reads; write a .jsonl file")
@@ -92,7 +162,9 @@ def asked_of(prompts: Sequence[Prompt], oracle: str) -> list[Any]:
 
 
 def check_all(pipe: Collaboration, prompts: Sequence[Prompt], asked: Sequence[Any]) -> None:
-    """ValueError in one line for a prompt that is too long, or attributes that the oracle cannot read."""
+    """ValueError in one line for a prompt that is too long, or attributes or pictures that nobody can read."""
+    if pipe.cascade.edit is None:
+        check_no_images(prompts)
     for model in (pipe.cascade.student.model, pipe.cascade.teacher.model):
         token_ids(model.prompts.tokenizer, [prompt.text for prompt in prompts], model.prompts.length, truncate=False)
     if isinstance(pipe.cascade.oracle, AttributeReward):
@@ -129,13 +201,19 @@ def summary(out: Path, rows: Sequence[Mapping[str, Any]], policy: Policy) -> str
     return f"{told}  passes {passes.mean():.2f} on average, half within {middle:.2f}, 95 % within {high:.2f}"
 
 
-def _pipeline(options: argparse.Namespace, asked: Sequence[Any], calibration: Path | None = None) -> Collaboration:
+def _pipeline(
+    options: argparse.Namespace,
+    asked: Sequence[Any],
+    calibration: Path | None = None,
+    edit: EditStrength | None = None,
+) -> Collaboration:
     require_device(options.device)
     pipe = Collaboration.from_pretrained(
         options.student,
         options.teacher,
         options.oracle,
         calibration,
+        student_network=options.student_network,
         student_steps=options.student_steps,
         student_scale=options.student_scale,
         teacher_steps=options.teacher_steps,
@@ -146,9 +224,18 @@ def _pipeline(options: argparse.Namespace, asked: Sequence[Any], calibration: Pa
         dtype=getattr(torch, options.dtype),
         device=options.device,
         image_size=options.size,
+        edit=edit,
     )
     gc.enable()  # what follows takes long
     return pipe
+
+
+def _calibrated_pipeline(
+    options: argparse.Namespace, asked: Sequence[Any], edit: EditStrength | None = None
+) -> Collaboration:
+    if not options.calibration.is_file():
+        raise ValueError(f"--calibration {options.calibration} is not there; make it with `calibrate`")
+    return _pipeline(options, asked, options.calibration, edit)
 
 
 def _seeds(prompts: Sequence[Prompt], seed: int) -> list[str]:

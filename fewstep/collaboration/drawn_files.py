@@ -1,4 +1,4 @@
-"""A folder of pictures that grows, and what is told of each; a process that was killed goes on in it."""
+"""A folder of pictures that grows, and what is told of each; processes that were killed go on in it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from fewstep.files.names import safe_name
 from fewstep.files.plain_json import parse_json, read_json
 from fewstep.files.plain_reader import fields, number, shown, text
 
-ABOUT, ROWS = "draw.json", "samples.jsonl"
+ABOUT, ROWS, PARTS = "draw.json", "samples.jsonl", "samples.*.jsonl"
 
 
 def _name(value: Any, name: str) -> None:
@@ -27,11 +27,15 @@ class DrawnFiles:
     """OUT/KEY.png, and a line of OUT/samples.jsonl once that picture is there. done: {key: its line}.
 
     about: what the pictures are of; a folder with pictures of something else is refused in one line, and so is one that
-    no `draw` has begun, unless overwrite, which begins anew but deletes nothing else.
+    no `draw` has begun, unless overwrite, which begins anew but deletes nothing else. rank: of several processes the
+    first begins; the others only add, each to a part of its own, OUT/samples.RANK.jsonl, until the first gathers them.
     """
 
-    def __init__(self, out: Path, about: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(self, out: Path, about: Mapping[str, Any], overwrite: bool = False, rank: int = 0) -> None:
         self.out, self.done = out, dict[str, dict[str, Any]]()
+        self._rows = out / (PARTS.replace("*", str(rank)) if rank else ROWS)
+        if rank:
+            return
         told = json.loads(json.dumps(dict(about)))
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out {out} is no folder")
@@ -42,38 +46,42 @@ class DrawnFiles:
         if out.exists() and any(out.iterdir()) and not overwrite:
             raise ValueError(f"--out {out} holds something else; name another folder, or give --overwrite")
         out.mkdir(parents=True, exist_ok=True)
-        (out / ROWS).unlink(missing_ok=True)
+        for file in (out / ROWS, *out.glob(PARTS)):
+            file.unlink(missing_ok=True)
         replace_file(out / ABOUT, (json.dumps(told, indent=1) + "\n").encode())
 
     def _go_on(self, told: Mapping[str, Any]) -> None:
-        stored = read_json(self.out / ABOUT)
-        if not isinstance(stored, dict):
-            raise ValueError(f"{self.out / ABOUT} is damaged; name another folder, or give --overwrite")
+        stored = _about(self.out)
         for name, value in told.items():
             if stored.get(name) != value:
                 raise ValueError(
                     f"--out {self.out} has pictures of {name} {stored.get(name)}, these are of {value}; name another "
                     "folder, or give --overwrite"
                 )
-        lines = (self.out / ROWS).read_bytes().split(b"\n") if (self.out / ROWS).is_file() else []
-        kept = []
-        for place, line in enumerate(lines[:-1], 1):  # after the last there is nothing, or what a kill left of one
-            try:
-                row = parse_json(line)
-                ROW(row, "")
-            except ValueError as error:
-                where = f"{self.out / ROWS}, line {place}, is not of a draw ({error})"
-                raise ValueError(f"{where}; name another folder, or give --overwrite") from None
-            if (self.out / f"{row['key']}.png").is_file():
-                self.done[row["key"]] = row
-                kept.append(line + b"\n")
-        if b"".join(kept) != b"\n".join(lines):
-            replace_file(self.out / ROWS, b"".join(kept))
+        self.gather()
 
-    def check(self, asked: Mapping[str, tuple[str, Any]]) -> None:
-        """ValueError in one line where a picture that is there was drawn for another (prompt, attributes)."""
+    def gather(self, order: Sequence[str] = ()) -> None:
+        """The lines of all parts, as `done` and in one file: those of the keys in `order` as it has them, after others.
+
+        Only while no other process adds.
+        """
+        parts = sorted(self.out.glob(PARTS))
+        lines = dict[str, bytes]()
+        for file in (self.out / ROWS, *parts):
+            for row, line in _lines(file):
+                if (self.out / f"{row['key']}.png").is_file():
+                    self.done[row["key"]], lines[row["key"]] = row, line
+        places = {key: place for place, key in enumerate(order)}
+        content = b"".join(lines[key] for key in sorted(lines, key=lambda key: places.get(key, -1)))
+        if content != ((self.out / ROWS).read_bytes() if (self.out / ROWS).is_file() else b""):
+            replace_file(self.out / ROWS, content)
+        for part in parts:
+            part.unlink()
+
+    def check(self, asked: Mapping[str, tuple[str, Any, str | None]]) -> None:
+        """ValueError in one line where a picture that is there was drawn for another (prompt, attributes, source)."""
         for key, row in self.done.items():
-            if key in asked and (row["prompt"], row["attributes"]) != asked[key]:
+            if key in asked and (row["prompt"], row["attributes"], row.get("source")) != asked[key]:
                 raise ValueError(
                     f"--out {self.out} has {key}.png of {row['prompt'][:60]!r}, which is asked for otherwise now; name "
                     "another folder, or give --overwrite"
@@ -83,6 +91,39 @@ class DrawnFiles:
         """Pictures first, then all their lines at once."""
         for row, content in zip(rows, pictures, strict=True):
             write_synced(self.out / f"{row['key']}.png", content)
-        with (self.out / ROWS).open("ab") as file:
+        with self._rows.open("ab") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         self.done |= {row["key"]: row for row in rows}
+
+
+def read_drawn(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(what the pictures of a folder are of, the lines of samples.jsonl). ValueError in one line unless it is whole."""
+    about, parts = _about(folder), sorted(folder.glob(PARTS))
+    rows = [row for row, _ in _lines(folder / ROWS)]
+    lacking = [row["key"] for row in rows if not (folder / f"{row['key']}.png").is_file()]
+    if parts or lacking or not rows:
+        told = f"{parts[0].name} is a part" if parts else f"there is no {lacking[0]}.png" if lacking else "it is empty"
+        raise ValueError(f"{folder} is not drawn to its end ({told}); the same `draw` command ends it")
+    return about, rows
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    stored = read_json(folder / ABOUT)
+    if not isinstance(stored, dict):
+        raise ValueError(f"{folder / ABOUT} is damaged; name another folder, or give --overwrite")
+    return stored
+
+
+def _lines(file: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """Rows and the bytes of each, without what a kill has left of a last one. ValueError in one line for others."""
+    lines = file.read_bytes().split(b"\n") if file.is_file() else []
+    found = []
+    for place, line in enumerate(lines[:-1], 1):
+        try:
+            row = parse_json(line)
+            ROW(row, "")
+        except ValueError as error:
+            where = f"{file}, line {place}, is not of a draw ({error})"
+            raise ValueError(f"{where}; name another folder, or give --overwrite") from None
+        found.append((row, line + b"\n"))
+    return found

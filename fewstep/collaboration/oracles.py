@@ -7,9 +7,10 @@ from torch import nn
 
 from fewstep.rewards.aesthetic import load_aesthetic
 from fewstep.rewards.attribute_reader import load_attribute_reader
-from fewstep.rewards.attributes import AttributeReward
+from fewstep.rewards.attributes import AllRightReward, AttributeReward
 from fewstep.rewards.clip_scores import load_clip, load_hpsv2, load_pickscore
 from fewstep.rewards.image_reward import load_image_reward
+from fewstep.rewards.preference import load_preference_reward
 
 ORACLES: Mapping[str, Callable[..., nn.Module]] = {
     "image_reward": load_image_reward,
@@ -17,16 +18,23 @@ ORACLES: Mapping[str, Callable[..., nn.Module]] = {
     "hpsv2": load_hpsv2,
     "pickscore": load_pickscore,
     "aesthetic": load_aesthetic,
+    "preference": load_preference_reward,
     "attributes": lambda source: AttributeReward(load_attribute_reader(source)),
+    "all_right": lambda source: AllRightReward(load_attribute_reader(source)),
 }
-READS_ATTRIBUTES = "attributes"
-NEEDS_SOURCE = {READS_ATTRIBUTES: "assets/avatar_judge", "aesthetic": "sa_0_4_vit_l_14_linear.pth"}  # for example
+READ_ATTRIBUTES = ("attributes", "all_right")
+NEEDS_SOURCE = {  # for example
+    **dict.fromkeys(READ_ATTRIBUTES, "assets/avatar_judge"),
+    "aesthetic": "sa_0_4_vit_l_14_linear.pth",
+    "preference": "RUN/export",
+}
 
 
 def load_oracle(text: str) -> nn.Module:
     """NAME or NAME=SOURCE, such as "image_reward", "clip=local-dir:FOLDER" or "attributes=assets/avatar_judge".
 
-    "attributes" is told what is asked of each picture, {attribute: value} or a list of these; all others its prompt.
+    "attributes" and "all_right" are told what is asked of each picture, {attribute: value} or a list of these; all
+    others its prompt.
     ValueError in one line for another name, or for what cannot be loaded.
     """
     name, _, source = text.partition("=")
@@ -46,3 +54,8 @@ def _clip(source: str) -> tuple[str, str | None]:
     if ":" in source:
         return source, None
     return source, "openai"
+
+
+def reads_attributes(text: str) -> bool:
+    """Whether the oracle of this text is told attributes instead of the prompt."""
+    return text.partition("=")[0] in READ_ATTRIBUTES

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.backbones import has_guidance_embedding, load_latent_diffusion
+from fewstep.backbones import has_guidance_embedding, load_control, load_latent_diffusion
 from fewstep.collaboration.calibration import Calibration
 from fewstep.collaboration.cascade import Cascade, Collaborated, Oracle
 from fewstep.collaboration.costs import Costs, measured_costs
+from fewstep.collaboration.given import Pictures
 from fewstep.collaboration.oracles import load_oracle
 from fewstep.collaboration.policy import Policy
+from fewstep.collaboration.rehearsal import Rehearsal
+from fewstep.collaboration.rollback import EditStrength
 from fewstep.collaboration.student import Student, is_export, load_a_student
 from fewstep.collaboration.teacher import Teacher
 from fewstep.picture_size import Size
@@ -41,6 +44,7 @@ class Collaboration:
         oracle: str | Oracle = "image_reward",
         calibration: str | Path | None = None,
         *,
+        student_network: str | None = None,
         student_steps: int = 4,
         student_scale: float | None = None,
         teacher_steps: int = 10,
@@ -51,30 +55,38 @@ class Collaboration:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         image_size: Size | None = None,
+        edit: EditStrength | None = None,
+        control: str | Path | None = None,
     ) -> "Collaboration":
         """student: see load_a_student. teacher: pipeline, by folder or hub id; None for that which an export names.
 
         oracle: see load_oracle, or any callable (images, what is asked) -> [B]. calibration: a file of `calibrate`,
-        refused if it is of another cascade. student_scale: None for the largest that it knows. asked: an example of
-        what the oracle is told, where that is no prompt; its cost is counted once.
+        refused if it is of another cascade. student_network: in the place of a pipeline's own. student_scale: None for
+        the largest that it knows. asked: an example of what the oracle is told, where that is no prompt; its cost is
+        counted once. edit: how far pictures are taken back that are given to be edited. control: folder or hub id of a
+        ControlNet or T2I-Adapter for both networks.
         """
         if teacher is None and not is_export(student):
             raise ValueError(f"{student} is a pipeline that names no teacher: give the teacher that repairs its drafts")
-        drafts = load_a_student(student, dtype=dtype, device=device, image_size=image_size)
+        beside = None if control is None else load_control(control, dtype)
+        drafts = load_a_student(
+            student, None, student_network, dtype, device=device, image_size=image_size, control=beside
+        )
         model = drafts.model
         if teacher is not None:
-            model = load_latent_diffusion(teacher, dtype=dtype, image_size=model.image_size).to(device)
+            model = load_latent_diffusion(teacher, None, dtype, model.image_size, beside).to(device)
         judge = load_oracle(oracle) if isinstance(oracle, str) else oracle
         if isinstance(judge, nn.Module):
             judge.to(device)
         draws = largest_scale(drafts) if student_scale is None else student_scale
         repairs = Teacher(model, teacher_steps, teacher_scale, solver)
-        cascade = Cascade(drafts, repairs, judge, student_steps, draws, batch_size)
+        cascade = Cascade(drafts, repairs, judge, student_steps, draws, batch_size, edit)
         known = None if calibration is None else Calibration.load(calibration)
         if known is not None:
             known.check(cascade)
-        costs = measured_costs(drafts, student_steps, repairs, judge, asked) if known is None else known.costs
-        return cls(cascade, costs, known)
+        if known is not None:
+            return cls(cascade, known.costs, known)
+        return cls(cascade, measured_costs(drafts, student_steps, repairs, judge, asked, edit is not None))
 
     def __call__(
         self,
@@ -84,12 +96,15 @@ class Collaboration:
         k: float | None = None,
         policy: Policy | None = None,
         asked: Sequence[Any] | None = None,
+        sources: Pictures | None = None,
+        controls: Pictures | None = None,
     ) -> Collaborated:
         """Pictures of prompts. Give mean_passes, of a picture on average, or k, per cent that are repaired, or policy.
 
-        seeds: see Cascade. asked: what the oracle is told in place of the prompts.
+        seeds: see Cascade. asked: what the oracle is told in place of the prompts. sources, controls: [B, 3, H, W] in
+        [-1, 1], the pictures that `edit` is for, and those that `control` reads.
         """
-        return self.cascade(prompts, seeds, self.chosen(mean_passes, k, policy), asked)
+        return self.cascade(prompts, seeds, self.chosen(mean_passes, k, policy), asked, sources, controls)
 
     def chosen(self, mean_passes: float | None = None, k: float | None = None, policy: Policy | None = None) -> Policy:
         """The policy of a budget; ValueError in one line where none or several are given."""
@@ -106,15 +121,23 @@ class Collaboration:
 
     def passes(self, result: Collaborated, policy: Policy) -> Tensor:
         """Of the teacher's network, the oracle and the decoder as their share, [B]."""
-        repair = self.costs.repair + (self.costs.look if policy.keep_best else self.costs.decode)
-        return result.drafts * self.costs.judged_draft + result.repaired.cpu() * repair
+        return self.costs.of_pictures(result.drafts, result.repaired, policy)
 
     def calibrated(
-        self, prompts: Sequence[str], seeds: Sequence[int | str], policy: Policy, asked: Sequence[Any] | None = None
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int | str],
+        policy: Policy | None = None,
+        asked: Sequence[Any] | None = None,
+        sources: Pictures | None = None,
+        controls: Pictures | None = None,
     ) -> "Collaboration":
-        """The same, with what drafts for these prompts tell; policy: how drafts are drawn and repaired."""
-        known = Calibration.of(self.cascade, self.costs, prompts, seeds, policy, asked)
-        return replace(self, calibration=known)
+        """The same, with what drafts for these prompts tell; policy: how drafts are drawn and repaired.
+
+        policy None asks the teacher, too, and lets every budget choose that with the best expected score.
+        """
+        rehearsal = Rehearsal(self.cascade, prompts, seeds, asked, None, sources, controls)
+        return replace(self, calibration=Calibration.of(rehearsal, self.costs, policy))
 
 
 def largest_scale(student: Student) -> float:

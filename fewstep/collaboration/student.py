@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.backbones import LatentDiffusion, has_guidance_embedding, load_latent_diffusion
+from fewstep.backbones import Control, LatentDiffusion, has_guidance_embedding, load_latent_diffusion
 from fewstep.choices import require_range
+from fewstep.collaboration.rollback import Rollback
 from fewstep.diffusion.guidance import Condition, Denoiser, DynamicGuidance, require_trained
-from fewstep.diffusion.solvers import consistency_sampling, ddim, even_times
+from fewstep.diffusion.solvers import consistency_sampling, ddim, even_times, time_like
 from fewstep.distillation.students import load_student, unscaled
 from fewstep.files.plain_json import read_json
 from fewstep.files.plain_reader import each, fields, optional, positive, shown, text, whole
-from fewstep.files.weights import file_sha256, weights_sha256
+from fewstep.files.weights import safetensors_sha256, weights_sha256
 from fewstep.icd.description import students as student_settings
 from fewstep.icd.pair import InvertibleConsistency
 from fewstep.picture_size import Size, as_stored
@@ -57,11 +58,42 @@ class Student:
     ) -> Tensor:
         """Latents [B, C, h, w] from noise [B, C, h, w] at t = 1; rng: noise between the steps, one row per sample."""
         self.check(num_steps, guidance_scale)
-        guidance = DynamicGuidance(guidance_scale)
         if self.times is not None:
+            guidance = DynamicGuidance(guidance_scale)
             return ddim(self.denoiser, self.model.parametrization, noise, self.times, condition, guidance)
-        times = even_times(num_steps, 1.0, 0.0)
-        return consistency_sampling(self.denoiser, self.model.parametrization, noise, times, condition, guidance, rng)
+        return self._chain(noise, condition, rng, even_times(num_steps, 1.0, 0.0), guidance_scale)
+
+    @torch.no_grad()
+    def edit(
+        self,
+        source: Tensor,
+        noise: Tensor,
+        condition: Condition,
+        rng: PerSampleRng,
+        strength: Rollback,
+        num_steps: int = 4,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """Latents [B, C, h, w] from those of a source that is taken back with this noise [B, C, h, w].
+
+        SDEdit (Meng et al. 2022) along a consistency chain: all num_steps lie on [0, t] of the strength.
+        """
+        self.check(num_steps, guidance_scale)
+        self.check_editing()
+        start = strength.time(self.model.parametrization.schedule)
+        x = self.model.parametrization.add_noise(source, noise, time_like(source, start))
+        return self._chain(x, condition, rng, even_times(num_steps, start, 0.0), guidance_scale)
+
+    def _chain(
+        self, x: Tensor, condition: Condition, rng: PerSampleRng, times: Sequence[float], guidance_scale: float
+    ) -> Tensor:
+        guidance = DynamicGuidance(guidance_scale)
+        return consistency_sampling(self.denoiser, self.model.parametrization, x, times, condition, guidance, rng)
+
+    def check_editing(self) -> None:
+        """ValueError in one line for a student that cannot start between data and noise."""
+        if self.times is not None:
+            raise ValueError("this student draws along fixed times, from noise alone; edit with python -m fewstep.icd")
 
     def check(self, num_steps: int, guidance_scale: float) -> None:
         """ValueError in one line for what this student was not made for."""
@@ -81,24 +113,27 @@ def load_a_student(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     image_size: Size | None = None,
+    control: Control | None = None,
 ) -> Student:
     """The student of a CollaborationModule's export, of an ICDModule's, or of a pipeline that draws in few steps.
 
     pipeline, network: where the teacher is, if not where it was in training. A pipeline (folder or hub id) may have an
-    embedding of w, as LCM has it, or none, as SDXL-Turbo.
+    embedding of w, as LCM has it, or none, as SDXL-Turbo. control: beside its network, see LatentDiffusion.
     """
     if Path(folder, "icd.json").is_file():
-        pair = InvertibleConsistency.load(folder, pipeline, network, dtype, device, image_size)
+        pair = InvertibleConsistency.load(folder, pipeline, network, dtype, device, image_size, control)
         times = pair.boundaries.decode_times
         return Student(pair.model, pair.reverse, pair.guidance_scales, times, weights_in(folder))
     if not Path(folder, "student.json").is_file():
-        model = load_latent_diffusion(folder, network, dtype, image_size).to(device)
+        model = load_latent_diffusion(folder, network, dtype, image_size, control).to(device)
         scales = model.guidance_scales if has_guidance_embedding(model.network) else ()
         digest = weights_sha256(model.network)
-        return Student(model, unscaled(model.network, model.parametrization.schedule), scales, None, digest)
+        denoiser = unscaled(model.network, model.parametrization.schedule, control)
+        return Student(model, denoiser, scales, None, digest)
     told = read_description(folder)
     size = image_size or told.get("image_size")
-    model = load_latent_diffusion(pipeline or told["pipeline"], network or told["network"], dtype, size).to(device)
+    places = pipeline or told["pipeline"], network or told["network"]
+    model = load_latent_diffusion(*places, dtype, size, control).to(device)
     denoiser = load_student(model, told["students"], folder)
     return Student(model, denoiser, tuple(told["guidance_scales"]), None, weights_in(folder))
 
@@ -106,7 +141,7 @@ def load_a_student(
 def weights_in(folder: str | Path) -> str:
     """A hash of all weights below an export's folder: its students', whatever they are made of."""
     files = sorted(Path(folder).rglob("*.safetensors"))
-    return hashlib.sha256(" ".join(map(file_sha256, files)).encode()).hexdigest()[:16]
+    return hashlib.sha256(" ".join(map(safetensors_sha256, files)).encode()).hexdigest()[:16]
 
 
 def is_export(student: str | Path) -> bool:

@@ -12,15 +12,17 @@ from fewstep.backbones import LatentDiffusion, has_guidance_embedding
 from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.choices import require_choice, require_range
 from fewstep.collaboration.student import Student, describe_student
-from fewstep.diffusion.guidance import draw_scales
+from fewstep.diffusion.guidance import Distance, draw_scales
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.consistency import ConsistencyDistillation, Draw, Weights
 from fewstep.distillation.students import StudentOptions, Students
 from fewstep.losses import l1, l2, pseudo_huber
+from fewstep.metrics.latent_lpips import LatentLPIPS
 from fewstep.rng import PerSampleRng
 
 DISTANCES = {"l2": l2, "l1": l1, "pseudo_huber": pseudo_huber}
+PERCEPTUAL = "lpips"
 WEIGHTINGS = ("uniform", "snr", "snr_plus_one", "truncated_snr")
 
 
@@ -28,7 +30,8 @@ WEIGHTINGS = ("uniform", "snr", "snr_plus_one", "truncated_snr")
 class ConsistencyOptions:
     """Settings of the student's training; the defaults are those of the paper's code for Stable Diffusion 1.5.
 
-    num_steps: teacher steps on a grid over [0, 1]. distance: "l2", "l1" or "pseudo_huber". huber_c: of the last.
+    num_steps: teacher steps on a grid over [0, 1]. distance: of latents, "l2", "l1" or "pseudo_huber", huber_c
+    belonging to the last, or "lpips" of the pictures that they decode to, which the paper's code has not.
     weighting: of the times, "uniform", "snr", "snr_plus_one" or "truncated_snr" (at least 1), snr = (alpha / sigma)^2.
     target_decay: of the moving average of the student that its targets come from; 0 takes the student itself.
     """
@@ -41,17 +44,22 @@ class ConsistencyOptions:
 
     def __post_init__(self) -> None:
         require_range("distillation.num_steps", self.num_steps, 2)
-        require_choice("distillation.distance", self.distance, DISTANCES)
+        require_choice("distillation.distance", self.distance, (*DISTANCES, PERCEPTUAL))
         require_choice("distillation.weighting", self.weighting, WEIGHTINGS)
         require_range("distillation.huber_c", self.huber_c, above=True)
         if not 0 <= self.target_decay < 1:
             raise ValueError(f"distillation.target_decay={self.target_decay}: must be at least 0 and below 1")
 
-    def of(self, parametrization: Parametrization) -> ConsistencyDistillation:
-        """The loss for a network of this parametrization: `reverse_cd` over one segment."""
-        distance = (
-            partial(pseudo_huber, c=self.huber_c) if self.distance == "pseudo_huber" else DISTANCES[self.distance]
-        )
+    def of(self, model: LatentDiffusion) -> ConsistencyDistillation:
+        """The loss for a model's network: `reverse_cd` over one segment."""
+        distance: Distance
+        if self.distance == PERCEPTUAL:
+            distance = LatentLPIPS(model.latents)
+        elif self.distance == "pseudo_huber":
+            distance = partial(pseudo_huber, c=self.huber_c)
+        else:
+            distance = DISTANCES[self.distance]
+        parametrization = model.parametrization
         weighting = None if self.weighting == "uniform" else partial(snr_weight, parametrization, self.weighting)
         return ConsistencyDistillation(
             parametrization,
@@ -112,7 +120,7 @@ class StudentDistillation:
             told = "the network has no guidance embedding: give the one positive scale that its student shall draw at"
             raise ValueError(f"guidance_scales={list(scales)}: {told}")
         encoders = FrozenEncoders.of(model)  # first: they hash the network as it is
-        losses = options.of(model.parametrization)
+        losses = options.of(model)
         return cls(
             model, encoders, students.decoder_of(model, losses.averaged_target), losses, scales, options.target_decay
         )

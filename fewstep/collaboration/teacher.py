@@ -1,4 +1,4 @@
-"""The teacher at work: from noise, or on from a draft that is taken back towards noise."""
+"""The teacher at work: from noise, or on from a draft or another picture that is taken back towards noise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Teacher:
     @cached_property
     def denoiser(self) -> Denoiser:
         if self.guidance_scale == 1:
-            return unscaled(self.model.network, self.model.parametrization.schedule)
+            return unscaled(self.model.network, self.model.parametrization.schedule, self.model.control)
         return self.model.denoiser()
 
     @property

@@ -1,7 +1,8 @@
-"""A page in the browser to generate, invert and edit pictures with an exported pair of students.
+"""A page in the browser to generate, invert and edit pictures with exported students.
 
     python -m fewstep.demo RUN/export                       then open the address that it prints
     python -m fewstep.demo RUN/export --examples FOLDER     the same, with pictures and captions to begin with
+    python -m fewstep.demo --collaboration RUN/export --oracle clip     the same for drafts and their repairs
 
 It needs the extra `demo` (gradio), answers this machine only unless --host or --share says otherwise, and reports
 nothing to anyone.
@@ -20,6 +21,11 @@ from fewstep.one_line import one_line
 from fewstep.picture_size import size_argument
 from fewstep.shell_command import QUIET
 
+COLLABORATION = (
+    *("oracle", "calibration", "prompts", "teacher", "student_steps", "student_scale"),
+    *("teacher_steps", "teacher_scale", "solver"),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the pair and serve the page until interrupted; returns the exit code."""
@@ -32,16 +38,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     import torch
 
+    from fewstep.demo.collaboration_answers import CollaborationAnswers
     from fewstep.demo.examples import read_examples
     from fewstep.demo.page import launch
     from fewstep.icd.pair import InvertibleConsistency
 
     try:
+        if options.export is None and options.collaboration is None:
+            raise ValueError("give EXPORT to edit pictures, --collaboration STUDENT to draw them, or both")
+        if options.export is None and options.examples is not None:
+            raise ValueError("--examples are for editing; give EXPORT, too")
         examples = [] if options.examples is None else read_examples(options.examples)  # before a network is loaded
         dtype = getattr(torch, options.dtype)
         places = options.export, options.pipeline, options.network
-        pair = InvertibleConsistency.load(*places, dtype, options.device, options.size)
-        page, address = launch(pair, options.device, options.host, options.port, options.share, examples)
+        pair = together = None
+        if options.collaboration is not None:
+            settings = {name: getattr(options, name) for name in COLLABORATION}
+            common = {"dtype": dtype, "device": options.device, "image_size": options.size}
+            together = CollaborationAnswers.load(options.collaboration, **settings, **common)
+        if options.export is not None:
+            pair = InvertibleConsistency.load(*places, dtype, options.device, options.size)
+        page, address = launch(pair, options.device, options.host, options.port, options.share, examples, together)
     except (ValueError, OSError) as error:  # OSError: the port is taken
         if os.environ.get("FEWSTEP_TRACEBACK"):
             raise
@@ -57,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m fewstep.demo", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("export", type=Path, metavar="EXPORT", help="what an ICD run exported: RUN/export")
+    add("export", type=Path, nargs="?", metavar="EXPORT", help="what an ICD run exported: RUN/export")
     add("--examples", type=Path, metavar="FOLDER", help="what the page opens with: examples.json and its pictures")
     add("--port", type=int, help="of the page; the first free one from 7860 on if not given")
     add("--host", default="127.0.0.1", help="address to answer; 0.0.0.0 for the whole network, default %(default)s")
@@ -67,6 +84,19 @@ def parser() -> argparse.ArgumentParser:
     add("--pipeline", help="folder or hub id of the teacher, if not where it was in training")
     add("--network", help="folder of the guidance-distilled network, likewise")
     add("--size", type=size_argument, help="of pictures, if not that of training: 512, or 512x768 for height x width")
+    add = parser.add_argument_group(
+        "collaboration", "a tab for it; options as of `fewstep.collaboration draw`"
+    ).add_argument
+    add("--collaboration", metavar="STUDENT", help="export of a collaboration or ICD run, or a pipeline")
+    add("--oracle", default="image_reward", help="image_reward, clip, attributes=FOLDER, ..; default %(default)s")
+    add("--calibration", type=Path, default=Path("calibration.json"), metavar="FILE", help="default %(default)s")
+    add("--prompts", type=Path, metavar="FILE", help="that the tab begins with; what is asked, for attributes=FOLDER")
+    add("--teacher", help="pipeline, if not the one of the student's training")
+    add("--student-steps", type=int, default=4, metavar="N", help="default %(default)s")
+    add("--student-scale", type=float, metavar="W", help="guidance; the largest that the student knows if not given")
+    add("--teacher-steps", type=int, default=10, metavar="N", help="default %(default)s")
+    add("--teacher-scale", type=float, default=8.0, metavar="W", help="default %(default)s")
+    add("--solver", default="dpm_solver", help="of the teacher; default %(default)s")
     return parser
 
 

@@ -1,27 +1,19 @@
-"""The page of the demo: three tabs over one pair."""
+"""The page of the demo: three tabs over one pair, and one over a collaboration."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fewstep.demo.answers import Answers
+from fewstep.demo.collaboration_answers import CollaborationAnswers
+from fewstep.demo.collaboration_tab import collaboration_tab
 from fewstep.demo.examples import Beginnings, Example
+from fewstep.demo.style import CSS
+from fewstep.demo.told import shown_line
 from fewstep.demo.uploads import limited
 from fewstep.icd.commands import default_scale
 from fewstep.icd.pair import InvertibleConsistency
 
-CSS = """
-.gradio-container {max-width: 1080px !important; width: 100%; margin: 0 auto !important}
-.hint p {font-size: 0.85em; opacity: 0.75; margin: 0}
-.shown img {width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated}
-.below .grid-wrap, .examples .grid-wrap {min-height: 0 !important; max-height: none !important; overflow: visible}
-.examples .grid-container {grid-template-columns: repeat(auto-fill, minmax(max(92px, 11%), 1fr)) !important}
-.below .grid-container {grid-template-columns: repeat(auto-fill, minmax(max(64px, 20%), 1fr)) !important}
-.below .grid-container, .examples .grid-container {grid-template-rows: none !important; grid-auto-rows: auto !important}
-.examples .caption-label {max-width: 100%; white-space: normal; overflow-wrap: anywhere}
-.told p {min-height: 1.5em; font-variant-numeric: tabular-nums}
-.told p:has(.wrong) {color: #b3261e; font-weight: 600}
-footer {display: none !important}
-"""
+ONE = {"concurrency_limit": 1, "concurrency_id": "networks"}  # at a time
 HINT = "The middle {part} is used. Paint where it may change; nothing painted: anywhere."
 STEPS = "What the decoder expects at each step, from noise to picture:"
 STRENGTHS = "From the picture to the strongest guidance; above, the scale that is chosen:"
@@ -32,12 +24,13 @@ EDITING = (
 
 
 def launch(
-    pair: InvertibleConsistency,
+    pair: InvertibleConsistency | None,
     device: str = "cpu",
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
     examples: Sequence[Example] = (),
+    together: CollaborationAnswers | None = None,
 ) -> tuple[Any, str]:
     """(the gradio Blocks, the address that it answers, in a thread of its own); `close()` of the first ends it."""
     import gradio as gr
@@ -49,38 +42,51 @@ def launch(
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )  # fonts of the machine: the page asks no other server for anything
-    page = build(pair, device, examples)
+    page = build(pair, device, examples, together)
     options = {"theme": theme, "css": CSS, "footer_links": [], "ssr_mode": False, "max_file_size": "64mb"}
     options |= {"server_name": host, "server_port": port, "share": share, "quiet": True, "prevent_thread_lock": True}
     _, local, public = page.launch(**options)
     return page, public or local
 
 
-def build(pair: InvertibleConsistency, device: str = "cpu", examples: Sequence[Example] = ()) -> Any:
+def build(
+    pair: InvertibleConsistency | None,
+    device: str = "cpu",
+    examples: Sequence[Example] = (),
+    together: CollaborationAnswers | None = None,
+) -> Any:
     """The gradio Blocks, not yet launched. Of examples the first is filled in; a click on another fills that in."""
     import gradio as gr
 
+    with gr.Blocks(title="fewstep", analytics_enabled=False) as page:
+        if pair is not None:
+            _editing_tabs(gr, pair, device, examples)
+        if together is not None:
+            with gr.Tab("Collaboration", id="collaboration"):
+                collaboration_tab(gr, together, ONE)
+    return page
+
+
+def _editing_tabs(gr: Any, pair: InvertibleConsistency, device: str, examples: Sequence[Example]) -> None:
     answers, begin = Answers(pair, device), Beginnings(examples, pair.model.image_size)
     (height, width), steps = pair.model.image_size, len(pair.boundaries.decode_times) - 1
     told = f"{height} × {width} pixels" + " (height × width)" * (height != width)
-    with gr.Blocks(title="fewstep", analytics_enabled=False) as page:
-        gr.Markdown(f"# Few-step editing\n{told}, {steps} steps from noise and {steps} to it.")
-        shown = _examples(gr, begin) if examples else None
-        with gr.Tab("Edit", id="edit"):
-            edit = _edit_tab(gr, answers, begin)
-        with gr.Tab("Generate", id="generate"):
-            generate = _generate_tab(gr, answers, begin)
-        with gr.Tab("Invert", id="invert"):
-            invert = _invert_tab(gr, answers, begin)
-        if shown is not None:
+    gr.Markdown(f"# Few-step editing\n{told}, {steps} steps from noise and {steps} to it.")
+    shown = _examples(gr, begin) if examples else None
+    with gr.Tab("Edit", id="edit"):
+        edit = _edit_tab(gr, answers, begin)
+    with gr.Tab("Generate", id="generate"):
+        generate = _generate_tab(gr, answers, begin)
+    with gr.Tab("Invert", id="invert"):
+        invert = _invert_tab(gr, answers, begin)
+    if shown is not None:
 
-            def fill(event: gr.SelectData) -> list[Any]:
-                picture, source, target = begin.of(event.index)
-                cleared: list[Any] = [None, [], "", STEPS]  # the answer to another example is none to this one
-                return [picture, source, target, *cleared, source, *cleared, picture, source, *cleared]
+        def fill(event: gr.SelectData) -> list[Any]:
+            picture, source, target = begin.of(event.index)
+            cleared: list[Any] = [None, [], "", STEPS]  # the answer to another example is none to this one
+            return [picture, source, target, *cleared, source, *cleared, picture, source, *cleared]
 
-            shown.select(fill, None, [*edit, *generate, *invert], queue=False, show_progress="hidden")
-    return page
+        shown.select(fill, None, [*edit, *generate, *invert], queue=False, show_progress="hidden")
 
 
 def _examples(gr: Any, begin: Beginnings) -> Any:
@@ -222,10 +228,7 @@ def _connect(
 
     def shown(*values: Any) -> tuple[Any, Any, str, str]:
         picture, below, told = answer(*values)
-        plain = told.replace("&", "&amp;").replace("<", "&lt;")
-        wrong = f'<span class="wrong">{plain}</span>'
-        return picture, below, wrong if picture is None else plain, STEPS if picture is None else hint
+        return picture, below, shown_line(told, picture is None), STEPS if picture is None else hint
 
-    one = {"concurrency_limit": 1, "concurrency_id": "pair", "show_progress_on": outputs[0]}  # one network
     for number, event in enumerate(events):
-        event(shown, inputs, outputs, api_name=f"{name}{number or ''}", **one)
+        event(shown, inputs, outputs, api_name=f"{name}{number or ''}", show_progress_on=outputs[0], **ONE)

@@ -4,7 +4,7 @@ Ho and Salimans 2022 write w + 1 for this w, and so does the code of iCD: conver
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +27,22 @@ def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: Tensor) ->
 class ClassifierFree:
     """A denoiser that guides a network: both answers in one pass of 2B rows.
 
-    null_condition: what the network was trained on in place of a dropped condition, each [1, ...].
+    null_condition: what the network was trained on in place of a dropped condition, each [1, ...]. kept: conditions
+    that are never dropped, such as a picture that a ControlNet reads; both answers have them.
     """
 
-    def __init__(self, network: Network, null_condition: Condition) -> None:
-        self.network, self.null_condition = network, null_condition
+    def __init__(self, network: Network, null_condition: Condition, kept: Collection[str] = ()) -> None:
+        self.network, self.null_condition, self.kept = network, null_condition, frozenset(kept)
 
     def __call__(self, x: Tensor, t: Tensor, guidance_scale: Tensor, condition: Condition) -> Tensor:
         """Guided output [B, ...] for x [B, ...], t [B], guidance_scale [B]."""
-        if condition.keys() != self.null_condition.keys():
-            raise ValueError(f"condition has {sorted(condition)}, null_condition {sorted(self.null_condition)}")
-        null = {key: self.null_condition[key].to(row.device).expand_as(row) for key, row in condition.items()}
+        if condition.keys() != self.null_condition.keys() | self.kept:
+            known = sorted(self.null_condition.keys() | self.kept)
+            raise ValueError(f"condition has {sorted(condition)}, null_condition {known}")
+        null = {
+            key: row if key in self.kept else self.null_condition[key].to(row.device).expand_as(row)
+            for key, row in condition.items()
+        }
         both = {key: torch.cat([null[key], row]) for key, row in condition.items()}
         unconditional, conditional = self.network(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return guide(unconditional, conditional, guidance_scale)

@@ -38,8 +38,13 @@ class LatentSpace:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """float32 images, clamped to [-1, 1]."""
+        return self.decode_with_grad(latents).clamp(-1, 1)
+
+    def decode_with_grad(self, latents: Tensor) -> Tensor:
+        """The same through which gradients pass, and so without a clamp."""
         with torch.autocast(latents.device.type, enabled=False):
-            return self.autoencoder.decode(latents.float() / self.scale + self.shift).sample.clamp(-1, 1)
+            decoded: Tensor = self.autoencoder.decode(latents.float() / self.scale + self.shift).sample
+            return decoded
 
 
 def mean_code(encoded: Any) -> Tensor:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fewstep.backbones import (
     Adapters,
+    Control,
     DiffusersDenoiser,
     LatentDiffusion,
     copied_to,
@@ -94,7 +95,7 @@ def adapter_students(
     """Two LoRA adapters in the model's network, which is changed in place and stays frozen; see Adapters."""
     adapters = Adapters(model.network, ("forward", "reverse"), rank, alpha, targets, merged)
     trained = {name.replace(".", "/"): p for name, p in model.network.named_parameters() if p.requires_grad}
-    networks = SharedBase(DiffusersDenoiser(model.network, model.parametrization.schedule), adapters)
+    networks = SharedBase(DiffusersDenoiser(model.network, model.parametrization.schedule, model.control), adapters)
     settings = {"kind": "lora", "rank": rank, "alpha": alpha, "targets": targets and list(targets)}
     return Students(networks, nn.ParameterDict(trained), settings, adapters.save)
 
@@ -121,7 +122,9 @@ def adapter_student(
         for parameter in adapters.parameters("target"):
             parameter.requires_grad_(False)
     null = None if has_guidance_embedding(model.network) else model.prompts.null_condition()
-    networks = SharedBase(DiffusersDenoiser(model.network, model.parametrization.schedule), adapters, roles, null)
+    networks = SharedBase(
+        DiffusersDenoiser(model.network, model.parametrization.schedule, model.control), adapters, roles, null
+    )
     settings = {"kind": "lora", "rank": rank, "alpha": alpha, "targets": targets and list(targets)}
     return Students(networks, nn.ParameterDict(trained), settings, partial(adapters.save, names=("student",)), moving)
 
@@ -146,9 +149,9 @@ def trainable_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).float().requires_grad_(True).train()
 
 
-def unscaled(network: nn.Module, schedule: Schedule) -> Denoiser:
+def unscaled(network: nn.Module, schedule: Schedule, control: Control | None = None) -> Denoiser:
     """A denoiser of the network, which passes over the scale where the network has no embedding of it."""
-    denoiser = DiffusersDenoiser(network, schedule)
+    denoiser = DiffusersDenoiser(network, schedule, control)
     if has_guidance_embedding(network):
         return denoiser
     return lambda x, t, guidance_scale, condition: denoiser.network(x, t, condition)
@@ -195,7 +198,8 @@ def load_student(model: LatentDiffusion, settings: Mapping[str, Any], folder: st
         return student.networks.reverse
     config = dict(model.network.config)  # type: ignore[arg-type]
     network, _ = load_denoising_network(Path(folder, "student"), config, next(model.network.parameters()).dtype)
-    return unscaled(network.to(next(model.network.parameters()).device), model.parametrization.schedule)
+    device = next(model.network.parameters()).device
+    return unscaled(network.to(device), model.parametrization.schedule, model.control)
 
 
 def _save_copy(model: LatentDiffusion, student: Any, folder: str | Path) -> None:
@@ -206,7 +210,7 @@ def _save_copy(model: LatentDiffusion, student: Any, folder: str | Path) -> None
 
 
 def _separate(model: LatentDiffusion, students: Mapping[str, nn.Module]) -> SeparateNetworks:
-    denoiser = partial(DiffusersDenoiser, schedule=model.parametrization.schedule)
+    denoiser = partial(DiffusersDenoiser, schedule=model.parametrization.schedule, control=model.control)
     return SeparateNetworks(denoiser(model.network), denoiser(students["forward"]), denoiser(students["reverse"]))
 
 

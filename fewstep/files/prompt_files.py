@@ -9,16 +9,20 @@ from fewstep.files.names import distinct, safe_name
 from fewstep.files.text_files import numbered_lines, read_text
 from fewstep.one_line import one_line
 
-FIELDS = ("prompt", "key", "attributes")
+FIELDS = ("prompt", "key", "attributes", "image")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """key: names its picture and its noise. attributes: what is asked, for oracles that read it, or None."""
+    """key: names its picture and its noise. attributes: what is asked, for oracles that read it, or None.
+
+    image: the file of a picture that is edited as the prompt says, or None.
+    """
 
     text: str
     key: str
     attributes: Any = None
+    image: str | None = None
 
 
 def key_of_line(number: int, digits: int, text: str) -> str:
@@ -27,7 +31,7 @@ def key_of_line(number: int, digits: int, text: str) -> str:
 
 
 def read_prompt_file(path: str | Path) -> list[Prompt]:
-    """Of a .txt file, a prompt to a line, or of a .jsonl file, objects with `prompt`, and perhaps `key`, `attributes`.
+    """Of a .txt file, a prompt to a line, or of a .jsonl file, objects with `prompt`, and perhaps others of FIELDS.
 
     ValueError in one line, with the number of the line, for what is none.
     """
@@ -40,9 +44,9 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
     for number, line in lines:
         row = _object(line, f"{path}: line {number}") if objects else {"prompt": line}
         key = row.get("key") or key_of_line(number, digits, row["prompt"])
-        found.append((row["prompt"], safe_name(key), row.get("attributes")))
-    keys = distinct(key for _, key, _ in found)
-    return [Prompt(text, key, asked) for (text, _, asked), key in zip(found, keys, strict=True)]
+        found.append((row["prompt"], safe_name(key), row.get("attributes"), row.get("image")))
+    keys = distinct(key for _, key, *_ in found)
+    return [Prompt(text, key, asked, image) for (text, _, asked, image), key in zip(found, keys, strict=True)]
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -56,4 +60,6 @@ def _object(line: str, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} has {one_line(unknown[0], 40)!r}; fields are {', '.join(FIELDS)}")
     if not isinstance(row.get("key", ""), str):
         raise ValueError(f"{where}: its key is no text")
+    if row.get("image") is not None and (not isinstance(row["image"], str) or not row["image"].strip()):
+        raise ValueError(f"{where}: its image is no name of a file")
     return row

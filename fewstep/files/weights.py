@@ -1,6 +1,7 @@
 """Weights in a local file, in an optional package or in torch's download cache, and hashes that tell them apart."""
 
 import hashlib
+import json
 from importlib import util
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def file_sha256(path: Path) -> str:
     """The first 16 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def safetensors_sha256(path: Path) -> str:
+    """The first 16 hex digits of a hash of what the file holds; the order of its metadata changes at every writing."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        begin = json.dumps(header, sort_keys=True).encode()
+        return hashlib.file_digest(file, lambda: hashlib.sha256(begin)).hexdigest()[:16]
 
 
 def weights_sha256(network: nn.Module) -> str:

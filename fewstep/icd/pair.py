@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fewstep.backbones import LatentDiffusion, load_latent_diffusion
+from fewstep.backbones import Control, LatentDiffusion, load_latent_diffusion
 from fewstep.diffusion.guidance import Denoiser, DynamicGuidance, require_trained
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.students import load_students
@@ -49,14 +49,16 @@ class InvertibleConsistency:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         image_size: Size | None = None,
+        control: Control | None = None,
     ) -> "InvertibleConsistency":
         """What ICDModule exports. pipeline, network: where the teacher is, if not where it was in training.
 
-        image_size: of the pictures in pixels, if not the one of training.
+        image_size: of the pictures in pixels, if not the one of training. control: beside the network of the denoisers,
+        which are then told its picture as `control` of their condition.
         """
         told = read_description(folder)
         places, size = (pipeline or told["pipeline"], network or told["network"]), image_size or told.get("image_size")
-        model = load_latent_diffusion(*places, dtype, size).to(device)
+        model = load_latent_diffusion(*places, dtype, size, control).to(device)
         students = load_students(model, told["students"], folder)
         boundaries = Boundaries(**told["boundaries"])
         return cls(model, students.forward, students.reverse, boundaries, tuple(told["guidance_scales"]))

@@ -1,8 +1,7 @@
 """A network that reads attributes of a picture: which of its values each attribute has, as log-probabilities."""
 
-import difflib
-import inspect
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewstep.choices import require_choice
 from fewstep.files.hub import check_keys, read_weights, weights_file
 from fewstep.files.plain_json import read_json
 from fewstep.one_line import one_line
-from fewstep.picture_size import Size, as_stored, as_text, height_and_width
+from fewstep.picture_size import Size, as_stored, height_and_width
+from fewstep.rewards.trunks import num_tokens, resized, timm_trunk
 
 Values = Mapping[str, Sequence[str]]  # {attribute: its values}
+OBJECTIVES = ("softmax", "sigmoid")
 
 
 class AttributeReader(nn.Module):
@@ -27,6 +29,8 @@ class AttributeReader(nn.Module):
         trunk: a network of timm that gives feature maps, such as "convnext_atto" or "resnet10t".
         trunk_options: of that network, such as {depths: [1, 1, 2, 1], dims: [32, 64, 128, 192]}.
         image_size: edge of a square, or [height, width], that pictures are resized to.
+        objective: "softmax" says which of its values an attribute has, "sigmoid" of each value whether it would be
+            right if it was asked for (see `reading_losses`): a judge and a verifier.
 
     `temperatures` [A], one for each attribute, are 1 until `calibrate`.
     """
@@ -37,14 +41,17 @@ class AttributeReader(nn.Module):
         trunk: str = "convnext_atto",
         trunk_options: dict[str, Any] | None = None,
         image_size: Size = 64,
+        objective: str = "softmax",
     ) -> None:
         super().__init__()
+        require_choice("objective", objective, OBJECTIVES)
+        self.objective = objective
         self.values = checked_values(values)
         self.image_size = height_and_width(image_size)
         self.config: dict[str, Any] = {"values": self.values, "trunk": trunk, "trunk_options": trunk_options or {}}
-        self.config["image_size"] = as_stored(image_size)
-        self.trunk = _trunk(trunk, self.config["trunk_options"])
-        width = _features(self.trunk, trunk, self.image_size)
+        self.config |= {"image_size": as_stored(image_size), "objective": objective}
+        self.trunk = timm_trunk(trunk, self.config["trunk_options"])
+        width = math.prod(num_tokens(self.trunk, trunk, self.image_size))
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(several)) for name, several in self.values.items()})
         self.temperatures: Tensor
         self.register_buffer("temperatures", torch.ones(len(self.values)))
@@ -55,12 +62,13 @@ class AttributeReader(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """{attribute: calibrated log-probabilities [B, its values]} of images [B, 3, H, W] in [-1, 1]."""
+        """{attribute: calibrated log-probabilities [B, its values]} of images [B, 3, H, W] in [-1, 1].
+
+        Those of an attribute add up to 1 under "softmax"; under "sigmoid" each is that of a question of its own.
+        """
         logits = self.logits(images)
-        return {
-            name: (values.float() / temperature).log_softmax(1)
-            for (name, values), temperature in zip(logits.items(), self.temperatures, strict=True)
-        }
+        scaled = {n: v.float() / t for (n, v), t in zip(logits.items(), self.temperatures, strict=True)}
+        return {n: F.logsigmoid(v) if self.objective == "sigmoid" else v.log_softmax(1) for n, v in scaled.items()}
 
     @torch.no_grad()
     def calibrate(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
@@ -68,7 +76,7 @@ class AttributeReader(nn.Module):
         for place, name in enumerate(self.values):
             told = labels[name] >= 0
             if told.any():
-                self.temperatures[place] = fitted_temperature(logits[name][told], labels[name][told])
+                self.temperatures[place] = fitted_temperature(logits[name][told], labels[name][told], self.objective)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, in the type of the weights."""
@@ -96,52 +104,6 @@ def checked_values(values: Any) -> dict[str, list[str]]:
     return {name: [str(value) for value in several] for name, several in values.items()}
 
 
-def _trunk(name: str, options: Mapping[str, Any]) -> nn.Module:
-    """A config may come from anywhere: it names a network and its sizes, and nothing that timm would load."""
-    import timm
-
-    if not isinstance(options, Mapping):
-        raise ValueError(
-            f"trunk_options={one_line(repr(options), 80)}: give sizes by name, such as {{depths: [1, 1, 2, 1]}}"
-        )
-    own = [*inspect.signature(timm.create_model).parameters, "features_only", "in_chans"]
-    if not isinstance(name, str) or not timm.is_model(name):
-        near = difflib.get_close_matches(str(name), timm.list_models(), 1)
-        raise ValueError(f"trunk {name!r} is no network of timm{f'; the nearest is {near[0]!r}' if near else ''}")
-    if loading := [key for key in map(str, options) if key in own or key.startswith("pretrained")]:
-        raise ValueError(f"trunk_options.{loading[0]} is nothing that a reader takes; give sizes such as depths, dims")
-    try:
-        return timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **options)
-    except Exception as error:  # timm asserts, looks up names, passes options on
-        raise ValueError(f"timm cannot build the trunk {name!r}: {one_line(error, 160)}") from None
-
-
-def _features(trunk: nn.Module, name: str, size: tuple[int, int]) -> int:
-    """How many numbers the trunk makes of a picture of this size; ValueError in one line where it takes none."""
-    try:
-        with torch.no_grad():
-            count = trunk.eval()(torch.zeros(1, 3, *size)).numel()
-    except Exception as error:  # what a network asserts of sizes, and what no memory holds
-        raise ValueError(
-            f"the trunk {name!r} cannot read pictures of {as_text(size)}: {one_line(error, 160)}"
-        ) from None
-    trunk.train()
-    return count
-
-
-def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images [B, 3, H, W] of another size: pixels are repeated where that is all it takes, as drawings of pixels need.
-
-    Otherwise bilinear and antialiased.
-    """
-    (height, width), (tall, wide) = images.shape[-2:], size
-    if (height, width) == size:
-        return images
-    if tall % height == wide % width == 0:
-        return images.repeat_interleave(tall // height, -2).repeat_interleave(wide // width, -1)
-    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-
-
 def load_attribute_reader(source: str | Path) -> AttributeReader:
     """The reader of a folder or hub id that `save_pretrained` wrote; frozen, in eval mode, float32 on the CPU.
 
@@ -149,7 +111,8 @@ def load_attribute_reader(source: str | Path) -> AttributeReader:
     """
     config, weights = (weights_file(source, name) for name in ("config.json", "model.safetensors"))
     content = read_json(config)
-    if not isinstance(content, dict) or not {"values", "trunk", "trunk_options", "image_size"} == content.keys():
+    needed = {"values", "trunk", "trunk_options", "image_size"}  # the objective of older ones is "softmax"
+    if not isinstance(content, dict) or content.keys() - {"objective"} != needed:
         raise ValueError(f"{config} describes no attribute reader: it needs values, trunk, trunk_options, image_size")
     reader = AttributeReader(**content)
     state = {name: value.float() for name, value in read_weights(weights).items()}
@@ -161,20 +124,37 @@ def load_attribute_reader(source: str | Path) -> AttributeReader:
     return reader.eval().requires_grad_(False)
 
 
-def fitted_temperature(logits: Tensor, labels: Tensor, least: float = 0.05, most: float = 20.0) -> float:
-    """The T that makes softmax(logits / T) most likely, by golden section; Guo et al. 2017, section 4.2.
+def reading_losses(logits: Tensor, labels: Tensor, objective: str, doubt: float = 0.0) -> Tensor:
+    """Losses [N] of logits [N, K] for labels int64 [N]; 0 where a label is -1.
 
-    logits [N, K], labels int64 [N]. A share of 1 / (N + 2) of every label is given to the other values (Platt 1999,
-    section 2.2): where none of few answers is wrong, the certainty stays that of so few. The negative log-likelihood
-    has one minimum in 1 / T, where it is convex.
+    "softmax": cross-entropy. "sigmoid": binary cross-entropy of whether an asked value is right, which is the label
+    with probability 1/2 and otherwise one of the others, each alike; its mean over what may be asked. doubt: the
+    probability that an answer is not the label's after all.
     """
-    doubt, ratio, (rows, several) = 1 / (len(labels) + 2), (5**0.5 - 1) / 2, logits.shape
-    targets = torch.full((rows, several), doubt / (several - 1), dtype=torch.float64)
-    targets[torch.arange(rows), labels] = 1 - doubt
-    logits = logits.double()
+    others = logits.shape[1] - 1
+    right = F.one_hot(labels.clamp(min=0), others + 1).to(logits)
+    if objective == "softmax":
+        losses = F.cross_entropy(logits, (1 - doubt) * right + doubt / others * (1 - right), reduction="none")
+    else:
+        asked = right / 2 + (1 - right) / (2 * others)  # the probability of each question
+        targets = right + doubt * (1 - 2 * right)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, asked, reduction="none").sum(1)
+    return losses * (labels >= 0)
+
+
+def fitted_temperature(
+    logits: Tensor, labels: Tensor, objective: str = "softmax", least: float = 0.05, most: float = 20.0
+) -> float:
+    """The T for which logits / T have the least loss, by golden section; Guo et al. 2017, section 4.2.
+
+    logits [N, K], labels int64 [N]. A share of 1 / (N + 2) of every label is given to the other answers (Platt 1999,
+    section 2.2): where none of few answers is wrong, the certainty stays that of so few. The loss has one minimum in
+    1 / T, where it is convex.
+    """
+    logits, doubt, ratio = logits.double(), 1 / (len(labels) + 2), (5**0.5 - 1) / 2
 
     def loss(inverse: float) -> float:
-        return F.cross_entropy(logits * inverse, targets).item()
+        return reading_losses(logits * inverse, labels, objective, doubt).mean().item()
 
     low, high = 1 / most, 1 / least
     while high - low > 1e-4 * low:

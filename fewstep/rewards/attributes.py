@@ -126,3 +126,10 @@ class AttributeReward(nn.Module):
 
     def forward(self, images: Tensor, wanted: Sequence[Wanted]) -> Tensor:
         return judge(self.reader, images, wanted).mean_log_p
+
+
+class AllRightReward(AttributeReward):
+    """1 where everything that is asked is read so, else 0: [B]."""
+
+    def forward(self, images: Tensor, wanted: Sequence[Wanted]) -> Tensor:
+        return judge(self.reader, images, wanted).all_right.float()

@@ -5,6 +5,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from fewstep.augmentation import Augmentation, blurred
+from fewstep.rng import PerSampleRng
 
 
 def pictures(count=8, height=16, width=24):
@@ -18,11 +19,31 @@ def drawn(seed, **options):
 
 def test_nothing_changes_nothing_and_every_picture_draws_its_own():
     assert torch.equal(Augmentation()(pictures()), pictures())
-    for kind, most in (("shift", 3), ("scale", 0.2), ("blur", 1.0), ("contrast", 0.5), ("noise", 0.3)):
+    for kind, most in (("shift", 3), ("scale", 0.2), ("blur", 1.0), ("contrast", 0.5), ("noise", 0.3), ("smear", 1)):
         same = Augmentation(**{kind: most})(pictures()[:1].expand(8, -1, -1, -1))
         assert len({tuple(row.flatten().tolist()) for row in same}) == 8
         assert torch.equal(drawn(1, **{kind: most}), drawn(1, **{kind: most}))
         assert not torch.equal(drawn(1, **{kind: most}), drawn(2, **{kind: most}))
+
+
+def test_a_smear_moves_places_by_a_field_of_its_deviation():
+    """On a ramp of one level per pixel. E u^2 = 1/3 for the strength, (2/3)^2 for values between two drawn ones."""
+    ramp = (torch.arange(32.0) - 15.5).expand(256, 3, 32, 32) / 32
+    torch.manual_seed(0)
+    moved = (Augmentation(smear=1.0)(ramp) - ramp)[..., 4:-4] * 32
+    assert moved.square().mean().item() == pytest.approx(4 / 27, rel=0.25)
+    assert abs(moved.mean().item()) < 0.05
+    assert (moved[..., 1:] - moved[..., :-1]).square().mean() < moved.square().mean() / 10  # smooth
+    flat = torch.full((2, 3, 16, 24), 0.4)
+    torch.testing.assert_close(Augmentation(smear=3.0)(flat), flat)
+
+
+def test_with_an_rng_of_samples_a_picture_does_not_depend_on_its_batch():
+    change = Augmentation(shift=2, scale=0.1, blur=1.0, contrast=0.2, noise=0.3, smear=1.0)
+    whole = change(pictures(), PerSampleRng(0, [str(place) for place in range(8)]))
+    alone = change(pictures()[3:4], PerSampleRng(0, ["3"]))
+    torch.testing.assert_close(whole[3:4], alone, rtol=0, atol=1e-5)
+    assert not torch.equal(change(pictures()[3:4], PerSampleRng(1, ["3"])), alone)
 
 
 @pytest.mark.parametrize("draw", [(1.0, 0.75), (0.0, 0.5)])

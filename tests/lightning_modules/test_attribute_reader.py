@@ -109,6 +109,30 @@ def test_the_loss_is_the_mean_over_attributes_and_all_fields_of_pictures():
     assert loss.item() == pytest.approx(((sky + ground) / 2).item(), rel=1e-5)
 
 
+@pytest.mark.learns
+@pytest.mark.filterwarnings("ignore:.*(does not have many workers|overrides)")
+def test_a_verifier_learns_what_is_right_and_what_is_not(tmp_path, below):
+    """Every value of all six pictures is asked; the export is sure on the right side of 1/2."""
+    torch.manual_seed(torch.initial_seed())
+    model = AttributeReader(VALUES, "convnext_atto", {"depths": [1] * 4, "dims": [8] * 4}, SIZE, "sigmoid")
+    module = AttributeReaderModule(model, optimizer=AdamW(lr=1e-2, warmup_steps=5))
+    rows = batch(PERSONS)
+    fit = trainer(tmp_path, max_steps=60, callbacks=[Export()])
+    fit.fit(module, loader(*[rows] * 60), loader(rows))
+    fit.validate(module, loader(rows), verbose=False)
+    fit.test(module, loader(rows), verbose=False)
+    again = load_attribute_reader(tmp_path / "export")
+    with torch.no_grad():
+        found = again(rows["image"])
+    wrong = [
+        (log_p[row, place].exp() > 0.5).item() != (person[name] == value)
+        for name, log_p in found.items()
+        for row, person in enumerate(PERSONS)
+        for place, value in enumerate(VALUES[name])
+    ]
+    below("wrong answers", sum(wrong) / len(wrong), 0.15)
+
+
 def test_a_batch_of_which_nothing_is_told_changes_nothing():
     module = AttributeReaderModule(reader())
     module.log = lambda *_, **__: None

@@ -12,6 +12,7 @@ from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import DiscreteSchedule
 from fewstep.distillation.network_calls import SeparateNetworks
 from fewstep.distillation.students import StudentOptions, unscaled
+from fewstep.metrics.perceptual import LPIPS
 from fewstep.optimizers import AdamW
 from fewstep.rng import PerSampleRng
 from lightning_modules.collaboration import CollaborationModule
@@ -191,6 +192,28 @@ def test_a_weighted_loss_is_the_weight_times_the_loss(plain):
     torch.testing.assert_close(weighted.distillation.loss(draw), expected)
 
 
+def test_a_perceptual_loss_compares_pictures(plain):
+    """LPIPS of what both sides decode to; its gradient against differences of the loss."""
+    distance = ConsistencyOptions(distance="lpips").of(load_latent_diffusion(plain)).distance
+    latents = distance.latents
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    pictures = [latents.autoencoder.decode(side / latents.scale).sample for side in (first, second)]
+    torch.testing.assert_close(distance(first, second), LPIPS("vgg")(*pictures))
+    assert distance(first, first).tolist() == [0.0, 0.0]
+    moving = first.clone().requires_grad_()
+    distance(moving, second).sum().backward()
+    steepest = moving.grad / moving.grad.norm()
+    ends = [distance(first + step * steepest, second).sum().item() for step in (0.02, -0.02)]
+    assert moving.grad.norm().item() == pytest.approx((ends[0] - ends[1]) / 0.04, rel=0.05)
+    net = module(plain, distillation=ConsistencyOptions(distance="lpips"))
+    loss = net.distillation.loss(drawn(net)).mean()
+    loss.backward()
+    grads = [parameter.grad for parameter in net.parameters() if parameter.requires_grad]
+    assert any(grad is not None and grad.abs().max() > 0 for grad in grads)
+    assert not any("lpips" in name or "autoencoder" in name for name in net.state_dict())
+
+
 @pytest.mark.learns
 def test_learns(tmp_path, below):
     seed = torch.initial_seed()  # the parts of a pipeline are made with seeds of their own
@@ -224,7 +247,7 @@ def test_mistakes_are_one_line(plain, options, message):
     ("options", "message"),
     [
         ({"num_steps": 1}, "distillation.num_steps=1: must be at least 2"),
-        ({"distance": "lpips"}, "distillation.distance='lpips': choose one of l2, l1, pseudo_huber"),
+        ({"distance": "dreamsim"}, "distillation.distance='dreamsim': choose one of l2, l1, pseudo_huber, lpips"),
         ({"weighting": "snr+1"}, "distillation.weighting='snr.1': choose one of"),
         ({"huber_c": 0.0}, "distillation.huber_c=0.0: must be above 0"),
         ({"target_decay": 1.0}, "distillation.target_decay=1.0: must be at least 0 and below 1"),

@@ -11,7 +11,9 @@ from fewstep.collaboration.calibration import Calibration, identity
 from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.costs import Costs
 from fewstep.collaboration.policy import Policy
+from fewstep.collaboration.rehearsal import Rehearsal
 from fewstep.collaboration.rollback import Rollback
+from fewstep.collaboration.strategies import Strategy
 from fewstep.collaboration.student import load_a_student
 from fewstep.collaboration.teacher import Teacher
 from tests.fewstep.collaboration.test_cascade import PROMPTS, SEEDS, redness
@@ -29,13 +31,18 @@ def cascade(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calibration(cascade):
-    return Calibration.of(cascade, COSTS, PROMPTS, SEEDS, POLICY)
+    return Calibration.of(Rehearsal(cascade, PROMPTS, SEEDS), COSTS, POLICY)
 
 
-def test_scores_are_those_of_the_drafts(cascade, calibration):
+@pytest.fixture(scope="module")
+def strategy(calibration):
+    return calibration.strategies[0]
+
+
+def test_scores_are_those_of_the_drafts(cascade, calibration, strategy):
     drawn = cascade(PROMPTS, SEEDS, Policy())
-    torch.testing.assert_close(calibration.scores, drawn.scores.sort().values.double())
-    assert calibration.draws.tolist() == [1] * 10
+    torch.testing.assert_close(strategy.scores, drawn.scores.sort().values.double())
+    assert strategy.draws.tolist() == [1] * 10
     assert calibration.for_percentile(0).threshold == -math.inf
     assert calibration.for_percentile(100).threshold == math.inf
     half = calibration.for_percentile(50)
@@ -44,13 +51,13 @@ def test_scores_are_those_of_the_drafts(cascade, calibration):
     assert half.rollback == Rollback(0.4, "time")
 
 
-def test_a_budget_of_passes_is_kept(calibration):
+def test_a_budget_of_passes_is_kept(calibration, strategy):
     """A draft and a look take 2.5, a repair 10 and the decoder: 7.6 leave 5.1 of 10.25, of 11 places 5."""
-    assert calibration.draft_passes == 2.5
-    assert calibration.repair_passes == 10.25
+    assert strategy.draft_passes == 2.5
+    assert strategy.repair_passes == 10.25
     policy = calibration.for_passes(7.6)
-    assert policy.threshold == calibration.scores[4].item()
-    expected = 2.5 + (calibration.scores < policy.threshold).double().mean().item() * 10.25
+    assert policy.threshold == strategy.scores[4].item()
+    expected = 2.5 + (strategy.scores < policy.threshold).double().mean().item() * 10.25
     assert expected <= 7.6
     assert calibration.for_passes(2.5).threshold == -math.inf
     assert calibration.for_passes(12.75).threshold == math.inf
@@ -60,42 +67,44 @@ def test_a_budget_of_passes_is_kept(calibration):
     with pytest.raises(ValueError, match="mean_passes=0: must be above 0"):
         calibration.for_passes(0)
     with pytest.raises(ValueError, match="the policy repairs nothing"):
-        replace(calibration, policy=Policy(repair="keep")).for_passes(5)
-    assert calibration.passes_at_most(0.5) > 2.5 + 0.5 * 10.25
+        replace(strategy, policy=Policy(repair="keep")).for_passes(5)
+    assert strategy.passes_at_most(0.5) > 2.5 + 0.5 * 10.25
 
 
 def test_scores_that_no_file_holds_are_refused(cascade):
     endless = replace(cascade, oracle=lambda images, asked: images[:, 0, 0, 0] / 0)
     with pytest.raises(ValueError, match=r"the oracle's scores are not all finite, such as -?inf"):
-        Calibration.of(endless, COSTS, PROMPTS, SEEDS, POLICY)
+        Calibration.of(Rehearsal(endless, PROMPTS, SEEDS), COSTS, POLICY)
 
 
-def test_several_drafts_cost_what_they_took(cascade, calibration):
-    median = calibration.scores.median().item()
-    found = Calibration.of(cascade, COSTS, PROMPTS, SEEDS, replace(POLICY, drafts=3, good_enough=median))
+def test_several_drafts_cost_what_they_took(cascade, strategy):
+    median = strategy.scores.median().item()
+    rehearsal = Rehearsal(cascade, PROMPTS, SEEDS)
+    found = Strategy.of(rehearsal, COSTS, replace(POLICY, drafts=3, good_enough=median), with_repairs=False)
     assert found.draft_passes == found.draws.double().mean().item() * 2.5 > 2.5
-    assert found.scores.min() >= calibration.scores.min()
+    assert found.scores.min() >= strategy.scores.min()
     with pytest.raises(ValueError, match="drafts=3: say what score is good_enough"):
-        Calibration.of(cascade, COSTS, PROMPTS, SEEDS, replace(POLICY, drafts=3))
+        Strategy.of(rehearsal, COSTS, replace(POLICY, drafts=3), with_repairs=False)
 
 
-def test_looking_at_repairs_costs_a_look(calibration):
-    assert replace(calibration, policy=replace(POLICY, keep_best=True)).repair_passes == 10.5
+def test_looking_at_repairs_costs_a_look(strategy):
+    assert replace(strategy, policy=replace(POLICY, keep_best=True)).repair_passes == 10.5
 
 
-def test_a_file_comes_back_as_it_was(calibration, tmp_path):
+def test_a_file_comes_back_as_it_was(calibration, strategy, tmp_path):
+    repaired = torch.where(strategy.scores > strategy.scores.median(), torch.nan, strategy.scores + 0.1)
     for threshold in (-math.inf, math.inf, 0.25):
-        written = replace(calibration, policy=replace(POLICY, threshold=threshold, drafts=2, good_enough=0.5))
-        written.save(tmp_path / "deep" / "calibration.json")
+        policy = replace(POLICY, threshold=threshold, drafts=2, good_enough=0.5)
+        several = (replace(strategy, policy=policy), replace(strategy, repaired=repaired))
+        replace(calibration, strategies=several).save(tmp_path / "deep" / "calibration.json")
         found = Calibration.load(tmp_path / "deep" / "calibration.json")
-        assert (found.about, found.prompts, found.policy, found.costs) == (
-            written.about,
-            written.prompts,
-            written.policy,
-            COSTS,
-        )
-        assert torch.equal(found.scores, written.scores)
-        assert torch.equal(found.draws, written.draws)
+        assert (found.about, found.prompts, found.costs) == (calibration.about, calibration.prompts, COSTS)
+        assert [each.policy for each in found.strategies] == [policy, POLICY]
+        for each in found.strategies:
+            assert torch.equal(each.scores, strategy.scores)
+            assert torch.equal(each.draws, strategy.draws)
+        assert found.strategies[0].repaired is None
+        torch.testing.assert_close(found.strategies[1].repaired, repaired, equal_nan=True, atol=0, rtol=0)
 
 
 def test_another_cascade_is_refused_and_told_why(cascade, calibration, tmp_path):
@@ -120,20 +129,40 @@ def other_folder(tmp_path, student):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"schema": 2}, "schema 2"),
-        ({"scores": [2.0, 1.0]}, "2 scores, 10 draws"),
-        ({"scores": [float(-n) for n in range(10)]}, "its scores do not rise"),
-        ({"scores": ["a"] * 10}, r"scores\[0\] is 'a', expected a number"),
-        ({"draws": [-1] * 10}, r"draws\[0\] is -1, expected a whole number"),
-        ({"policy": {}}, "policy has no "),
+        ({"schema": 1}, "schema 1"),
         ({"about": {"student": 3}}, "about.student is 3, expected a text"),
         ({"costs": {}}, "costs has no "),
+        ({"strategies": []}, "with 0 strategies"),
+        ({"strategies": [{}]}, r"strategies\[0\] has no "),
     ],
 )
 def test_a_file_that_is_none_is_one_line(calibration, tmp_path, change, told):
     file = tmp_path / "calibration.json"
     calibration.save(file)
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    refused(file, json.loads(file.read_text()) | change, told)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"scores": [2.0, 1.0]}, "2 scores, 10 draws"),
+        ({"scores": [float(-n) for n in range(10)]}, "its scores do not rise"),
+        ({"scores": ["a"] * 10}, r"scores\[0\] is 'a', expected a number"),
+        ({"draws": [-1] * 10}, r"draws\[0\] is -1, expected a whole number"),
+        ({"repaired": [1.0, "nan"]}, "10 scores, 10 draws and 2 repaired"),
+        ({"repaired": ["inf"] * 10}, r"repaired\[0\] is 'inf', expected a number"),
+        ({"policy": {}}, "policy has no "),
+    ],
+)
+def test_a_strategy_that_is_none_is_one_line(calibration, tmp_path, change, told):
+    file = tmp_path / "calibration.json"
+    calibration.save(file)
+    content = json.loads(file.read_text())
+    refused(file, content | {"strategies": [content["strategies"][0] | change]}, told)
+
+
+def refused(file, content, told):
+    file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=told) as caught:
         Calibration.load(file)
     assert "\n" not in str(caught.value)
@@ -144,9 +173,9 @@ def test_policies_in_a_file_are_checked(calibration, tmp_path):
     file = tmp_path / "calibration.json"
     calibration.save(file)
     content = json.loads(file.read_text())
+    strategy = content["strategies"][0]
     for name, value in (("rollback", 1.5), ("rollback_kind", "strength"), ("repair", "burn"), ("threshold", "high")):
-        file.write_text(json.dumps(content | {"policy": content["policy"] | {name: value}}))
-        with pytest.raises(ValueError, match="cannot read the calibration"):
-            Calibration.load(file)
+        changed = strategy | {"policy": strategy["policy"] | {name: value}}
+        refused(file, content | {"strategies": [changed]}, "cannot read the calibration")
     with pytest.raises(ValueError, match=r"cannot read the calibration .*missing\.json"):
         Calibration.load(tmp_path / "missing.json")

@@ -55,8 +55,8 @@ def calibrated(places, tmp_path_factory):
 
 def test_calibrating_tells_and_keeps_the_scores(places, calibrated, capsys):
     known = Calibration.load(calibrated)
-    assert len(known.scores) == 9
-    assert known.policy.rollback.value == 0.4
+    assert len(known.strategies[0].scores) == 9
+    assert known.strategies[0].policy.rollback.value == 0.4
     assert known.costs.repair == 6
     assert main(command("calibrate", places, "--out", calibrated)) == 2
     assert "is there already; name another file, or give --overwrite" in capsys.readouterr().err
@@ -64,12 +64,12 @@ def test_calibrating_tells_and_keeps_the_scores(places, calibrated, capsys):
     assert main(command("calibrate", places, "--out", calibrated, "--overwrite", "--rollback-variance", "0.4")) == 0
     assert calibrated.read_bytes() == before
     assert "9 prompts  scores " in (told := capsys.readouterr().out)
-    assert f"drafts {known.draft_passes:.2f} passes, with every repair" in told
+    assert f"drafts {known.strategies[0].draft_passes:.2f} passes, with every repair" in told
 
 
 def test_drawing_keeps_to_its_budget_and_tells_of_every_picture(places, calibrated, tmp_path, capsys):
     known = Calibration.load(calibrated)
-    budget = known.draft_passes + 0.45 * known.repair_passes
+    budget = known.strategies[0].draft_passes + 0.45 * known.strategies[0].repair_passes
     out = tmp_path / "drawn"
     argv = command("draw", places, "--out", out, "--calibration", calibrated, "--mean-passes", budget)
     assert main(argv) == 0
@@ -180,9 +180,9 @@ def test_the_class_is_what_the_commands_use(places, calibrated):
     settings = {"teacher": pipeline, "student_steps": 2, "teacher_steps": 3, "teacher_scale": 2.0, "asked": asked[0]}
     pipe = Collaboration.from_pretrained(pipeline, oracle=oracle, calibration=calibrated, **settings)
     texts, seeds = [p.text for p in prompts], [f"0:{p.key}" for p in prompts]
-    result = pipe(texts, seeds, k=50, asked=asked)
+    result = pipe(texts, seeds, k=45, asked=asked)  # the median itself may be scored a bit lower in another batch
     assert result.repaired.sum() == 4
-    passes = pipe.passes(result, pipe.chosen(k=50))
+    passes = pipe.passes(result, pipe.chosen(k=45))
     assert passes.unique().numel() == 2
     assert passes.max() == pytest.approx(pipe.costs.judged_draft + 6 + pipe.costs.decode)
     for wrong in ({}, {"k": 50, "mean_passes": 9}):

@@ -11,8 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from datamodules import ImageTextDataModule
-from fewstep.rewards.attribute_reader import AttributeReader, fitted_temperature, load_attribute_reader, resized
+from fewstep.rewards.attribute_reader import (
+    AttributeReader,
+    fitted_temperature,
+    load_attribute_reader,
+    reading_losses,
+)
 from fewstep.rewards.attributes import AttributeReward, judge, labels_of, listed, tiles
+from fewstep.rewards.trunks import resized
 
 ROOT = Path(__file__).parents[3]
 VALUES = {"colour": ["red", "green", "blue"], "bright": ["yes", "no"]}
@@ -114,6 +120,73 @@ def test_nobody_is_surer_than_so_many_right_answers_allow(count):
     assert sure == pytest.approx((count + 1) / (count + 2), rel=1e-4)
 
 
+def asked_and_answered(logits, label):
+    """The binary cross-entropy of every question that may be asked, by its probability."""
+    several = len(logits)
+    total = 0.0
+    for asked, logit in enumerate(logits):
+        right = asked == label
+        p = 1 / (1 + math.exp(-logit))
+        total += (0.5 if right else 0.5 / (several - 1)) * -math.log(p if right else 1 - p)
+    return total
+
+
+def test_the_loss_of_a_verifier_is_that_of_what_may_be_asked():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [3.0, 1.0, -4.0]])
+    losses = reading_losses(logits, torch.tensor([0, 2, -1]), "sigmoid").tolist()
+    expected = [asked_and_answered(logits[0].tolist(), 0), math.log(2), 0.0]
+    assert losses == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_loss_of_a_judge_is_cross_entropy():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50, 5), torch.randint(-1, 5, (50,))
+    expected = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+    torch.testing.assert_close(reading_losses(logits, labels, "softmax"), expected)
+
+
+def test_a_verifier_is_least_wrong_at_the_odds_of_its_question():
+    """Of pictures 60 % show the first of 3 values: asked for half of the time where right, a quarter where not."""
+    logits = torch.tensor([[math.log(2 * 0.6 / 0.4), 0.0, 0.0]], requires_grad=True)
+    losses = reading_losses(logits.expand(10, 3), torch.tensor([0] * 6 + [1] * 4), "sigmoid")
+    assert torch.autograd.grad(losses.sum(), logits)[0][0, 0].item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_temperature_of_a_verifier_in_closed_form():
+    """Two values with logits (a, -a), a share p of the first: a / log(p / (1 - p)), p moved by the doubt of 100."""
+    labels = torch.cat([torch.zeros(90), torch.ones(10)]).long()
+    p = 0.9 * 101 / 102 + 0.1 / 102
+    temperature = fitted_temperature(torch.tensor([[3.0, -3.0]]).expand(100, 2), labels, "sigmoid")
+    assert temperature == pytest.approx(3 / math.log(p / (1 - p)), rel=1e-3)
+
+
+def test_a_verifier_rewards_the_mean_log_sigmoid_of_what_is_asked(tmp_path):
+    torch.manual_seed(0)
+    reader = AttributeReader(VALUES, **SMALL, objective="sigmoid").eval()
+    reader.temperatures[0] = 2.0
+    reader.save_pretrained(tmp_path)
+    again, images = load_attribute_reader(tmp_path), torch.rand(2, 3, 32, 32) * 2 - 1
+    assert again.objective == "sigmoid"
+    wanted = [{"colour": "blue", "bright": "no"}, {"colour": "red"}]
+    logits = {name: values.detach() for name, values in reader.logits(images).items()}
+    colour, bright = (1 / (1 + (-logits[name] / t).exp()) for name, t in (("colour", 2.0), ("bright", 1.0)))
+    expected = [(colour[0, 2].log() + bright[0, 1].log()).item() / 2, colour[1, 0].log().item()]
+    assert AttributeReward(again)(images, wanted).tolist() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="objective='margin': choose one of softmax, sigmoid"):
+        AttributeReader(VALUES, **SMALL, objective="margin")
+
+
+def test_a_folder_without_an_objective_is_a_judge(tmp_path):
+    AttributeReader(VALUES, **SMALL).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("objective") == "softmax"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = load_attribute_reader(tmp_path)
+    assert again.objective == "softmax"
+    for log_probs in again(torch.rand(2, 3, 32, 32)).values():
+        torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(2))
+
+
 def test_calibration_leaves_the_answers_and_counts_what_is_told():
     torch.manual_seed(0)
     reader = AttributeReader(VALUES, **SMALL).eval()
@@ -166,6 +239,7 @@ def test_smaller_pictures_of_pixels_are_read_as_blocks():
         ({"trunk": 5}, "trunk 5 is no network of timm"),
         ({"trunk_options": [1]}, r"trunk_options=\[1\]: give"),
         ({"more": 1}, "describes no attribute reader"),
+        ({"objective": ["softmax"]}, r"objective=\['softmax'\]: choose one of softmax, sigmoid"),
     ],
 )
 def test_a_folder_names_sizes_and_nothing_to_load(tmp_path, change, message):

@@ -1,0 +1,102 @@
+"""What sweeps of several seeds say of the claims: the calibrated policy against teacher, chance and best of n.
+
+    python benchmarks/collaboration/claims.py SWEEP_0 SWEEP_1 SWEEP_2 --judge all_right=assets/avatar_judge
+
+Every folder is of `python -m fewstep.collaboration sweep` on the same prompts. Values are averaged over seeds for each
+prompt, and intervals of 95 % resample prompts, so that whole scenes stay together. The baseline is the cheapest teacher
+that no dearer one is better than beyond doubt.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.metrics.intervals import bootstrap_mean
+
+Row = Mapping[str, Any]
+
+
+def read_sweeps(folders: Sequence[Path], judges: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{name of a way: family, passes and {judge: float64 [N]}}, means over the seeds."""
+    found: list[dict[str, Row]] = []
+    keys = None
+    for folder in folders:
+        head, *rows = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+        if keys is not None and head["keys"] != keys:
+            raise SystemExit(f"{folder} is of other prompts than {folders[0]}")
+        keys = head["keys"]
+        found.append({row["name"]: row for row in rows})
+    together = {}
+    for name, row in found[0].items():
+        same = [rows[name] for rows in found]
+        table = {judge: torch.tensor([each["values"][judge] for each in same]).double().mean(0) for judge in judges}
+        passes = torch.tensor([each["passes"] for each in same]).mean().item()
+        most = max(each["passes_p95"] for each in same)
+        together[name] = {"family": row["family"], "passes": passes, "passes_p95": most, "scores": table}
+    return together
+
+
+def baseline(ways: Mapping[str, Mapping[str, Any]], judge: str) -> str:
+    """The cheapest teacher than which the best one is not better, by an interval of paired differences."""
+    teachers = sorted((w["passes"], name) for name, w in ways.items() if w["family"] == "teacher")
+    best = max(teachers, key=lambda each: ways[each[1]]["scores"][judge].mean().item())[1]
+    for _, name in teachers:
+        gain = ways[best]["scores"][judge] - ways[name]["scores"][judge]
+        if name == best or bootstrap_mean(gain)[0] <= 0:
+            return name
+    raise AssertionError("the best one is not better than itself")
+
+
+def against(ways: Mapping[str, Mapping[str, Any]], name: str, others: Sequence[str], judge: str) -> str:
+    """The difference to the dearest of others that takes no more than half a pass more, or the cheapest there is."""
+    affordable = [other for other in others if ways[other]["passes"] <= ways[name]["passes"] + 0.5]
+    if not affordable:
+        return "-"
+    other = max(affordable, key=lambda each: ways[each]["passes"])
+    return f"{difference(ways[name]['scores'][judge], ways[other]['scores'][judge])} ({other})"
+
+
+def difference(first: Tensor, second: Tensor) -> str:
+    gain = first - second
+    low, high = bootstrap_mean(gain)
+    return f"{gain.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", nargs="+", type=Path)
+    parser.add_argument("--judge", action="append", required=True, help="as the sweep was told; the first chooses")
+    options = parser.parse_args()
+    ways = read_sweeps(options.sweeps, options.judge)
+    print("| way | passes | 95 % within | " + " | ".join(options.judge) + " |")
+    print("|---|--:|--:|" + "--:|" * len(options.judge))
+    for name, way in sorted(ways.items(), key=lambda item: item[1]["passes"]):
+        cells = []
+        for judge in options.judge:
+            low, high = bootstrap_mean(way["scores"][judge])
+            cells.append(f"{way['scores'][judge].mean():.4f} [{low:.4f}, {high:.4f}]")
+        print(f"| {name} | {way['passes']:.2f} | {way['passes_p95']:.2f} | " + " | ".join(cells) + " |")
+    families: dict[str, list[str]] = {}
+    for name, way in ways.items():
+        families.setdefault(way["family"], []).append(name)
+    for judge in options.judge:
+        teacher = baseline(ways, options.judge[0])
+        print(f"\n{judge}; the baseline is {teacher} in {ways[teacher]['passes']:.2f} passes\n")
+        print("| policy | passes, of the baseline's | against the baseline | its random twin | best of n for as much |")
+        print("|---|--:|---|---|---|")
+        for name in families["adaptive"]:
+            way = ways[name]
+            share = way["passes"] / ways[teacher]["passes"]
+            cells = [difference(way["scores"][judge], ways[teacher]["scores"][judge])]
+            cells.append(difference(way["scores"][judge], ways[name.replace("adaptive", "random")]["scores"][judge]))
+            cells.append(against(ways, name, families.get("best of n", []), judge))
+            print(f"| {name} | {way['passes']:.2f}, {share:.2f} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A folder that `python -m fewstep.collaboration draw` has filled, in the place of a checkpoint.
+
+One folder for each budget makes a table of budgets, and the report's fronts of quality against what it takes.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from callbacks.metrics.measurements import Measured, publish
+from commands.evaluate.prompts import PromptData
+from fewstep.collaboration.drawn_files import ABOUT, read_drawn
+from fewstep.files.pictures import read_picture
+from fewstep.metrics.intervals import bootstrap_mean
+
+PASSES, HIGH, REPAIRED = "test/passes", "test/passes_p95", "test/repaired"
+
+
+def is_drawn(path: Path) -> bool:
+    return (path / ABOUT).is_file()
+
+
+class DrawnData(PromptData):
+    """Test batches of what is told of the pictures, with `attributes` where these were asked for."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], batch_size: int) -> None:
+        super(PromptData, self).__init__()
+        self.rows, self.batch_size = rows, batch_size
+        self.prompts = [(row["key"], row["prompt"]) for row in rows]
+
+    def _batch(self, rows: range, size: int) -> dict[str, Any]:
+        asked = [self.rows[row % size]["attributes"] for row in rows]
+        return super()._batch(rows, size) | ({"attributes": asked} if all(asked) else {})
+
+
+class DrawnModule(LightningModule):
+    """Shows the pictures of a folder: `image` [B, 3, H, W] in [-1, 1], `nfe` (network passes) and `seconds` [B].
+
+    folder: of `draw`. ValueError in one line for one that is not drawn to its end, or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, (about, rows) = folder, read_drawn(folder)
+        self.rows = {row["key"]: row for row in rows}
+        with Image.open(folder / f"{rows[0]['key']}.png", formats=["PNG"]) as first:
+            self.image_size = first.height, first.width
+        passes = [row["passes"] for row in rows]
+        self.settings = {"nfe_p95": float(np.quantile(passes, 0.95))}
+        self.settings |= {name: about[name] for name in ("policy", "seed") if name in about}
+        self.kept = None  # nothing is made here that could be kept
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        rows = [self.rows[key] for key in batch["key"]]
+        pictures = [read_picture(self.folder / f"{row['key']}.png", self.image_size) for row in rows]
+        numbers = {name: [row[column] for row in rows] for name, column in (("nfe", "passes"), ("seconds", "seconds"))}
+        outputs = {"image": torch.cat(pictures)} | {name: torch.tensor(column) for name, column in numbers.items()}
+        return {name: value.to(self.device) for name, value in outputs.items()}
+
+
+class PassesCallback(Callback):
+    """Logs `test/passes`, mean and 95 % quantile, and `test/repaired`, the share of pictures that the teacher made.
+
+    Source of the quantile's interval: the percentile bootstrap, as of the means.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.passes = torch.tensor([row["passes"] for row in rows], dtype=torch.float64)
+        self.repaired = torch.tensor([row["route"] != "keep" for row in rows], dtype=torch.float64)
+        self.measured: Measured = {}
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {PASSES: self.passes.mean(), HIGH: self.passes.quantile(0.95), REPAIRED: self.repaired.mean()}
+        protocol = {"metric": "passes of the teacher's network", "num_generated": len(self.passes)}
+        self.measured = publish(trainer, pl_module, {k: v.item() for k, v in values.items()}, protocol)
+
+    def intervals(self, num_draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+        if len(self.passes) < 2:
+            return {}
+        drawn = np.random.default_rng(seed).choice(self.passes.numpy(), (num_draws, len(self.passes)))
+        low, high = np.quantile(np.quantile(drawn, 0.95, axis=1), [0.025, 0.975])
+        means = {PASSES: self.passes, REPAIRED: self.repaired}
+        found = {name: bootstrap_mean(column, num_draws, seed=seed) for name, column in means.items()}
+        return found | {HIGH: (float(low), float(high))}
+
+
+def described(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What tells the prompts of one folder from those of another, for metrics.json."""
+    told = "\n".join(f"{row['key']} {row['prompt']}" for row in rows)
+    return {"prompts": hashlib.sha256(told.encode()).hexdigest()[:16], "num_samples": len(rows)}

@@ -1,0 +1,63 @@
+"""`bench`: how much faster batches are than one prompt after the other, as the authors' code draws."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.collaboration.cascade import Cascade
+from fewstep.collaboration.policy import Policy
+from fewstep.pixels import to_uint8
+
+
+def benched(
+    cascade: Cascade, policy: Policy, prompts: Sequence[str], seeds: Sequence[str], asked: Sequence[Any], repeats: int
+) -> str:
+    """Both schemes in turns on the same prompts; medians of `repeats` rounds, and their ratio.
+
+    ValueError in one line for a policy that they do not share: the authors' refines one draft for each prompt.
+    """
+    if policy.repair != "refine" or policy.drafts > 1 or policy.keep_best:
+        raise ValueError("the authors' code refines the one draft of each prompt: calibrate with --repair refine alone")
+    ours, theirs = [], []
+    for _ in range(repeats + 1):
+        ours.append(_seconds(lambda: cascade(prompts, seeds, policy, asked)))
+        theirs.append(_seconds(lambda: one_by_one(cascade, policy, prompts, seeds, asked)))
+    batched, single = (statistics.median(times[1:]) / len(prompts) for times in (ours, theirs))  # the first warms up
+    told = f"{len(prompts)} prompts, {repeats} rounds: {1 / batched:.2f} pictures a second in batches"
+    told += f" of {cascade.batch_size}, {1 / single:.2f} one by one"
+    return f"{told}; ratio {single / batched:.2f}"
+
+
+@torch.no_grad()
+def one_by_one(
+    cascade: Cascade, policy: Policy, prompts: Sequence[str], seeds: Sequence[str], asked: Sequence[Any]
+) -> Tensor:
+    """[B, 3, H, W] by the scheme of the released code (adaptive_diffusion.py): batches of one, and pictures of 8 bits
+    between student, oracle and teacher, which encodes them again."""
+    alone, latents, found = replace(cascade, batch_size=1), cascade.teacher.model.latents, []
+    for prompt, seed, what in zip(prompts, seeds, asked, strict=True):
+        image = _rounded(latents.decode(alone.drafted([prompt], [seed], [0])))
+        if alone.scored(image, [what]).item() < policy.threshold:
+            draft = latents.encode(image)
+            image = _rounded(alone.decoded(alone.improved(draft, [prompt], [seed], [0], policy), [prompt]))
+        found.append(image)
+    return torch.cat(found)
+
+
+def _rounded(images: Tensor) -> Tensor:
+    return to_uint8(images).to(images) / 127.5 - 1
+
+
+def _seconds(run: Any) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
