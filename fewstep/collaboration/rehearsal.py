@@ -56,7 +56,7 @@ class Rehearsal:
                 raise ValueError(f"{name}: {told}")
         self._given = cascade.given(len(prompts), sources, controls)
         self._drafts: list[_Scored] = []  # by the number of the draft
-        self._latents: list[Tensor] = []  # of the same drafts [N, C, h, w]
+        self.latents: list[Tensor] = []  # of the same drafts [N, C, h, w]
         self._repairs: dict[tuple[str, Rollback | None, int], _Scored] = {}  # by repair and the number of its draft
 
     def play(self, policy: Policy) -> Played:
@@ -84,11 +84,11 @@ class Rehearsal:
         if number == len(self._drafts):
             self._drafts.append(_Scored(len(self.prompts), len(self.judges)))
             model = self.cascade.student.model
-            self._latents.append(torch.empty(len(self.prompts), model.latents.channels, *model.sample_size))
+            self.latents.append(torch.empty(len(self.prompts), model.latents.channels, *model.sample_size))
         for part in self.cascade.parts(self._drafts[number].lacking(places)):
             seeds = [self.seeds[place] for place in part]
             latents = self.cascade.drafted(self._told(part), seeds, [number] * len(part), self._given.of(part))
-            self._latents[number][part] = latents.float().cpu()
+            self.latents[number][part] = latents.float().cpu()
             self._drafts[number].note(part, self._scores(latents, part))
         return self._drafts[number].values
 
@@ -97,7 +97,7 @@ class Rehearsal:
         key = (policy.repair, policy.rollback if policy.repair == "refine" else None, number)
         known = self._repairs.setdefault(key, _Scored(len(self.prompts), len(self.judges)))
         for part in self.cascade.parts(known.lacking(places)):
-            drafts = self._latents[number][part]
+            drafts = self.latents[number][part]
             known.note(part, self.improved_scores(self.cascade, part, [number] * len(part), policy, drafts))
         return known.values
 
