@@ -100,6 +100,11 @@ def test_every_strength_is_the_edit_at_each_scale_in_one_batch(pair):
         (lambda a: a.strengths(None, "red", "blue", 0), "Error: guidance_scale 8 was not trained"),
         (lambda a: a.strengths(drawn(), " ", "blue", 0, guidance_scale=4.0), "Error: the description of the picture"),
         (lambda a: a.edit(drawn(), "red", "a red square " * 9, 0, guidance_scale=4.0), "Error: "),
+        (lambda a: a.generate("red", 4.0, 1.0, None), "Error: Seed is empty; write a number"),
+        (lambda a: a.generate("red", None, 1.0, 0), "Error: Guidance scale is empty; write a number"),
+        (lambda a: a.invert(gradient(), "red", None), "Error: Seed is empty"),
+        (lambda a: a.edit(drawn(), "red", "blue", None, guidance_scale=4.0), "Error: Seed is empty"),
+        (lambda a: a.edit(drawn(), "red", "blue", 0, amplify=None), "Error: amplify is empty; give a value"),
     ],
 )
 def test_a_mistake_is_one_line(answers, ask, message):

@@ -24,19 +24,21 @@ Row = Mapping[str, Any]
 def read_sweeps(folders: Sequence[Path], judges: Sequence[str]) -> dict[str, dict[str, Any]]:
     """{name of a way: family, passes and {judge: float64 [N]}}, means over the seeds."""
     found: list[dict[str, Row]] = []
-    keys = None
+    heads: list[Row] = []
     for folder in folders:
         head, *rows = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
-        if keys is not None and head["keys"] != keys:
-            raise SystemExit(f"{folder} is of other prompts than {folders[0]}")
-        keys = head["keys"]
+        heads.append(head)
         found.append({row["name"]: row for row in rows})
+        if (head["about"], head["keys"], list(found[-1])) != (heads[0]["about"], heads[0]["keys"], list(found[0])):
+            raise SystemExit(f"{folder} is of other networks, prompts or budgets than {folders[0]}")
+    if len({head["seed"] for head in heads}) < len(heads):
+        raise SystemExit("two sweeps are of the same seed: give each once")
     together = {}
     for name, row in found[0].items():
         same = [rows[name] for rows in found]
         table = {judge: torch.tensor([each["values"][judge] for each in same]).double().mean(0) for judge in judges}
         passes = torch.tensor([each["passes"] for each in same]).mean().item()
-        most = max(each["passes_p95"] for each in same)
+        most = None if row["passes_p95"] is None else max(each["passes_p95"] for each in same)
         together[name] = {"family": row["family"], "passes": passes, "passes_p95": most, "scores": table}
     return together
 
@@ -80,7 +82,8 @@ def main() -> None:
         for judge in options.judge:
             low, high = bootstrap_mean(way["scores"][judge])
             cells.append(f"{way['scores'][judge].mean():.4f} [{low:.4f}, {high:.4f}]")
-        print(f"| {name} | {way['passes']:.2f} | {way['passes_p95']:.2f} | " + " | ".join(cells) + " |")
+        most = "" if way["passes_p95"] is None else f"{way['passes_p95']:.2f}"
+        print(f"| {name} | {way['passes']:.2f} | {most} | " + " | ".join(cells) + " |")
     families: dict[str, list[str]] = {}
     for name, way in ways.items():
         families.setdefault(way["family"], []).append(name)

@@ -6,13 +6,18 @@
 Half of the prompts calibrate, the other half are drawn. A draft that is kept is a mistake where the judge finds it
 wrong and the teacher's picture right. Shifted: calibrated on scenes in which nobody wears a hat, drawn of those in
 which somebody does, in random order; the streaming threshold goes on from the calibrated one.
+
+What is realised is a share of a finite half: a budget's is compared with the beta-binomial law of such shares, and a
+certificate counts as broken where the binomial noise of the half does not explain what it has too much.
 """
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
+from scipy.stats import betabinom, binom
 from torch import Tensor
 
 from fewstep.collaboration.routing import (
@@ -20,7 +25,6 @@ from fewstep.collaboration.routing import (
     budget_threshold,
     certified_threshold,
     conformal_threshold,
-    deferred_at_most,
 )
 from fewstep.files.prompt_files import read_prompt_file
 
@@ -65,15 +69,17 @@ def main() -> None:
         threshold = conformal_threshold(scores[known], bad[known].double(), MOST)
         conformal.append(realised(scores[new], bad[new], threshold)[1])
     mean = [sum(values) / SPLITS for values in (budgets, certified, conformal)]
-    allowed = deferred_at_most(num // 2, SHARE)
-    broken = sum(value > MOST for value in certified) / SPLITS
+    rank, others = math.floor(SHARE * (num // 2 + 1) + 1e-9), num - num // 2
+    allowed = betabinom.ppf(0.95, others, rank, num // 2 + 1 - rank) / others
+    broken = sum(binom.sf(round(value * others) - 1, others, MOST) < 0.025 for value in certified) / SPLITS
     print(f"{num} prompts, {SPLITS} splits; keeping every draft is a mistake for {bad.double().mean():.3f} of them\n")
     print("| rule | promised | realised |")
     print("|---|---|---|")
     print(f"| budget | at most {SHARE} deferred on average | {mean[0]:.4f} |")
     told = f"95 % of splits within {quantile(budgets, 0.95):.3f}"
-    print(f"| budget | at most {allowed:.3f} with 95 %, by what a calibration knows | {told} |")
-    told = f"{broken:.3f} of splits have more; mean {mean[1]:.4f}, deferring {sum(needed) / SPLITS:.3f}"
+    print(f"| budget | at most {allowed:.3f} of such a half in 95 % of splits | {told} |")
+    told = f"{broken:.3f} of splits have more than noise explains; mean {mean[1]:.4f}"
+    told += f", deferring {sum(needed) / SPLITS:.3f}"
     print(f"| certified | mistakes at most {MOST} in {CONFIDENCE:.0%} of calibrations | {told} |")
     print(f"| conformal | mistakes at most {MOST} on average | {mean[2]:.4f} |")
     hats = {

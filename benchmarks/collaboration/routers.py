@@ -90,7 +90,8 @@ def drawn(
     made = rehearsal.play(Policy(torch.inf, options.repair, Rollback(options.rollback)))
     model = pipe.cascade.student.model
     told = [pooled_prompts(model.prompts(texts[start : start + 64])) for start in range(0, len(texts), 64)]
-    apart = (rehearsal.latents[0] - rehearsal.latents[1]).flatten(1).square().mean(1).sqrt()
+    one, other = (rehearsal.latents(number, range(len(texts))) for number in (0, 1))
+    apart = (one - other).flatten(1).square().mean(1).sqrt()
     columns: dict[str, Any] = {
         "score": alone.draft_scores[:, None],
         "second score": both.draft_scores[:, None],

@@ -72,7 +72,7 @@ METRICS = {
     "relative_error(_w.+)?": Metric("Relative error {}", "of the guided prediction, against two passes", "", "lower"),
     "passes": Metric("Network passes", "of the teacher's network for a picture, oracle and decoder as their share"),
     "passes_p95": Metric("Network passes, 95 %", "what 95 % of the pictures stay within"),
-    "repaired": Metric("Repaired", "share of pictures that the teacher made"),
+    "repaired": Metric("Repaired", "share of pictures that the teacher was asked to repair"),
     "(.+_)?loss": Metric("Loss {}", "", "", "lower"),
 }
 BESIDE = ("_floor", "_se", "_std")  # endings of numbers that belong to another metric

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fewstep.backbones import LatentDiffusion
 from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.costs import Costs
 from fewstep.collaboration.policy import Policy
@@ -45,8 +46,13 @@ class Calibration:
 
     @classmethod
     def of(cls, rehearsal: Rehearsal, costs: Costs, policy: Policy | None) -> "Calibration":
-        """By drawing the drafts of the rehearsal's prompts; for policy None the repairs of a whole menu, too."""
+        """By drawing the drafts of the rehearsal's prompts; for policy None the repairs of a whole menu, too.
+
+        ValueError in one line for a rollback that no repair can be played with; see Cascade.check_rollback.
+        """
         if policy is not None:
+            if policy.repair == "refine":
+                rehearsal.cascade.check_rollback(policy.rollback)
             strategies = [Strategy.of(rehearsal, costs, policy, with_repairs=False)]
         else:
             strategies = [Strategy.of(rehearsal, costs, each, with_repairs=True) for each in menu(rehearsal)]
@@ -61,6 +67,15 @@ class Calibration:
             known, value = self.about.get(name, "none"), now.get(name, "none")
             if known != value:
                 raise ValueError(f"the calibration is of {name} {known}, this is {value}; calibrate again")
+
+    def policy(self, mean_passes: float | None = None, k: float | None = None) -> Policy:
+        """Of the one of them that is given; ValueError in one line for a budget that cannot be kept."""
+        if (mean_passes is None) == (k is None):
+            raise ValueError("give one of mean_passes and k: how much the teacher shall improve")
+        if k is not None:
+            return self.for_percentile(k)
+        assert mean_passes is not None
+        return self.for_passes(mean_passes)
 
     def for_percentile(self, k: float) -> Policy:
         """That repairs k per cent of drafts like those of the calibration; the paper's way."""
@@ -160,8 +175,12 @@ def identity(cascade: Cascade) -> dict[str, str]:
     """What the scores of drafts, and what a repair costs and brings, depend on, as hashes and words."""
     student, teacher, oracle = cascade.student, cascade.teacher, cascade.oracle
     model = student.model
-    parts = [weights_sha256(network) for network in (model.latents.autoencoder, *model.prompts.networks.values())]
-    told = {"student": student.sha256, "autoencoder and text encoders": " ".join(parts)}
+    mine, theirs = _parts(model), _parts(teacher.model)
+    hashes = " ".join(map(weights_sha256, mine))
+    shared = len(mine) == len(theirs) and all(one is other for one, other in zip(mine, theirs, strict=True))
+    told = {"student": student.sha256, "autoencoder and text encoders": hashes}
+    told["teacher's autoencoder and text encoders"] = hashes if shared else " ".join(map(weights_sha256, theirs))
+    told |= {f"{whose} schedule": _schedule_told(m) for whose, m in (("student", model), ("teacher", teacher.model))}
     told |= {"student steps": str(cascade.student_steps), "student guidance scale": f"{cascade.student_scale:g}"}
     told |= {"picture size": "x".join(map(str, model.image_size))}
     told |= {"teacher": weights_sha256(teacher.model.network), "teacher steps": str(teacher.num_steps)}
@@ -174,3 +193,16 @@ def identity(cascade: Cascade) -> dict[str, str]:
         if beside is not None:
             told[f"control of the {whose}"] = weights_sha256(beside.network)
     return told
+
+
+def _parts(model: LatentDiffusion) -> list[nn.Module]:
+    return [model.latents.autoencoder, *model.prompts.networks.values()]
+
+
+def _schedule_told(model: LatentDiffusion) -> str:
+    """What the network predicts, and a hash of the schedule at its training steps, in digits of any machine."""
+    schedule = model.parametrization.schedule
+    t = torch.arange(1, schedule.num_train_timesteps + 1, dtype=torch.float64) / schedule.num_train_timesteps
+    values = torch.stack([schedule.log_snr(t), schedule.timestep(t).double()]).flatten().tolist()
+    digest = hashlib.sha256(" ".join(f"{value:.6g}" for value in values).encode()).hexdigest()[:16]
+    return f"{model.parametrization.prediction} {digest}"

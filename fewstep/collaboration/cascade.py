@@ -11,11 +11,12 @@ from torch import Tensor
 from fewstep.choices import require_range
 from fewstep.collaboration.given import NOTHING, AllGiven, Given, Pictures
 from fewstep.collaboration.policy import Policy
-from fewstep.collaboration.rollback import EditStrength
+from fewstep.collaboration.rollback import EditStrength, Rollback
 from fewstep.collaboration.student import Student
 from fewstep.collaboration.teacher import Teacher
 from fewstep.rng import PerSampleRng
 
+BATCHES = 4  # of prompts at most in one call where there are many: what it returns lies on the device
 Oracle = Callable[[Tensor, list[Any]], Tensor]  # (images [B, 3, H, W] in [-1, 1], what is asked of each) -> [B]
 
 
@@ -180,12 +181,23 @@ class Cascade:
     def decoded(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
         """Pictures of the teacher [B, 3, H, W] in [-1, 1]; ValueError in one line where they are no numbers."""
         made = self.teacher.model.latents.decode(latents)
-        if not made.isfinite().all():
-            bad = [prompt for prompt, each in zip(prompts, made, strict=True) if not each.isfinite().all()]
-            raise ValueError(
-                f"the teacher made no numbers of {bad[0][:60]!r}; use float32, or another solver or more noise"
-            )
-        return made
+        return _checked_pictures("the teacher", made, prompts, "use float32, or another solver or more noise")
+
+    def decoded_drafts(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The same of the student, by its own autoencoder."""
+        made = self.student.model.latents.decode(latents)
+        return _checked_pictures("the student", made, prompts, "use float32, or another student")
+
+    def check_rollback(self, rollback: Rollback) -> None:
+        """ValueError in one line for more noise than the teacher's schedule has, or than an edit was taken back by.
+
+        What is deeper than that is no longer of the picture that was given.
+        """
+        schedule = self.teacher.model.parametrization.schedule
+        deep = rollback.time(schedule)
+        if self.edit is not None and deep > (most := self.edit.time(schedule)):
+            told = f"is deeper, t = {deep:g}, than the edit itself, {most:g} by edit_{self.edit.kind}={self.edit.value}"
+            raise ValueError(f"rollback_{rollback.kind}={rollback.value} {told}; give at most that")
 
     def scored(self, images: Tensor, asked: list[Any]) -> Tensor:
         """float32 [B] on the CPU, by the oracle."""
@@ -204,7 +216,7 @@ class Cascade:
         began = time.perf_counter()
         told, own = [prompts[place] for place in part], [seeds[place] for place in part]
         latents = self.drafted(told, own, [number] * len(part), given.of(part))
-        images = self.student.model.latents.decode(latents)
+        images = self.decoded_drafts(latents, told)
         scores = self.scored(images, [asked[place] for place in part])
         for place, latent, image, score in zip(part, latents, images, scores, strict=True):
             state.note(place, latent, image, score)
@@ -245,6 +257,13 @@ def checked_scores(whose: str, scores: Tensor, num: int) -> Tensor:
     if scores.isnan().any():
         raise ValueError(f"{whose} returned NaN for {int(scores.isnan().sum())} of {num} pictures; mend it")
     return scores.float().cpu()
+
+
+def _checked_pictures(whose: str, made: Tensor, prompts: Sequence[str], remedy: str) -> Tensor:
+    if not made.isfinite().all():
+        bad = [prompt for prompt, each in zip(prompts, made, strict=True) if not each.isfinite().all()]
+        raise ValueError(f"{whose} made no numbers of {bad[0][:60]!r}; {remedy}")
+    return made
 
 
 class _State(NamedTuple):

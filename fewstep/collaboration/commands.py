@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fewstep.collaboration.analysis.command import analysed, check_analysis
-from fewstep.collaboration.bench_command import benched
-from fewstep.collaboration.cascade import Collaborated
-from fewstep.collaboration.drawn_files import DrawnFiles
+from fewstep.collaboration.bench_command import benched, check_bench
+from fewstep.collaboration.calibration import Calibration
+from fewstep.collaboration.cascade import BATCHES, Collaborated
+from fewstep.collaboration.drawn_files import DrawnFiles, check_told
 from fewstep.collaboration.edit_command import check_no_images, edit_strength, opened, source_files
 from fewstep.collaboration.oracles import reads_attributes
 from fewstep.collaboration.pipeline import Collaboration
@@ -28,8 +29,6 @@ from fewstep.files.weights import file_sha256
 from fewstep.icd.commands import require_device
 from fewstep.rewards.attributes import AttributeReward, labels_of, listed
 
-BATCHES = 4  # of the student, after which pictures are written
-
 
 def calibrate(options: argparse.Namespace) -> str:
     if options.out.exists() and (options.out.is_dir() or not options.overwrite):
@@ -37,7 +36,8 @@ def calibrate(options: argparse.Namespace) -> str:
         raise ValueError(
             f"--out {options.out} {told}; name another file{'' if options.out.is_dir() else ', or give --overwrite'}"
         )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if files := [folder for folder in options.out.parents if folder.exists() and not folder.is_dir()]:
+        raise ValueError(f"--out {options.out} lies in {files[0]}, which is a file; name another place")
     policy = chosen_policy(options)
     prompts = read_prompt_file(options.prompts)
     asked, sources = asked_of(prompts, options.oracle), source_files(options, prompts)
@@ -72,12 +72,14 @@ def draw_share(options: argparse.Namespace, ranks: Ranks) -> str:
     """The pictures of one process; the first one begins the folder, and tells of all when all are done."""
     options.device = ranks.device(options.device)
     prompts = read_prompt_file(options.prompts)
+    check_told(prompts)
     asked, sources = asked_of(prompts, options.oracle), source_files(options, prompts)
-    pipe = _calibrated_pipeline(options, asked, edit_strength(options))
+    known = _calibration(options)
+    known.policy(options.mean_passes, options.k)  # refused before anything is loaded
+    pipe = _pipeline(options, asked, known, edit_strength(options))
     check_all(pipe, prompts, asked)
     policy, given = pipe.chosen(options.mean_passes, options.k), opened(sources, pipe.cascade.student.model.image_size)
-    assert pipe.calibration is not None
-    about = {**pipe.calibration.about, "policy": repr(policy), "seed": options.seed}
+    about = {**known.about, "policy": repr(policy), "seed": options.seed}
     files = DrawnFiles(options.out, about, options.overwrite, ranks.rank)
     hashes = [None] * len(prompts) if sources is None else [file_sha256(file) for file in sources]
     files.check({p.key: (p.text, p.attributes, source) for p, source in zip(prompts, hashes, strict=True)})
@@ -116,17 +118,19 @@ def sweep(options: argparse.Namespace) -> str:
     check_sweep(options)
     prompts = read_prompt_file(options.prompts)
     asked = {name: asked_of(prompts, name) for name in (options.oracle, *options.judge)}
-    pipe = _calibrated_pipeline(options, asked[options.oracle])
+    known = _calibration(options)
+    pipe = _pipeline(options, asked[options.oracle], known)
     check_all(pipe, prompts, asked[options.oracle])
     asked["oracle"] = asked.pop(options.oracle)
-    assert pipe.calibration is not None
-    return swept(options, pipe.cascade, pipe.calibration, prompts, _seeds(prompts, options.seed), asked)
+    return swept(options, pipe.cascade, known, prompts, _seeds(prompts, options.seed), asked)
 
 
 def bench(options: argparse.Namespace) -> str:
     prompts = read_prompt_file(options.prompts)
     asked = asked_of(prompts, options.oracle)
-    pipe = _calibrated_pipeline(options, asked)
+    known = _calibration(options)
+    check_bench(known.policy(options.mean_passes, options.k), options.repeats)
+    pipe = _pipeline(options, asked, known)
     check_all(pipe, prompts, asked)
     policy, texts = pipe.chosen(options.mean_passes, options.k), [prompt.text for prompt in prompts]
     return benched(pipe.cascade, policy, texts, _seeds(prompts, options.seed), asked, options.repeats)
@@ -196,15 +200,17 @@ def rows_of(prompts: Sequence[Prompt], result: Collaborated, policy: Policy, pas
 def summary(out: Path, rows: Sequence[Mapping[str, Any]], policy: Policy) -> str:
     passes = torch.tensor([row["passes"] for row in rows], dtype=torch.float64)
     share = sum(row["route"] != "keep" for row in rows) / len(rows)
-    middle, high = torch.quantile(passes, torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
-    told = f"{out}  {len(rows)} pictures, {share:.0%} of them {policy.repair}d"
+    ends = torch.tensor([0.5, 0.95], dtype=torch.float64)
+    middle, high = torch.quantile(passes, ends, interpolation="higher").tolist()
+    told = "all of them drafts" if policy.repair == "keep" else f"{share:.0%} of them {policy.repair}d"
+    told = f"{out}  {len(rows)} pictures, {told}{', the better picture kept' if policy.keep_best else ''}"
     return f"{told}  passes {passes.mean():.2f} on average, half within {middle:.2f}, 95 % within {high:.2f}"
 
 
 def _pipeline(
     options: argparse.Namespace,
     asked: Sequence[Any],
-    calibration: Path | None = None,
+    calibration: Calibration | None = None,
     edit: EditStrength | None = None,
 ) -> Collaboration:
     require_device(options.device)
@@ -230,12 +236,10 @@ def _pipeline(
     return pipe
 
 
-def _calibrated_pipeline(
-    options: argparse.Namespace, asked: Sequence[Any], edit: EditStrength | None = None
-) -> Collaboration:
+def _calibration(options: argparse.Namespace) -> Calibration:
     if not options.calibration.is_file():
         raise ValueError(f"--calibration {options.calibration} is not there; make it with `calibrate`")
-    return _pipeline(options, asked, options.calibration, edit)
+    return Calibration.load(options.calibration)
 
 
 def _seeds(prompts: Sequence[Prompt], seed: int) -> list[str]:

@@ -1,5 +1,6 @@
 """A folder of pictures that grows, and what is told of each; processes that were killed go on in it."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ from fewstep.files.durable import replace_file, write_synced
 from fewstep.files.names import safe_name
 from fewstep.files.plain_json import parse_json, read_json
 from fewstep.files.plain_reader import fields, number, shown, text
+from fewstep.files.prompt_files import Prompt
 
 ABOUT, ROWS, PARTS = "draw.json", "samples.jsonl", "samples.*.jsonl"
+ENDED = "ended"  # in ABOUT, of the pictures that a draw has brought to its end
 
 
 def _name(value: Any, name: str) -> None:
@@ -48,7 +51,10 @@ class DrawnFiles:
         out.mkdir(parents=True, exist_ok=True)
         for file in (out / ROWS, *out.glob(PARTS)):
             file.unlink(missing_ok=True)
-        replace_file(out / ABOUT, (json.dumps(told, indent=1) + "\n").encode())
+        self._tell(told)
+
+    def _tell(self, about: Mapping[str, Any]) -> None:
+        replace_file(self.out / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
 
     def _go_on(self, told: Mapping[str, Any]) -> None:
         stored = _about(self.out)
@@ -58,12 +64,15 @@ class DrawnFiles:
                     f"--out {self.out} has pictures of {name} {stored.get(name)}, these are of {value}; name another "
                     "folder, or give --overwrite"
                 )
+        if stored.pop(ENDED, None) is not None:
+            self._tell(stored)
         self.gather()
 
     def gather(self, order: Sequence[str] = ()) -> None:
         """The lines of all parts, as `done` and in one file: those of the keys in `order` as it has them, after others.
 
-        Only while no other process adds.
+        Only while no other process adds. order: all keys that were to be drawn, which ends the draw: read_drawn takes
+        a folder for whole that has these and no others.
         """
         parts = sorted(self.out.glob(PARTS))
         lines = dict[str, bytes]()
@@ -77,6 +86,8 @@ class DrawnFiles:
             replace_file(self.out / ROWS, content)
         for part in parts:
             part.unlink()
+        if order:
+            self._tell({**_about(self.out), ENDED: _ended(order)})
 
     def check(self, asked: Mapping[str, tuple[str, Any, str | None]]) -> None:
         """ValueError in one line where a picture that is there was drawn for another (prompt, attributes, source)."""
@@ -88,11 +99,12 @@ class DrawnFiles:
                 )
 
     def add(self, rows: Sequence[dict[str, Any]], pictures: Sequence[bytes]) -> None:
-        """Pictures first, then all their lines at once."""
+        """Pictures first, then all their lines at once. ValueError in one line for a row that cannot be read again."""
+        lines = "".join(map(_line, rows))
         for row, content in zip(rows, pictures, strict=True):
             write_synced(self.out / f"{row['key']}.png", content)
         with self._rows.open("ab") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+            file.write(lines.encode())
         self.done |= {row["key"]: row for row in rows}
 
 
@@ -101,10 +113,39 @@ def read_drawn(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     about, parts = _about(folder), sorted(folder.glob(PARTS))
     rows = [row for row, _ in _lines(folder / ROWS)]
     lacking = [row["key"] for row in rows if not (folder / f"{row['key']}.png").is_file()]
-    if parts or lacking or not rows:
+    ended = about.pop(ENDED, None)
+    if parts or lacking or not rows or ended is None:
         told = f"{parts[0].name} is a part" if parts else f"there is no {lacking[0]}.png" if lacking else "it is empty"
+        if rows and not parts and not lacking:
+            told = f"{len(rows)} pictures of a draw that was stopped"
         raise ValueError(f"{folder} is not drawn to its end ({told}); the same `draw` command ends it")
+    if ended != _ended([row["key"] for row in rows]):
+        raise ValueError(
+            f"{folder} has {len(rows)} pictures, which are not those of its last `draw`; give that the same prompts "
+            "again, in a folder of its own if others were drawn into this one"
+        )
     return about, rows
+
+
+def check_told(prompts: Sequence[Prompt]) -> None:
+    """ValueError in one line for a prompt whose line of samples.jsonl could not be read again."""
+    for prompt in prompts:
+        row = {"key": prompt.key, "prompt": prompt.text, "attributes": prompt.attributes, "route": "keep"}
+        _line(row | dict.fromkeys(NUMBERS, 0.0))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    try:
+        line = json.dumps(row, allow_nan=False)
+        ROW(parse_json(line), "")
+    except (ValueError, RecursionError) as error:
+        told = f"{shown(row['key'])} cannot be told of in {ROWS} ({error})"
+        raise ValueError(f"{told}; mend its prompt, or the oracle that scored it") from None
+    return line + "\n"
+
+
+def _ended(keys: Sequence[str]) -> dict[str, Any]:
+    return {"num": len(keys), "keys": hashlib.sha256("\n".join(keys).encode()).hexdigest()}
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from fewstep.collaboration.given import PictureFiles
 from fewstep.collaboration.rollback import EditStrength
 from fewstep.files.pictures import read_picture
+from fewstep.files.plain_reader import shown
 from fewstep.files.prompt_files import Prompt
 from fewstep.picture_size import Size
 
@@ -21,7 +22,7 @@ def edit_strength(options: argparse.Namespace) -> EditStrength | None:
 def source_files(options: argparse.Namespace, prompts: Sequence[Prompt]) -> list[Path] | None:
     """The picture of every prompt; None where nothing is edited.
 
-    ValueError in one line for a prompt without one, or what is no picture: said before a network is loaded.
+    ValueError in one line for a prompt without one, or no picture of the folder: said before a network is loaded.
     """
     if edit_strength(options) is None:
         if options.images is not None:
@@ -32,6 +33,9 @@ def source_files(options: argparse.Namespace, prompts: Sequence[Prompt]) -> list
     for prompt in prompts:
         if prompt.image is None:
             raise ValueError(f"prompt {prompt.key} has no `image`, which is to be edited; name its file in a .jsonl")
+        if Path(prompt.image).is_absolute() or ".." in Path(prompt.image).parts:
+            told = f"prompt {prompt.key} has the image {shown(prompt.image)}, which leaves the folder {folder}"
+            raise ValueError(f"{told}; name a file inside it, or give --images FOLDER")
         files.append(Path(folder, prompt.image))
         read_picture(files[-1], 1)
     return files

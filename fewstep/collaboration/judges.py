@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fewstep.collaboration.oracles import load_oracle
+from fewstep.files.weights import weights_sha256
 from fewstep.rewards.attributes import AttributeReward, labels_of, listed
 
 
@@ -26,6 +27,19 @@ def load_judges(names: Sequence[str], asked: Mapping[str, Sequence[Any]], device
         if isinstance(judge, AttributeReward):
             labels_of([person for several in listed(asked[name]) for person in several], judge.reader.values)
     return found
+
+
+def different_networks(oracle: Any, judges: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Hashes of the judges' weights by name; ValueError in one line where one has those of the oracle.
+
+    Judges may share a network, as `attributes` and `all_right` of one reader do.
+    """
+    hashes = {name: weights_sha256(judge) for name, judge in judges.items()}
+    if isinstance(oracle, nn.Module):
+        deciding = weights_sha256(oracle)
+        if same := [name for name, digest in hashes.items() if digest == deciding]:
+            raise ValueError(f"{same[0]} has the weights of the oracle: a gate cannot tell how well it has decided")
+    return hashes
 
 
 def require_free_folder(out: Path, overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 """Pictures of prompts by student, oracle and teacher, for a budget of network passes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ class Collaboration:
         student: str | Path,
         teacher: str | Path | None = None,
         oracle: str | Oracle = "image_reward",
-        calibration: str | Path | None = None,
+        calibration: str | Path | Calibration | None = None,
         *,
         student_network: str | None = None,
         student_steps: int = 4,
@@ -60,14 +61,15 @@ class Collaboration:
     ) -> "Collaboration":
         """student: see load_a_student. teacher: pipeline, by folder or hub id; None for that which an export names.
 
-        oracle: see load_oracle, or any callable (images, what is asked) -> [B]. calibration: a file of `calibrate`,
-        refused if it is of another cascade. student_network: in the place of a pipeline's own. student_scale: None for
-        the largest that it knows. asked: an example of what the oracle is told, where that is no prompt; its cost is
-        counted once. edit: how far pictures are taken back that are given to be edited. control: folder or hub id of a
-        ControlNet or T2I-Adapter for both networks.
+        oracle: see load_oracle, or any callable (images, what is asked) -> [B]. calibration: of `calibrate`, or its
+        file, refused if it is of another cascade. student_network: in the place of a pipeline's own. student_scale:
+        None for the largest that it knows. asked: an example of what the oracle is told, where that is no prompt; its
+        cost is counted once. edit: how far pictures are taken back that are given to be edited. control: folder or hub
+        id of a ControlNet or T2I-Adapter for both networks.
         """
         if teacher is None and not is_export(student):
             raise ValueError(f"{student} is a pipeline that names no teacher: give the teacher that repairs its drafts")
+        known = Calibration.load(calibration) if isinstance(calibration, str | Path) else calibration  # before networks
         beside = None if control is None else load_control(control, dtype)
         drafts = load_a_student(
             student, None, student_network, dtype, device=device, image_size=image_size, control=beside
@@ -81,10 +83,8 @@ class Collaboration:
         draws = largest_scale(drafts) if student_scale is None else student_scale
         repairs = Teacher(model, teacher_steps, teacher_scale, solver)
         cascade = Cascade(drafts, repairs, judge, student_steps, draws, batch_size, edit)
-        known = None if calibration is None else Calibration.load(calibration)
         if known is not None:
             known.check(cascade)
-        if known is not None:
             return cls(cascade, known.costs, known)
         return cls(cascade, measured_costs(drafts, student_steps, repairs, judge, asked, edit is not None))
 
@@ -107,17 +107,16 @@ class Collaboration:
         return self.cascade(prompts, seeds, self.chosen(mean_passes, k, policy), asked, sources, controls)
 
     def chosen(self, mean_passes: float | None = None, k: float | None = None, policy: Policy | None = None) -> Policy:
-        """The policy of a budget; ValueError in one line where none or several are given."""
+        """The policy of a budget; ValueError in one line where none or several are given, or no repair can be made."""
         if sum(value is not None for value in (mean_passes, k, policy)) != 1:
             raise ValueError("give one of mean_passes, k and policy: how much the teacher shall improve")
-        if policy is not None:
-            return policy
-        if self.calibration is None:
-            raise ValueError("mean_passes and k need a calibration: make one, or give a policy with a threshold")
-        if k is not None:
-            return self.calibration.for_percentile(k)
-        assert mean_passes is not None
-        return self.calibration.for_passes(mean_passes)
+        if policy is None:
+            if self.calibration is None:
+                raise ValueError("mean_passes and k need a calibration: make one, or give a policy with a threshold")
+            policy = self.calibration.policy(mean_passes, k)
+        if policy.repair == "refine" and policy.threshold > -math.inf:
+            self.cascade.check_rollback(policy.rollback)
+        return policy
 
     def passes(self, result: Collaborated, policy: Policy) -> Tensor:
         """Of the teacher's network, the oracle and the decoder as their share, [B]."""
@@ -136,7 +135,8 @@ class Collaboration:
 
         policy None asks the teacher, too, and lets every budget choose that with the best expected score.
         """
-        rehearsal = Rehearsal(self.cascade, prompts, seeds, asked, None, sources, controls)
+        repairs = policy is None  # are played then alone
+        rehearsal = Rehearsal(self.cascade, prompts, seeds, asked, None, sources, controls, keep_latents=repairs)
         return replace(self, calibration=Calibration.of(rehearsal, self.costs, policy))
 
 

@@ -16,4 +16,4 @@ STYLE: dict[Any, Any] = (
 def short_name(oracle: str) -> str:
     """Of NAME=FOLDER/LAST, NAME LAST."""
     kind, _, source = oracle.partition("=")
-    return f"{kind} {Path(source).name}"[:24].strip()
+    return f"{kind} {Path(source).name}"[:40].strip()

@@ -35,6 +35,7 @@ class Rehearsal:
 
     A policy that is played makes the pictures that the cascade would make of it (all noise belongs to the sample), for
     the price of what no policy before it has needed. seeds, asked, sources, controls: see Cascade. judges: by name.
+    keep_latents: of drafts, [C, h, w] each; False to save memory where no draft is ever refined.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Rehearsal:
         judges: Mapping[str, Judge] | None = None,
         sources: Pictures | None = None,
         controls: Pictures | None = None,
+        keep_latents: bool = True,
     ) -> None:
         asked = prompts if asked is None else asked
         self.cascade, self.prompts, self.seeds = cascade, prompts, seeds
@@ -56,7 +58,7 @@ class Rehearsal:
                 raise ValueError(f"{name}: {told}")
         self._given = cascade.given(len(prompts), sources, controls)
         self._drafts: list[_Scored] = []  # by the number of the draft
-        self.latents: list[Tensor] = []  # of the same drafts [N, C, h, w]
+        self._latents: list[dict[int, Tensor]] | None = [] if keep_latents else None  # of the same, by place [C, h, w]
         self._repairs: dict[tuple[str, Rollback | None, int], _Scored] = {}  # by repair and the number of its draft
 
     def play(self, policy: Policy) -> Played:
@@ -79,17 +81,25 @@ class Rehearsal:
             final = torch.where(taken[:, None], made, final)
         return Played(dict(zip(self.judges, final.unbind(1), strict=True)), scores[:, 0], drafts, repaired)
 
+    def latents(self, number: int, places: Sequence[int]) -> Tensor:
+        """float32 [B, C, h, w] of drafts that some policy has needed, on the CPU."""
+        if self._latents is None:
+            raise ValueError("this rehearsal keeps no latents of drafts, which refining needs: give keep_latents=True")
+        return torch.stack([self._latents[number][place] for place in places])
+
     def _of_drafts(self, number: int, places: Tensor) -> Tensor:
         """[N, judges]; NaN beside the places bool [N] that were ever asked for."""
         if number == len(self._drafts):
             self._drafts.append(_Scored(len(self.prompts), len(self.judges)))
-            model = self.cascade.student.model
-            self.latents.append(torch.empty(len(self.prompts), model.latents.channels, *model.sample_size))
+            if self._latents is not None:
+                self._latents.append({})
         for part in self.cascade.parts(self._drafts[number].lacking(places)):
             seeds = [self.seeds[place] for place in part]
-            latents = self.cascade.drafted(self._told(part), seeds, [number] * len(part), self._given.of(part))
-            self.latents[number][part] = latents.float().cpu()
-            self._drafts[number].note(part, self._scores(latents, part))
+            told = self._told(part)
+            latents = self.cascade.drafted(told, seeds, [number] * len(part), self._given.of(part))
+            if self._latents is not None:
+                self._latents[number].update(zip(part, latents.float().cpu(), strict=True))
+            self._drafts[number].note(part, self._scores(self.cascade.decoded_drafts(latents, told), part))
         return self._drafts[number].values
 
     def _of_repairs(self, policy: Policy, number: int, places: Tensor) -> Tensor:
@@ -97,7 +107,7 @@ class Rehearsal:
         key = (policy.repair, policy.rollback if policy.repair == "refine" else None, number)
         known = self._repairs.setdefault(key, _Scored(len(self.prompts), len(self.judges)))
         for part in self.cascade.parts(known.lacking(places)):
-            drafts = self.latents[number][part]
+            drafts = self.latents(number, part) if policy.repair == "refine" else None
             known.note(part, self.improved_scores(self.cascade, part, [number] * len(part), policy, drafts))
         return known.values
 
@@ -112,14 +122,14 @@ class Rehearsal:
         network = next(cascade.teacher.model.network.parameters())
         given = torch.empty(0) if drafts is None else drafts.to(network.device)
         told, seeds = self._told(part), [self.seeds[place] for place in part]
-        return self._scores(cascade.improved(given, told, seeds, numbers, policy, self._given.of(part)), part)
+        latents = cascade.improved(given, told, seeds, numbers, policy, self._given.of(part))
+        return self._scores(cascade.decoded(latents, told), part)
 
     def _told(self, part: Sequence[int]) -> list[str]:
         return [self.prompts[place] for place in part]
 
     @torch.no_grad()
-    def _scores(self, latents: Tensor, part: Sequence[int]) -> Tensor:
-        images = self.cascade.decoded(latents, self._told(part))
+    def _scores(self, images: Tensor, part: Sequence[int]) -> Tensor:
         found = []
         for name, judge in self.judges.items():
             scores = judge.score(images, [judge.asked[place] for place in part])

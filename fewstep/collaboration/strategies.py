@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.choices import require_range
+from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.costs import Costs
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rehearsal import ORACLE, Rehearsal
@@ -105,13 +106,16 @@ def menu(rehearsal: Rehearsal, most_drafts: int = 4) -> list[Policy]:
     """What calibration chooses from: drafts kept, refined from several depths, or drawn by the teacher anew.
 
     One draft for each prompt, or up to 2, 4, .. `most_drafts` until one is as good as the better half, or quarter, of
-    first drafts; and the teacher's picture taken always, or where the oracle finds it better.
+    first drafts; and the teacher's picture taken always, or where the oracle finds it better. Depths that the cascade
+    cannot refine from, as those below an edit's own, are left out.
     """
     first = rehearsal.play(Policy()).draft_scores
     enough = [torch.quantile(first, share).item() for share in (0.25, 0.5, 0.75)]
     powers = [2**power for power in range(1, int(math.log2(most_drafts)) + 1)]
     drawing = [(1, None), *((drafts, score) for drafts in powers for score in enough)]
-    repairs = [("regenerate", Rollback(0.5)), *(("refine", Rollback(variance)) for variance in (0.5, 0.7, 0.9))]
+    depths = [Rollback(variance) for variance in (0.5, 0.7, 0.9)]
+    possible = [depth for depth in depths if _can_refine(rehearsal.cascade, depth)]
+    repairs = [("regenerate", Rollback(0.5)), *(("refine", depth) for depth in possible)]
     found = [Policy(repair="keep", drafts=drafts, good_enough=score) for drafts, score in drawing]
     return found + [
         Policy(-math.inf, repair, rollback, drafts, best, score)
@@ -119,6 +123,14 @@ def menu(rehearsal: Rehearsal, most_drafts: int = 4) -> list[Policy]:
         for best in (False, True)
         for drafts, score in drawing
     ]
+
+
+def _can_refine(cascade: Cascade, rollback: Rollback) -> bool:
+    try:
+        cascade.check_rollback(rollback)
+    except ValueError:
+        return False
+    return True
 
 
 def chosen(strategies: Sequence[Strategy], mean_passes: float) -> tuple[Strategy, Policy]:

@@ -19,6 +19,7 @@ from fewstep.distillation.students import load_student, unscaled
 from fewstep.files.plain_json import read_json
 from fewstep.files.plain_reader import each, fields, optional, positive, shown, text, whole
 from fewstep.files.weights import safetensors_sha256, weights_sha256
+from fewstep.icd.description import read_description as read_icd_description
 from fewstep.icd.description import students as student_settings
 from fewstep.icd.pair import InvertibleConsistency
 from fewstep.picture_size import Size, as_stored
@@ -43,7 +44,8 @@ class Student:
     model: what it was distilled from, for its latents, prompts and schedule. guidance_scales: those that it knows; None
     for any, () for a network that is guided by nothing. times: of the only chain that it was made for, falling from 1
     to 0, which is deterministic then (iCD); None for stochastic chains of any number of steps (Song et al. 2023,
-    Algorithm 1, without the last call of the released sampler, whose answer is thrown away). sha256: of the weights.
+    Algorithm 1, without the last call of the released sampler, whose answer is thrown away). sha256: of the weights,
+    and of how an export says that they are used.
     """
 
     model: LatentDiffusion
@@ -123,7 +125,8 @@ def load_a_student(
     if Path(folder, "icd.json").is_file():
         pair = InvertibleConsistency.load(folder, pipeline, network, dtype, device, image_size, control)
         times = pair.boundaries.decode_times
-        return Student(pair.model, pair.reverse, pair.guidance_scales, times, weights_in(folder))
+        digest = export_sha256(folder, read_icd_description(folder))
+        return Student(pair.model, pair.reverse, pair.guidance_scales, times, digest)
     if not Path(folder, "student.json").is_file():
         model = load_latent_diffusion(folder, network, dtype, image_size, control).to(device)
         scales = model.guidance_scales if has_guidance_embedding(model.network) else ()
@@ -135,13 +138,14 @@ def load_a_student(
     places = pipeline or told["pipeline"], network or told["network"]
     model = load_latent_diffusion(*places, dtype, size, control).to(device)
     denoiser = load_student(model, told["students"], folder)
-    return Student(model, denoiser, tuple(told["guidance_scales"]), None, weights_in(folder))
+    return Student(model, denoiser, tuple(told["guidance_scales"]), None, export_sha256(folder, told))
 
 
-def weights_in(folder: str | Path) -> str:
-    """A hash of all weights below an export's folder: its students', whatever they are made of."""
+def export_sha256(folder: str | Path, told: Mapping[str, Any]) -> str:
+    """A hash of all weights below an export's folder, and of what its description tells of adapters and of times."""
     files = sorted(Path(folder).rglob("*.safetensors"))
-    return hashlib.sha256(" ".join(map(safetensors_sha256, files)).encode()).hexdigest()[:16]
+    used = json.dumps({name: told.get(name) for name in ("students", "boundaries")}, sort_keys=True)
+    return hashlib.sha256(" ".join([*map(safetensors_sha256, files), used]).encode()).hexdigest()[:16]
 
 
 def is_export(student: str | Path) -> bool:

@@ -1,18 +1,20 @@
 """Quality against passes: what calibrated policies return for new prompts, beside what they have to beat."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fewstep.choices import require_range
 from fewstep.collaboration.calibration import Calibration
 from fewstep.collaboration.costs import Costs
-from fewstep.collaboration.policy import Policy
+from fewstep.collaboration.policy import MOST_DRAFTS, Policy
 from fewstep.collaboration.rehearsal import Played, Rehearsal
 from fewstep.collaboration.rollback import Rollback
+from fewstep.collaboration.teacher import Teacher
 from fewstep.metrics.intervals import bootstrap_mean
 
 
@@ -25,13 +27,18 @@ class Way(NamedTuple):
     scores: dict[str, Tensor]  # float64 [N] by the oracle and every judge
     repaired: Tensor  # float64 [N], the probability of each prompt
     policy: str | None = None
+    by_lot: bool = False  # what is expected of each prompt, where a lot decides whether it is repaired
 
     def row(self) -> dict[str, Any]:
-        """As plain values: means, their intervals of 95 % over prompts, and all of the values."""
+        """As plain values: means, their intervals of 95 % over prompts, and all of the values.
+
+        What is expected under a lot has no quantiles of passes, and intervals without the spread of the lot itself.
+        """
         ends = torch.tensor([0.5, 0.95], dtype=torch.float64)
         half, most = torch.quantile(self.passes, ends, interpolation="higher").tolist()
         told = {"family": self.family, "name": self.name, "policy": self.policy, "passes": self.passes.mean().item()}
-        told |= {"passes_p50": half, "passes_p95": most, "repaired": self.repaired.mean().item()}
+        told |= dict.fromkeys(("passes_p50", "passes_p95")) if self.by_lot else {"passes_p50": half, "passes_p95": most}
+        told["repaired"] = self.repaired.mean().item()
         means = {name: [values.mean().item(), *bootstrap_mean(values)] for name, values in self.scores.items()}
         each = {"passes": self.passes.tolist()} | {name: values.tolist() for name, values in self.scores.items()}
         return told | {"scores": means, "values": each}
@@ -48,34 +55,49 @@ def sweep(
     """Adaptive policies for budgets of passes, each beside its random twin, and all that needs no calibration.
 
     most_drafts: of best-of-n (2, 4, ..), which spends all on the student. teacher_steps: of the teacher alone.
-    rollbacks: variances, for refining everything, whatever the oracle says.
+    rollbacks: variances, for refining everything, whatever the oracle says. ValueError in one line for any of these
+    that cannot be, before anything is drawn.
     """
-    costs = calibration.costs
-    yield from teachers(rehearsal, costs, teacher_steps)
+    costs, teacher = calibration.costs, rehearsal.cascade.teacher
+    require_range("best of", most_drafts, 1, MOST_DRAFTS)
+    alone = {number: replace(teacher, num_steps=number) for number in teacher_steps}
+    blind = {variance: Policy(math.inf, "refine", Rollback(variance)) for variance in rollbacks}
+    for policy in blind.values():
+        policy.rollback.time(teacher.model.parametrization.schedule)
+    adaptive = {budget: calibration.for_passes(budget) for budget in budgets}
+    return _ways(rehearsal, costs, most_drafts, alone, blind, adaptive)
+
+
+def _ways(
+    rehearsal: Rehearsal,
+    costs: Costs,
+    most_drafts: int,
+    alone: Mapping[int, Teacher],
+    blind: Mapping[float, Policy],
+    adaptive: Mapping[float, Policy],
+) -> Iterator[Way]:
+    yield from teachers(rehearsal, costs, alone)
     first = rehearsal.play(Policy())
     unseen = torch.full_like(first.draft_scores, costs.draft + costs.decode)
     yield Way("student", "student", unseen, dict(first.scores), torch.zeros_like(unseen))
     for drafts in (2**power for power in range(1, int(math.log2(most_drafts)) + 1)):
         policy = Policy(repair="keep", drafts=drafts, good_enough=math.inf)
         yield _way("best of n", f"best of {drafts}", costs, rehearsal.play(policy), policy)
-    for variance in rollbacks:
-        policy = Policy(math.inf, "refine", Rollback(variance))
+    for variance, policy in blind.items():
         yield _blind(rehearsal, costs, policy, f"refine everything {variance:g}")
-    for budget in budgets:
-        policy = calibration.for_passes(budget)
-        played = rehearsal.play(policy)
-        yield _way("adaptive", f"adaptive {budget:g}", costs, played, policy)
-        yield _random(rehearsal, costs, played, policy, f"random {budget:g}")
+    for budget, policy in adaptive.items():
+        way = _way("adaptive", f"adaptive {budget:g}", costs, rehearsal.play(policy), policy)
+        yield way
+        yield _random(rehearsal, way, policy, f"random {budget:g}")
 
 
-def teachers(rehearsal: Rehearsal, costs: Costs, steps: Sequence[int]) -> Iterator[Way]:
-    """The teacher alone, in so many steps each, from the noise of the first drafts."""
+def teachers(rehearsal: Rehearsal, costs: Costs, alone: Mapping[int, Teacher]) -> Iterator[Way]:
+    """The teacher alone, by its number of steps, from the noise of the first drafts."""
     cascade, num = rehearsal.cascade, len(rehearsal.prompts)
-    for number in steps:
-        alone = replace(cascade, teacher=replace(cascade.teacher, num_steps=number))
-        policy, found = Policy(math.inf, "regenerate"), []
-        for part in cascade.parts(range(num)):
-            found.append(rehearsal.improved_scores(alone, part, [0] * len(part), policy, None))
+    for number, teacher in alone.items():
+        other, policy = replace(cascade, teacher=teacher), Policy(math.inf, "regenerate")
+        parts = cascade.parts(range(num))
+        found = [rehearsal.improved_scores(other, part, [0] * len(part), policy, None) for part in parts]
         passes = costs.repair * number / cascade.teacher.num_steps + costs.decode
         table = torch.cat(found)
         scores = dict(zip(rehearsal.judges, table.unbind(1), strict=True))
@@ -90,15 +112,17 @@ def _blind(rehearsal: Rehearsal, costs: Costs, policy: Policy, name: str) -> Way
     return Way("refine everything", name, passes, dict(played.scores), played.repaired.double(), repr(policy))
 
 
-def _random(rehearsal: Rehearsal, costs: Costs, played: Played, policy: Policy, name: str) -> Way:
-    """The same share of the same repairs for prompts by lot, as what is expected of each prompt."""
-    share = played.repaired.double().mean()
-    kept = rehearsal.play(replace(policy, threshold=-math.inf, good_enough=policy.enough))
-    made = rehearsal.play(replace(policy, threshold=math.inf, good_enough=policy.enough)) if share else kept
+def _random(rehearsal: Rehearsal, adaptive: Way, policy: Policy, name: str) -> Way:
+    """As many passes and repairs, for prompts by lot, as what is expected of each prompt.
+
+    A draft that is drawn again by lot, and taken whatever it is, is as good as the first one on average.
+    """
+    share, blind = adaptive.repaired.mean(), replace(policy, drafts=1, good_enough=None, keep_best=False)
+    kept = rehearsal.play(replace(blind, threshold=-math.inf))
+    made = rehearsal.play(replace(blind, threshold=math.inf)) if share else kept
     scores = {judge: (1 - share) * kept.scores[judge] + share * made.scores[judge] for judge in kept.scores}
-    ones = torch.ones_like(kept.draft_scores)
-    passes = costs.of_pictures(kept.drafts, share * ones, policy)
-    return Way("random", name, passes, scores, share * ones, repr(policy))
+    ones = torch.ones_like(adaptive.passes)
+    return Way("random", name, adaptive.passes.mean() * ones, scores, share * ones, repr(policy), by_lot=True)
 
 
 def _way(family: str, name: str, costs: Costs, played: Played, policy: Policy) -> Way:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fewstep.collaboration.calibration import Calibration
+from fewstep.collaboration.calibration import Calibration, identity
 from fewstep.collaboration.cascade import Cascade
-from fewstep.collaboration.judges import load_judges, require_different, require_free_folder
+from fewstep.collaboration.judges import different_networks, load_judges, require_different, require_free_folder
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.predictors import auc
 from fewstep.collaboration.rehearsal import ORACLE, Judge, Rehearsal
@@ -37,20 +37,22 @@ def swept(
 ) -> str:
     """asked: what each judge, and "oracle", is told of each prompt."""
     loaded = load_judges(options.judge, asked, options.device)
+    hashes = different_networks(cascade.oracle, loaded)
     judges = {name: Judge(judge, asked[name]) for name, judge in loaded.items()}
     rehearsal = Rehearsal(cascade, [prompt.text for prompt in prompts], seeds, asked[ORACLE], judges)
     budgets = options.budgets or even_budgets(calibration)
-    rows = []
-    for way in sweep(rehearsal, calibration, budgets, options.best_of, options.teachers, options.rollbacks):
-        rows.append(way.row())
+    ways = sweep(rehearsal, calibration, budgets, options.best_of, options.teachers, options.rollbacks)
+    rows = [way.row() for way in ways]
     first = rehearsal.play(Policy())
     known = {}
     for name in options.judge:
         right = first.scores[name]
-        if set(right.unique().tolist()) == {0.0, 1.0}:
+        if set(right.unique().tolist()) <= {0.0, 1.0} and 2 <= right.sum() <= len(right) - 2:
             known[name] = auc(first.draft_scores, right > 0)._asdict()
     options.out.mkdir(parents=True, exist_ok=True)
-    lines = [{"auc": known, "seed": options.seed, "keys": [prompt.key for prompt in prompts]}, *rows]
+    about = {**identity(cascade), "judges": hashes}
+    head = {"about": about, "auc": known, "seed": options.seed, "keys": [prompt.key for prompt in prompts]}
+    lines = [head, *rows]
     replace_file(options.out / "sweep.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     draw(rows, options.out / "sweep.png", {name: found["value"] for name, found in known.items()})
     return "\n".join([str(options.out), *table(rows)])
@@ -69,10 +71,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ["", "passes", "95 % within", "repaired", *judges]
     lines = [head]
     for row in sorted(rows, key=lambda row: row["passes"]):
-        line = [row["name"], f"{row['passes']:.2f}", f"{row['passes_p95']:.2f}", f"{row['repaired']:.0%}"]
+        line = [row["name"], f"{row['passes']:.2f}", _quantile(row["passes_p95"]), f"{row['repaired']:.0%}"]
         lines.append(line + [_interval(row["scores"][judge]) for judge in judges])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _quantile(passes: float | None) -> str:
+    return "-" if passes is None else f"{passes:.2f}"
 
 
 def _interval(told: Sequence[float]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fewstep.demo.fields import given_number, given_options, given_seed
 from fewstep.diffusion.guidance import require_trained
 from fewstep.files.pictures import read_mask, read_picture, to_picture
 from fewstep.icd.commands import psnr
@@ -41,15 +42,16 @@ class Answers:
     pair: InvertibleConsistency
     device: str = "cpu"
 
-    def generate(self, prompt: str, guidance_scale: float, guided_below: float, seed: float) -> Answer:
+    def generate(self, prompt: str, guidance_scale: float, guided_below: float, seed: float | None) -> Answer:
         def work(pair: InvertibleConsistency) -> Done:
             words = _given(prompt, "the prompt")
-            rng = PerSampleRng(int(seed), [words], self.device)
-            return Done(pair.generate([words], rng, float(guidance_scale), guided_below))
+            rng = PerSampleRng(given_seed(seed), [words], self.device)
+            scale, below = given_number(guidance_scale, "Guidance scale"), given_number(guided_below, "Guided below")
+            return Done(pair.generate([words], rng, scale, below))
 
         return self._answer(work)
 
-    def invert(self, image: Image.Image | None, source: str, seed: float) -> Answer:
+    def invert(self, image: Image.Image | None, source: str, seed: float | None) -> Answer:
         def work(pair: InvertibleConsistency) -> Done:
             pixels, words = self._read(image), [_given(source, "the description of the picture")]
             code = pair.encode(pixels, words, self._rng(seed))[-1]
@@ -59,21 +61,21 @@ class Answers:
 
         return self._answer(work)
 
-    def edit(self, drawn: Drawn, source: str, target: str, seed: float, **options: Any) -> Answer:
+    def edit(self, drawn: Drawn, source: str, target: str, seed: float | None, **options: Any) -> Answer:
         """drawn: `background`, the picture, and `layers`, what was painted on it, as gradio's ImageEditor has them."""
 
         def work(pair: InvertibleConsistency) -> Done:
-            editing = Editing(**options)
+            editing = Editing(**given_options(options))
             _, (edited,), told = self._edited(pair, drawn, source, target, seed, editing, [editing.guidance_scale])
             return Done(edited, told)
 
         return self._answer(work)
 
-    def strengths(self, drawn: Drawn, source: str, target: str, seed: float, **options: Any) -> Answer:
+    def strengths(self, drawn: Drawn, source: str, target: str, seed: float | None, **options: Any) -> Answer:
         """The edit, and below it the picture and its edits at every guidance scale of the pair, in rising order."""
 
         def work(pair: InvertibleConsistency) -> Done:
-            editing, scales = Editing(**options), sorted(pair.guidance_scales)
+            editing, scales = Editing(**given_options(options)), sorted(pair.guidance_scales)
             require_trained(editing.guidance_scale, scales)
             pixels, edited, told = self._edited(pair, drawn, source, target, seed, editing, scales)
             views = [(image, f"w = {scale:g}") for image, scale in zip(edited, scales, strict=True)]
@@ -88,7 +90,7 @@ class Answers:
         drawn: Drawn,
         source: str,
         target: str,
-        seed: float,
+        seed: float | None,
         editing: Editing,
         scales: Sequence[float],
     ) -> tuple[Tensor, tuple[Tensor, ...], str]:
@@ -98,7 +100,7 @@ class Answers:
         old, new = _given(source, "the description of the picture"), _given(target, "the target")
         painted = painted_mask((drawn or {}).get("layers") or [], image)
         mask = read_mask(painted, image, self.pair.model.image_size).to(self.device) if image and painted else None
-        rng = PerSampleRng(int(seed), ["picture"] * rows, self.device)
+        rng = PerSampleRng(given_seed(seed), ["picture"] * rows, self.device)
         edited = pair.edit(pixels.expand(rows, -1, -1, -1), [old] * rows, [new] * rows, rng, editing, mask, scales)
         return pixels, edited.split(1), "only where you painted" if mask is not None else ""
 
@@ -119,8 +121,8 @@ class Answers:
             raise ValueError("choose a picture first")
         return read_picture(image, self.pair.model.image_size).to(self.device)
 
-    def _rng(self, seed: float) -> PerSampleRng:
-        return PerSampleRng(int(seed), ["picture"], self.device)
+    def _rng(self, seed: float | None) -> PerSampleRng:
+        return PerSampleRng(given_seed(seed), ["picture"], self.device)
 
 
 def painted_mask(layers: list[Image.Image], like: Image.Image | None) -> Image.Image | None:

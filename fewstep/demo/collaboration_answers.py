@@ -12,6 +12,7 @@ from PIL import Image
 from fewstep.collaboration.cascade import Collaborated
 from fewstep.collaboration.commands import asked_of, check_all
 from fewstep.collaboration.pipeline import Collaboration
+from fewstep.demo.fields import given_number, given_seed
 from fewstep.files.names import distinct
 from fewstep.files.pictures import to_picture
 from fewstep.files.prompt_files import Prompt, read_prompt_file
@@ -48,15 +49,15 @@ class CollaborationAnswers:
         costs = self.pipe.costs
         return round(costs.judged_draft + 0.5 * (costs.repair + costs.look), 1)
 
-    def draw(self, text: str, mean_passes: float, seed: float) -> tuple[Shown, str, bool]:
+    def draw(self, text: str, mean_passes: float | None, seed: float | None) -> tuple[Shown, str, bool]:
         """text: a prompt to a line. (pictures, what they took or what is wrong, whether something is wrong)."""
         began = time.perf_counter()
         try:
-            prompts = self._prompts(text)
+            number, prompts = given_seed(seed), self._prompts(text)
             asked = asked_of(prompts, self.oracle)
             check_all(self.pipe, prompts, asked)
-            policy = self.pipe.chosen(float(mean_passes))
-            seeds = [f"{int(seed)}:{prompt.key}" for prompt in prompts]
+            policy = self.pipe.chosen(given_number(mean_passes, "Passes per picture"))
+            seeds = [f"{number}:{prompt.key}" for prompt in prompts]
             result = self.pipe([prompt.text for prompt in prompts], seeds, policy=policy, asked=asked)
         except ValueError as error:
             return [], f"Error: {one_line(error, 800)}", True

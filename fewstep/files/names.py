@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 LONGEST = 80  # characters, so that a suffix still fits into the 255 bytes that file systems allow
@@ -19,7 +19,17 @@ def safe_name(text: str, otherwise: str = "picture") -> str:
     return f"{name}-" if name.split(".")[0].lower() in RESERVED else name or otherwise
 
 
-def distinct(names: Iterable[str]) -> list[str]:
+def numbered(name: str, number: int) -> str:
+    return f"{name}-{number}"
+
+
+def numbered_safely(name: str, number: int) -> str:
+    """The same for what safe_name made, as safe_name would have it: the number stays where the name is the longest."""
+    end = f"-{number}"
+    return safe_name(name[: LONGEST - len(end)].rstrip("-.") + end)
+
+
+def distinct(names: Iterable[str], numbered: Callable[[str, int], str] = numbered) -> list[str]:
     """The names in their order, a repeated one with -2, -3, ... behind it; capitals tell no two names apart."""
     taken: set[str] = set()
     result = []
@@ -27,7 +37,7 @@ def distinct(names: Iterable[str]) -> list[str]:
         number, candidate = 1, name
         while candidate.lower() in taken:
             number += 1
-            candidate = f"{name}-{number}"
+            candidate = numbered(name, number)
         taken.add(candidate.lower())
         result.append(candidate)
     return result

@@ -1,11 +1,11 @@
 """Lists of prompts that users write: one to a line, or objects of JSON with what is asked beside the prompt."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewstep.files.names import distinct, safe_name
+from fewstep.files.names import distinct, numbered_safely, safe_name
+from fewstep.files.plain_json import parse_json
 from fewstep.files.text_files import numbered_lines, read_text
 from fewstep.one_line import one_line
 
@@ -45,14 +45,14 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
         row = _object(line, f"{path}: line {number}") if objects else {"prompt": line}
         key = row.get("key") or key_of_line(number, digits, row["prompt"])
         found.append((row["prompt"], safe_name(key), row.get("attributes"), row.get("image")))
-    keys = distinct(key for _, key, *_ in found)
+    keys = distinct((key for _, key, *_ in found), numbered_safely)
     return [Prompt(text, key, asked, image) for (text, _, asked, image), key in zip(found, keys, strict=True)]
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise ValueError(f"{where} is no JSON: {one_line(error, 100)}") from None
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
         raise ValueError(f'{where}: give an object with a prompt, such as {{"prompt": "a red square"}}')

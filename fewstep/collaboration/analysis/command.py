@@ -25,11 +25,10 @@ from fewstep.collaboration.analysis.wins import (
 )
 from fewstep.collaboration.calibration import identity
 from fewstep.collaboration.cascade import Cascade
-from fewstep.collaboration.judges import load_judges, require_different, require_free_folder
+from fewstep.collaboration.judges import different_networks, load_judges, require_different, require_free_folder
 from fewstep.collaboration.predictors import Estimate, auc, logistic_regression, spearman, trend
 from fewstep.files.durable import replace_file
 from fewstep.files.prompt_files import Prompt
-from fewstep.files.weights import weights_sha256
 
 SCHEMA = 1
 
@@ -55,6 +54,9 @@ def analysed(
 ) -> str:
     """asked: what each judge, and "oracle", is told of each prompt."""
     judges = load_judges(options.judge, asked, options.device)
+    hashes = different_networks(cascade.oracle, judges)
+    if len(set(hashes.values())) < len(hashes):
+        raise ValueError("two judges have the same weights, so that their agreement says nothing: give other networks")
     distance, steps = DISTANCES[options.distance](), options.curvature_steps
     if isinstance(distance, nn.Module):
         distance.to(options.device)
@@ -66,7 +68,6 @@ def analysed(
     texts = [prompt.text for prompt in prompts]
     pairs = draw_pairs(cascade, judges, texts, seeds, asked, distance, steps)
     told, outcome = report(pairs, options.tie_share)
-    hashes = {name: weights_sha256(judge) for name, judge in judges.items()}
     about = {**identity(cascade), "judges": hashes, "distance": options.distance, "curvature steps": steps}
     about |= {"tie share": options.tie_share, "seed": options.seed}
     told = {"schema": SCHEMA, "about": about, **told}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fewstep.backbones import load_latent_diffusion
 from fewstep.collaboration.calibration import Calibration, identity
 from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.costs import Costs
@@ -14,10 +15,13 @@ from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rehearsal import Rehearsal
 from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.strategies import Strategy
-from fewstep.collaboration.student import load_a_student
+from fewstep.collaboration.student import export_sha256, load_a_student
 from fewstep.collaboration.teacher import Teacher
+from fewstep.diffusion.predictions import Parametrization
+from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow
 from tests.fewstep.collaboration.test_cascade import PROMPTS, SEEDS, redness
 from tests.tiny_diffusion import write_pipeline
+from tests.tiny_export import write_export
 
 COSTS = Costs(draft=2.0, look=0.5, repair=10.0, decode=0.25, flops=1e6)
 POLICY = Policy(-math.inf, "refine", Rollback(0.4, "time"))
@@ -120,6 +124,63 @@ def test_another_cascade_is_refused_and_told_why(cascade, calibration, tmp_path)
     with pytest.raises(ValueError, match=r"the calibration is of student [0-9a-f]{16}, this is [0-9a-f]{16}"):
         calibration.check(replace(cascade, student=fresh))
     assert set(identity(cascade)) == set(calibration.about)
+
+
+def test_the_teachers_other_parts_belong_to_its_identity(cascade, calibration, tmp_path):
+    folder = write_pipeline(tmp_path, "sd_v")
+    for part in (None, "autoencoder", "prompts"):
+        model = load_latent_diffusion(folder)  # another object of the same weights, but for one of them
+        if part is not None:
+            network = (
+                model.latents.autoencoder if part == "autoencoder" else next(iter(model.prompts.networks.values()))
+            )
+            with torch.no_grad():
+                next(network.parameters()).add_(1)
+        changed = replace(cascade, teacher=replace(cascade.teacher, model=model))
+        if part is None:
+            calibration.check(changed)
+            continue
+        with pytest.raises(ValueError, match=r"is of teacher's autoencoder and text encoders [0-9a-f ]+, this is"):
+            calibration.check(changed)
+
+
+@pytest.mark.parametrize(
+    ("whose", "parametrization"),
+    [
+        ("teacher", Parametrization(DiscreteSchedule(), "eps")),
+        ("teacher", Parametrization(DiscreteSchedule(beta_end=0.0121), "v")),
+        ("student", Parametrization(DiscreteSchedule(num_train_timesteps=999), "v")),
+        ("student", Parametrization(RectifiedFlow(), "v")),
+    ],
+)
+def test_schedule_and_prediction_belong_to_the_identity(cascade, calibration, whose, parametrization):
+    network = getattr(cascade, whose)
+    same = replace(network.model, parametrization=Parametrization(DiscreteSchedule(), "v"))
+    calibration.check(replace(cascade, **{whose: replace(network, model=same)}))
+    changed = replace(network, model=replace(network.model, parametrization=parametrization))
+    with pytest.raises(ValueError, match=f"the calibration is of {whose} schedule v [0-9a-f]{{16}}, this is "):
+        calibration.check(replace(cascade, **{whose: changed}))
+
+
+def test_what_an_export_says_of_its_weights_is_part_of_its_hash(tmp_path):
+    """Other times, or an edited alpha, give other drafts of the same tensors; a remark does not."""
+    folder = write_export(tmp_path)
+    before, file = load_a_student(folder).sha256, folder / "icd.json"
+    content = json.loads(file.read_text())
+    assert export_sha256(folder, {"remark": "of no effect"} | content) == before
+    for block, change in (
+        ("students", {"alpha": 4.0}),
+        ("boundaries", {"times": [0.0, 0.3, 0.52, 0.78, 1.0], "reverse_times": None}),
+    ):
+        assert export_sha256(folder, content | {block: content[block] | change}) != before
+    file.write_text(json.dumps(content | {block: content[block] | change}))
+    assert load_a_student(folder).sha256 == export_sha256(folder, json.loads(file.read_text())) != before
+
+
+def test_a_rollback_that_the_schedule_does_not_reach_is_refused_before_a_draft(cascade, monkeypatch):
+    monkeypatch.setattr(Cascade, "drafted", None)
+    with pytest.raises(ValueError, match=r"rollback_variance=0.999: the schedule ends with less noise; regenerate"):
+        Calibration.of(Rehearsal(cascade, PROMPTS, SEEDS), COSTS, Policy(rollback=Rollback(0.999)))
 
 
 def other_folder(tmp_path, student):

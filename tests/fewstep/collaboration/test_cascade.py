@@ -234,6 +234,12 @@ def test_a_teacher_that_makes_no_numbers_is_no_success(student, teacher, monkeyp
         cascade(PROMPTS[:2], SEEDS[:2], Policy(math.inf))
 
 
+def test_a_student_that_makes_no_numbers_is_told_by_its_name(student, teacher):
+    broken = replace(student, denoiser=lambda x, *rest: x * math.nan)
+    with pytest.raises(ValueError, match="the student made no numbers of 'a red square'; use float32"):
+        Cascade(broken, teacher, redness, 1)(PROMPTS[:2], SEEDS[:2], Policy())
+
+
 @pytest.mark.parametrize("solver", list(SOLVERS))
 def test_every_solver_ends_in_the_same_data(folders, solver):
     """With many steps; the network is a smooth one."""

@@ -1,6 +1,7 @@
 """The two commands on a tiny pipeline: what they write, tell and refuse, and that a killed draw goes on."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from PIL import Image
 from fewstep.collaboration import cascade as cascade_file
 from fewstep.collaboration.__main__ import SOLVERS, main
 from fewstep.collaboration.calibration import Calibration
+from fewstep.collaboration.commands import summary
+from fewstep.collaboration.drawn_files import DrawnFiles, read_drawn
 from fewstep.collaboration.oracles import ORACLES, load_oracle
 from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.teacher import SOLVERS as KNOWN
+from fewstep.files.names import safe_name
 from fewstep.files.prompt_files import read_prompt_file
 from fewstep.rewards.attribute_reader import AttributeReader
 from tests.fewstep.collaboration.test_cascade import redness
@@ -105,6 +109,8 @@ def test_a_killed_draw_goes_on_with_the_same_pictures(places, calibrated, tmp_pa
         main(killed)
     samples = tmp_path / "killed" / "samples.jsonl"
     assert len(samples.read_text().splitlines()) == 4
+    with pytest.raises(ValueError, match="is not drawn to its end"):
+        read_drawn(samples.parent)
     with samples.open("a") as file:
         file.write('{"key": "04", "rou')  # what a kill leaves of a line
     assert main(killed) == 0
@@ -116,6 +122,7 @@ def test_a_killed_draw_goes_on_with_the_same_pictures(places, calibrated, tmp_pa
     ]
     for one, other in zip(*lines, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert len(read_drawn(found)[1]) == 9
 
 
 def test_a_folder_of_something_else_is_not_drawn_into(places, calibrated, tmp_path, capsys):
@@ -165,12 +172,69 @@ def test_mistakes_are_one_line(places, calibrated, tmp_path, capsys, more, told)
         (["--rollback-time", "0"], r"rollback_time=0.0: must be inside (0, 1)"),
         (["--drafts", "2"], "--drafts above 1 and --good-enough belong together"),
         (["--teacher-steps", "0"], "teacher steps=0: must be at least 1"),
+        (["--rollback-variance", "0.999"], "the schedule ends with less noise; regenerate instead"),
+        (["--prompts", "none.txt"], "none.txt does not exist"),
     ],
 )
 def test_mistakes_of_a_calibration_are_one_line(places, tmp_path, capsys, more, told):
-    assert main(command("calibrate", places, "--out", tmp_path / "c.json", *more)) == 2
+    assert main(command("calibrate", places, "--out", tmp_path / "deep" / "c.json", *more)) == 2
     assert told in capsys.readouterr().err
-    assert not (tmp_path / "c.json").exists()
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_place_that_no_file_can_have_is_said_before_drafts(places, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(command("calibrate", places, "--out", tmp_path / "file" / "deep" / "c.json")) == 2
+    assert f"lies in {tmp_path / 'file'}, which is a file; name another place" in capsys.readouterr().err
+
+
+def test_budgets_and_files_are_checked_before_anything_is_loaded(places, calibrated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Collaboration, "from_pretrained", None)
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    for name, *more, told in (
+        ("draw", "--k", 101, "k=101.0: must be at least 0 and at most 100"),
+        ("draw", "--mean-passes", 0.1, "mean_passes=0.1: drafts and the oracle alone take"),
+        ("draw", "--k", 50, "--calibration", broken, "cannot read the calibration"),
+        ("sweep", "--calibration", broken, "cannot read the calibration"),
+        ("bench", "--mean-passes", 0, "mean_passes=0.0: must be above 0"),
+        ("bench", "--k", 50, "--repeats", 0, "repeats=0: must be at least 1"),
+    ):
+        out = [] if name == "bench" else ["--out", tmp_path / "out"]
+        assert main(command(name, places, "--calibration", calibrated, *out, *more)) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_class_reads_its_calibration_before_networks(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read the calibration .*none\.json"):
+        Collaboration.from_pretrained(tmp_path, tmp_path, redness, tmp_path / "none.json")
+
+
+def test_a_calibration_that_no_repair_can_follow_is_refused_before_its_folder(places, calibrated, tmp_path, capsys):
+    content, file = json.loads(calibrated.read_text()), tmp_path / "c.json"
+    content["strategies"][0]["policy"]["rollback"] = 0.999
+    file.write_text(json.dumps(content))
+    assert main(command("draw", places, "--out", tmp_path / "drawn", "--calibration", file, "--k", 50)) == 2
+    assert "rollback_variance=0.999: the schedule ends with less noise" in capsys.readouterr().err
+    assert not (tmp_path / "drawn").exists()
+
+
+@pytest.mark.parametrize("policy", [Policy(), None])
+def test_latents_are_kept_where_repairs_are_played_alone(places, monkeypatch, policy):
+    pipeline, kept = places[0], []
+    pipe = Collaboration.from_pretrained(pipeline, pipeline, redness, student_steps=1, teacher_steps=1)
+
+    def noted(rehearsal, costs, policy):
+        rehearsal.play(Policy())
+        try:
+            kept.append(rehearsal.latents(0, [0, 1]).shape)
+        except ValueError:
+            kept.append(None)
+
+    monkeypatch.setattr(Calibration, "of", noted)
+    pipe.calibrated(CAPTIONS, list("abcd"), policy)
+    assert kept == [None if policy else (2, 4, 8, 8)]
 
 
 def test_the_class_is_what_the_commands_use(places, calibrated):
@@ -252,6 +316,12 @@ def test_prompt_files(tmp_path):
     lines = tmp_path / "prompts.jsonl"
     lines.write_text('{"prompt": "a"}\n{"prompt": "b", "key": "../x"}\n{"prompt": "c", "key": "x"}\n')
     assert [p.key for p in read_prompt_file(lines)] == ["1-a", "x", "x-2"]
+    long = f"{'a' * 77}.bcd"
+    for key in (long, "aux", "com1.png", "x." * 39 + "yz"):
+        lines.write_text("".join(json.dumps({"prompt": "a", "key": key}) + "\n" for _ in range(11)))
+        found = [p.key for p in read_prompt_file(lines)]
+        assert len(set(found)) == 11
+        assert found == [safe_name(key) for key in found]
     for content, told in (
         ("", "holds no prompt; write one to a line"),
         ("{", "line 1 is no JSON"),
@@ -260,11 +330,47 @@ def test_prompt_files(tmp_path):
         ('{"prompt": "a", "promt": 1}', "has 'promt'; fields are prompt, key, attributes"),
         ('{"prompt": "a", "key": 1}', "its key is no text"),
         ("[" * 100_000, "line 1 is no JSON"),
+        ('{"prompt": "a", "attributes": {"p": NaN}}', "line 1 is no JSON: NaN"),
+        ('{"prompt": "a", "attributes": ' + "9" * 400 + "}", "a whole number of 400 digits"),
+        ('{"prompt": "a", "attributes": ' + "[" * 70 + "]" * 70 + "}", "nested deeper than 64 levels"),
     ):
         lines.write_text(content)
         with pytest.raises(ValueError, match=told) as caught:
             read_prompt_file(lines)
         assert "\n" not in str(caught.value)
+
+
+def test_what_its_own_reader_refuses_is_not_written(tmp_path):
+    row = {"key": "a", "prompt": "b", "attributes": None, "route": "keep", "draft_score": 0, "passes": 1, "seconds": 1}
+    files = DrawnFiles(tmp_path, {})
+    for score in (math.inf, -math.inf, math.nan):
+        with pytest.raises(
+            ValueError, match=r"'a' cannot be told of in samples.jsonl .*; mend its prompt, or the oracle"
+        ):
+            files.add([row, {**row, "draft_score": score}], [b"", b""])
+    assert [path.name for path in tmp_path.iterdir()] == ["draw.json"]
+
+
+def test_a_prompt_that_cannot_be_told_of_is_refused_before_a_network_is_loaded(
+    places, calibrated, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Collaboration, "from_pretrained", None)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a red\\u0000square", "attributes": {"colour": "red"}}')
+    argv = command("draw", places, "--calibration", calibrated, "--k", 0, "--out", tmp_path / "drawn")
+    assert main([*argv, "--prompts", str(prompts)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be told of in samples.jsonl (prompt is 'a red\\x00square', expected a text)" in error
+
+
+def test_the_summary_tells_what_was_done():
+    rows = [{"route": "refine" if n < 3 else "keep", "passes": float(n)} for n in range(12)]
+    told = summary(Path("drawn"), rows, Policy())
+    assert "12 pictures, 25% of them refined  passes 5.50 on average, half within 6.00, 95 % within 11.00" in told
+    assert "25% of them regenerated, the better picture kept" in summary(
+        Path("drawn"), rows, Policy(repair="regenerate", keep_best=True)
+    )
+    assert "12 pictures, all of them drafts  passes" in summary(Path("drawn"), rows, Policy(repair="keep"))
 
 
 def test_names_are_told_before_anything_is_imported():

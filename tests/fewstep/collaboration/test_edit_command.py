@@ -135,6 +135,8 @@ def test_mistakes_are_one_line(folder, calibrated, tmp_path, capsys, more, told)
     [
         ({}, "prompt 0 has no `image`, which is to be edited; name its file in a .jsonl"),
         ({"image": "edits.jsonl"}, "edits.jsonl is not a picture of PNG, JPEG"),
+        ({"image": "/etc/hosts"}, "prompt 0 has the image '/etc/hosts', which leaves the folder"),
+        ({"image": "pictures/../../{}.png"}, "prompt 0 has the image 'pictures/../../0.png', which leaves the folder"),
         ({"image": ""}, "line 1: its image is no name of a file"),
     ],
 )
@@ -145,6 +147,16 @@ def test_prompts_without_a_picture_are_one_line(folder, tmp_path, capsys, row, t
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert told in error
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_a_rollback_deeper_than_the_edit_is_one_line(folder, tmp_path, capsys):
+    depths = ["--edit-variance", 0.3, "--rollback-variance", 0.4]
+    assert main(command("calibrate", folder, *depths, "--out", tmp_path / "c.json")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "rollback_variance=0.4 is deeper, t = " in error
+    assert "by edit_variance=0.3; give at most that" in error
     assert not (tmp_path / "c.json").exists()
 
 

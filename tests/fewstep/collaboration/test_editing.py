@@ -11,9 +11,11 @@ from fewstep.backbones import load_latent_diffusion
 from fewstep.collaboration.calibration import Calibration
 from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.costs import measured_costs
+from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rehearsal import Rehearsal
 from fewstep.collaboration.rollback import EditStrength, Rollback
+from fewstep.collaboration.strategies import menu
 from fewstep.collaboration.student import load_a_student
 from fewstep.collaboration.teacher import Teacher
 from fewstep.diffusion.schedules import add_noise
@@ -215,3 +217,30 @@ def test_what_cannot_be_edited_is_one_line(drawing, editing, tmp_path):
     student = load_a_student(write_export(tmp_path))
     with pytest.raises(ValueError, match=r"this student draws along fixed times, from noise alone; edit with python"):
         Cascade(student, drawing.teacher, redness, student_steps=4, student_scale=4.0, edit=HALF)
+
+
+@pytest.mark.parametrize("edit", [HALF, EditStrength(0.5), EditStrength(0.3, "time")])
+def test_nothing_is_refined_from_deeper_than_it_was_edited(drawing, edit, monkeypatch):
+    """Of the variances of the menu those stay that the schedule has noised the picture by."""
+    cascade = replace(drawing, edit=edit)
+    schedule = cascade.teacher.model.parametrization.schedule
+    start = torch.tensor(edit.time(schedule), dtype=torch.float64)
+    variance = schedule(start)[1].square().item() + 1e-9
+    rehearsal = Rehearsal(cascade, PROMPTS[:2], SEEDS[:2], sources=SOURCES[:2])
+    depths = {policy.rollback.value for policy in menu(rehearsal) if policy.repair == "refine"}
+    assert depths == {value for value in (0.5, 0.7, 0.9) if value <= variance} != {0.5, 0.7, 0.9}
+    assert any(policy.repair == "regenerate" for policy in menu(rehearsal))
+    monkeypatch.setattr(Cascade, "drafted", None)
+    for rollback in (Rollback(0.9), Rollback(0.51, "time")):
+        told = f"rollback_{rollback.kind}={rollback.value} is deeper, t = .*edit_{edit.kind}={edit.value}; give at most"
+        with pytest.raises(ValueError, match=told):
+            Calibration.of(rehearsal, measured_costs_of(cascade), Policy(rollback=rollback))
+        pipe = Collaboration(cascade, measured_costs_of(cascade))
+        with pytest.raises(ValueError, match=told):
+            pipe.chosen(policy=Policy(math.inf, rollback=rollback))
+        assert pipe.chosen(policy=Policy(rollback=rollback)).threshold == -math.inf  # nothing is refined
+    cascade.check_rollback(Rollback(edit.value, edit.kind))
+
+
+def measured_costs_of(cascade):
+    return measured_costs(cascade.student, cascade.student_steps, cascade.teacher, redness, "")

@@ -1,10 +1,12 @@
 """A rehearsal makes of every policy what the cascade makes, and draws nothing twice."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from fewstep.backbones import load_latent_diffusion
 from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rehearsal import Judge, Rehearsal
@@ -85,3 +87,43 @@ def test_nothing_is_drawn_twice(cascade, middle, monkeypatch):
 def test_what_is_not_of_the_same_length_is_refused(cascade):
     with pytest.raises(ValueError, match="blue: 10 prompts with 10 seeds and 9 of what is asked"):
         Rehearsal(cascade, PROMPTS, SEEDS, judges={"blue": Judge(blueness, SEEDS[:9])})
+
+
+def test_drafts_are_shown_by_the_autoencoder_of_the_student(tmp_path):
+    """As the cascade shows them, where that of the teacher has other weights."""
+    folder = write_pipeline(tmp_path, "sd_v")
+    other = load_latent_diffusion(folder)
+    with torch.no_grad():
+        other.latents.autoencoder.decoder.conv_out.bias.add_(torch.tensor([0.2, 0.0, -0.2]))
+    student = load_a_student(folder)
+    cascade = Cascade(student, Teacher(other, 2, 2.0), redness, student_steps=1)
+    rehearsal, close = Rehearsal(cascade, PROMPTS, SEEDS), {"atol": 2e-5, "rtol": 1e-4}
+    for threshold in (-math.inf, math.inf):
+        policy = Policy(threshold, "refine", keep_best=True)
+        played, drawn = rehearsal.play(policy), cascade(PROMPTS, SEEDS, policy)
+        torch.testing.assert_close(played.draft_scores, drawn.draft_scores.double(), **close)
+        torch.testing.assert_close(played.scores["oracle"], redness(drawn.images, SEEDS).double(), **close)
+    shown = other.latents.decode(rehearsal.latents(0, range(10)))
+    assert (redness(shown, SEEDS) - played.draft_scores).mean() > 0.05  # the teacher's autoencoder is redder
+    broken = replace(cascade, student=replace(student, denoiser=lambda x, *rest: x * math.nan))
+    with pytest.raises(ValueError, match="the student made no numbers of 'a red square'"):
+        Rehearsal(broken, PROMPTS, SEEDS).play(Policy())
+
+
+def test_latents_are_kept_of_what_was_drawn_alone(cascade, middle):
+    rehearsal = Rehearsal(cascade, PROMPTS, SEEDS)
+    drafts = rehearsal.play(Policy(middle, "keep", drafts=2)).drafts
+    assert drafts.tolist().count(2) == 5
+    again = (drafts > 1).nonzero()[:, 0].tolist()
+    expected = cascade.drafted([PROMPTS[place] for place in again], [SEEDS[place] for place in again], [1] * 5)
+    torch.testing.assert_close(rehearsal.latents(1, again), expected, atol=2e-5, rtol=1e-4)
+    with pytest.raises(KeyError):
+        rehearsal.latents(1, [drafts.tolist().index(1)])
+
+
+def test_a_rehearsal_without_latents_plays_all_but_refinements(cascade, rehearsal, middle):
+    without = Rehearsal(cascade, PROMPTS, SEEDS, keep_latents=False)
+    for policy in (Policy(), Policy(middle, "regenerate", drafts=2)):
+        assert torch.equal(without.play(policy).scores["oracle"], rehearsal.play(policy).scores["oracle"])
+    with pytest.raises(ValueError, match="keeps no latents of drafts, which refining needs"):
+        without.play(Policy(middle, "refine"))

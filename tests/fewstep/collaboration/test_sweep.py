@@ -1,6 +1,7 @@
 """Every way of a sweep against the cascade, the teacher and the student themselves."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fewstep.collaboration.costs import Costs
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rehearsal import Judge, Rehearsal
 from fewstep.collaboration.rollback import Rollback
+from fewstep.collaboration.strategies import Strategy
 from fewstep.collaboration.student import load_a_student
 from fewstep.collaboration.sweep import sweep
 from fewstep.collaboration.sweep_command import even_budgets, table
@@ -85,6 +87,37 @@ def test_a_calibrated_policy_and_its_random_twin(cascade, calibration, ways):
     always = redness(cascade(PROMPTS, SEEDS, Policy(math.inf, "refine", Rollback(0.6))).images, SEEDS)
     lot = (1 - share) * drawn.draft_scores + share * always
     torch.testing.assert_close(ways["random 5"].scores["oracle"], lot.double(), atol=2e-5, rtol=1e-4)
+
+
+def test_the_random_twin_of_drawing_again_is_the_student(cascade, calibration):
+    """Whose drafts are drawn again by lot is as good as the first; with the oracle it is better."""
+    rehearsal, first = Rehearsal(cascade, PROMPTS, SEEDS), calibration.strategies[0]
+    again = Policy(repair="keep", drafts=4, good_enough=first.scores.median().item())
+    strategy = Strategy(again, COSTS, first.scores, torch.full((10,), 2), first.scores)
+    other = replace(calibration, strategies=(strategy, replace(strategy, policy=replace(again, drafts=3))))
+    found = {way.name: way for way in sweep(rehearsal, other, [6.0], most_drafts=1)}
+    assert torch.equal(found["random 6"].scores["oracle"], found["student"].scores["oracle"])
+    assert found["adaptive 6"].scores["oracle"].mean() > found["student"].scores["oracle"].mean()
+    assert found["random 6"].passes.mean() == pytest.approx(found["adaptive 6"].passes.mean().item())
+    row = found["random 6"].row()
+    assert row["passes_p95"] is None
+    assert table([row, found["student"].row()])[-1].split()[:4] == ["random", "6", f"{row['passes']:.2f}", "-"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"budgets": [0.1]}, "mean_passes=0.1: drafts and the oracle alone take 2.5"),
+        ({"rollbacks": [1.5]}, r"1\.5"),
+        ({"most_drafts": 0}, "best of=0: must be at least 1 and at most 1000"),
+        ({"teacher_steps": [4, 0]}, "teacher steps=0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_drawn(cascade, calibration, monkeypatch, options, told):
+    monkeypatch.setattr(Cascade, "drafted", None)
+    monkeypatch.setattr(Cascade, "improved", None)
+    with pytest.raises(ValueError, match=told):
+        sweep(Rehearsal(cascade, PROMPTS, SEEDS), calibration, **{"budgets": [5.0], **options})
 
 
 def test_rows_and_their_table(calibration, ways):

@@ -9,13 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
+from fewstep.collaboration import bench_command
 from fewstep.collaboration.__main__ import main, parser
 from fewstep.collaboration.bench_command import benched, one_by_one
 from fewstep.collaboration.calibration import Calibration
+from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rollback import Rollback
+from fewstep.rewards.attribute_reader import AttributeReader
 from tests.fewstep.collaboration.test_cascade import PROMPTS, SEEDS, redness
-from tests.fewstep.collaboration.test_collaboration_command import calibrated, command, places
+from tests.fewstep.collaboration.test_collaboration_command import COLOURS, calibrated, command, places
 from tests.fewstep.collaboration.test_rehearsal import cascade
 
 __all__ = ["calibrated", "cascade", "places"]  # fixtures
@@ -24,7 +27,10 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "collaboration"
 
 def test_a_sweep_writes_rows_and_a_picture(places, calibrated, tmp_path, capsys):
     out = tmp_path / "sweep"
-    asked = ["--judge", places[1].replace("attributes=", "all_right="), "--teachers", 2, "--best-of", 2]
+    torch.manual_seed(1)
+    other = AttributeReader(COLOURS, "convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, 32)
+    other.save_pretrained(tmp_path / "judge")
+    asked = ["--judge", f"all_right={tmp_path / 'judge'}", "--teachers", 2, "--best-of", 2]
     argv = command("sweep", places, "--out", out, "--calibration", calibrated, *asked)
     assert main(argv) == 0
     told = capsys.readouterr().out
@@ -53,6 +59,10 @@ def test_what_cannot_be_swept_is_one_line(places, calibrated, tmp_path, capsys):
     argv = command("sweep", places, "--out", tmp_path / "a", "--calibration", calibrated, "--judge", places[1])
     assert main(argv) == 2
     assert "is given twice: oracle and judges must be different networks" in capsys.readouterr().err
+    same = places[1].replace("attributes=", "all_right=")
+    argv = command("sweep", places, "--out", tmp_path / "a", "--calibration", calibrated, "--judge", same)
+    assert main(argv) == 2
+    assert f"{same} has the weights of the oracle" in capsys.readouterr().err
     argv = command("sweep", places, "--out", tmp_path / "a", "--calibration", calibrated, "--budgets", 1)
     assert main(argv) == 2
     assert "mean_passes=1: drafts and the oracle alone take" in capsys.readouterr().err
@@ -77,6 +87,17 @@ def test_one_by_one_is_the_cascade_with_pictures_of_8_bits_in_between(cascade):
     torch.testing.assert_close(found, latents.decode(expected), atol=1 / 64, rtol=0)
     with pytest.raises(ValueError, match="the authors' code refines the one draft of each prompt"):
         benched(cascade, Policy(repair="regenerate"), PROMPTS, SEEDS, PROMPTS, 1)
+
+
+def test_bench_holds_the_pictures_of_a_few_batches(cascade, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(Cascade, "__call__", lambda self, prompts, *rest: sizes.append(len(prompts)))
+    monkeypatch.setattr(bench_command, "one_by_one", lambda cascade, policy, prompts, *rest: sizes.append(len(prompts)))
+    told = benched(replace(cascade, batch_size=2), Policy(), PROMPTS, SEEDS, PROMPTS, 2)
+    assert sizes == [8, 8, 2, 2] * 3  # four batches and the rest, a round that warms up and two
+    assert told.startswith("10 prompts, 2 rounds: ")
+    with pytest.raises(ValueError, match="repeats=0: must be at least 1"):
+        benched(cascade, Policy(), PROMPTS, SEEDS, PROMPTS, 0)
 
 
 def test_options_from_a_file(tmp_path, capsys):

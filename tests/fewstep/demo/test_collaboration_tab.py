@@ -104,16 +104,18 @@ def test_an_oracle_that_reads_attributes_knows_those_of_the_file(places):
 
 
 @pytest.mark.parametrize(
-    ("text", "mean_passes", "told"),
+    ("text", "mean_passes", "seed", "told"),
     [
-        (" \n", 9, f"Error: 0 prompts: write 1 to {MOST}, each on a line of its own"),
-        ("a red square\n" * (MOST + 1), 9, f"Error: {MOST + 1} prompts"),
-        ("a red square", 0.1, "Error: mean_passes=0.1: drafts and the oracle alone take"),
-        ("a red square " * 9, 9, "Error: "),
+        (" \n", 9, 0, f"Error: 0 prompts: write 1 to {MOST}, each on a line of its own"),
+        ("a red square\n" * (MOST + 1), 9, 0, f"Error: {MOST + 1} prompts"),
+        ("a red square", 0.1, 0, "Error: mean_passes=0.1: drafts and the oracle alone take"),
+        ("a red square " * 9, 9, 0, "Error: "),
+        ("a red square", None, 0, "Error: Passes per picture is empty; write a number"),
+        ("a red square", 9, None, "Error: Seed is empty; write a number"),
     ],
 )
-def test_a_mistake_is_one_line(answers, text, mean_passes, told):
-    shown, line, wrong = answers.draw(text, mean_passes, 0)
+def test_a_mistake_is_one_line(answers, text, mean_passes, seed, told):
+    shown, line, wrong = answers.draw(text, mean_passes, seed)
     assert (shown, wrong) == ([], True)
     assert line.startswith(told)
     assert "\n" not in line
