@@ -21,7 +21,7 @@ from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.processes import Ranks, in_processes, ranks_of_torchrun, shown_progress
 from fewstep.collaboration.rollback import EditStrength, Rollback
-from fewstep.collaboration.sweep_command import check_sweep, swept
+from fewstep.collaboration.sweep.command import check_sweep, swept
 from fewstep.diffusion.prompt_encoder import token_ids
 from fewstep.files.pictures import as_png, to_picture
 from fewstep.files.prompt_files import Prompt, read_prompt_file
@@ -106,22 +106,18 @@ def draw_share(options: argparse.Namespace, ranks: Ranks) -> str:
 
 def analyse(options: argparse.Namespace) -> str:
     check_analysis(options)
-    prompts = read_prompt_file(options.prompts)
-    asked = {name: asked_of(prompts, name) for name in (options.oracle, *options.judge)}
-    pipe = _pipeline(options, asked[options.oracle])
-    check_all(pipe, prompts, asked[options.oracle])
-    asked["oracle"] = asked.pop(options.oracle)
+    prompts, asked = _told(options)
+    pipe = _pipeline(options, asked["oracle"])
+    check_all(pipe, prompts, asked["oracle"])
     return analysed(options, pipe.cascade, prompts, _seeds(prompts, options.seed), asked)
 
 
 def sweep(options: argparse.Namespace) -> str:
     check_sweep(options)
-    prompts = read_prompt_file(options.prompts)
-    asked = {name: asked_of(prompts, name) for name in (options.oracle, *options.judge)}
+    prompts, asked = _told(options)
     known = _calibration(options)
-    pipe = _pipeline(options, asked[options.oracle], known)
-    check_all(pipe, prompts, asked[options.oracle])
-    asked["oracle"] = asked.pop(options.oracle)
+    pipe = _pipeline(options, asked["oracle"], known)
+    check_all(pipe, prompts, asked["oracle"])
     return swept(options, pipe.cascade, known, prompts, _seeds(prompts, options.seed), asked)
 
 
@@ -240,6 +236,13 @@ def _calibration(options: argparse.Namespace) -> Calibration:
     if not options.calibration.is_file():
         raise ValueError(f"--calibration {options.calibration} is not there; make it with `calibrate`")
     return Calibration.load(options.calibration)
+
+
+def _told(options: argparse.Namespace) -> tuple[list[Prompt], dict[str, list[Any]]]:
+    """The prompts, and what the oracle (under "oracle") and every judge is told of each."""
+    prompts = read_prompt_file(options.prompts)
+    told = {"oracle": options.oracle, **{name: name for name in options.judge}}
+    return prompts, {name: asked_of(prompts, oracle) for name, oracle in told.items()}
 
 
 def _seeds(prompts: Sequence[Prompt], seed: int) -> list[str]:

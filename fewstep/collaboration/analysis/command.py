@@ -14,6 +14,7 @@ from fewstep.choices import require_range
 from fewstep.collaboration.analysis.covariates import DISTANCES
 from fewstep.collaboration.analysis.pairs import Pairs, draw_pairs
 from fewstep.collaboration.analysis.plot import draw
+from fewstep.collaboration.analysis.predictors import Estimate, auc, logistic_regression, spearman, trend
 from fewstep.collaboration.analysis.wins import (
     LEAST_AGREEMENT,
     outcomes,
@@ -26,7 +27,6 @@ from fewstep.collaboration.analysis.wins import (
 from fewstep.collaboration.calibration import identity
 from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.judges import different_networks, load_judges, require_different, require_free_folder
-from fewstep.collaboration.predictors import Estimate, auc, logistic_regression, spearman, trend
 from fewstep.files.durable import replace_file
 from fewstep.files.prompt_files import Prompt
 

@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu, norm, pearsonr
 
+from fewstep.collaboration.analysis.predictors import auc, logistic_regression, spearman, trend
 from fewstep.collaboration.analysis.wins import (
     outcomes,
     plan,
@@ -16,7 +17,6 @@ from fewstep.collaboration.analysis.wins import (
     tie_band,
     win_shares,
 )
-from fewstep.collaboration.predictors import auc, logistic_regression, spearman, trend
 
 
 def normal(*size, seed=0):

@@ -14,8 +14,8 @@ from fewstep.collaboration.rehearsal import Judge, Rehearsal
 from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.strategies import Strategy
 from fewstep.collaboration.student import load_a_student
-from fewstep.collaboration.sweep import sweep
-from fewstep.collaboration.sweep_command import even_budgets, table
+from fewstep.collaboration.sweep.command import even_budgets, table
+from fewstep.collaboration.sweep.ways import sweep
 from fewstep.collaboration.teacher import Teacher
 from tests.fewstep.collaboration.test_cascade import PROMPTS, SEEDS, redness
 from tests.tiny_diffusion import write_pipeline

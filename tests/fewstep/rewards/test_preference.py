@@ -232,6 +232,7 @@ def test_a_folder_names_sizes_and_nothing_to_load(reward, tmp_path, change, mess
         (gzip.compress(bytes((1 << 24) + 1)), "unpacks to more than 16777216 bytes"),
         (gzip.compress(b"#\na b"), r"words\.weight has shape"),
     ],
+    ids=["no archive", "no text", "too large", "another"],  # an archive holds the time, which no two processes share
 )
 def test_vocabularies_that_are_none_are_one_line(reward, tmp_path, content, message):
     reward.save_pretrained(tmp_path)

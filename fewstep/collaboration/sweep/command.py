@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
+from fewstep.collaboration.analysis.predictors import auc
 from fewstep.collaboration.calibration import Calibration, identity
 from fewstep.collaboration.cascade import Cascade
 from fewstep.collaboration.judges import different_networks, load_judges, require_different, require_free_folder
 from fewstep.collaboration.policy import Policy
-from fewstep.collaboration.predictors import auc
 from fewstep.collaboration.rehearsal import ORACLE, Judge, Rehearsal
-from fewstep.collaboration.sweep import sweep
-from fewstep.collaboration.sweep_plot import draw
+from fewstep.collaboration.sweep.plot import draw
+from fewstep.collaboration.sweep.ways import sweep
 from fewstep.files.durable import replace_file
 from fewstep.files.prompt_files import Prompt
 
