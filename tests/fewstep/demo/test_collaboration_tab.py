@@ -14,7 +14,7 @@ from fewstep.demo.collaboration_answers import MOST, CollaborationAnswers
 from fewstep.demo.told import shown_line
 from fewstep.files.pictures import to_picture
 from fewstep.rewards.attribute_reader import AttributeReader
-from tests.test_demo import opened
+from tests.test_demo import FIELD, opened
 from tests.tiny_diffusion import CAPTIONS, write_pipeline
 
 SETTINGS = {"student_steps": 2, "teacher_steps": 3, "teacher_scale": 2.0}
@@ -149,6 +149,7 @@ def test_the_tab_in_the_browser(places, tmp_path):
     with opened(None, tmp_path, together=loaded(places, 1, places[1])) as page:
         page.tab("Collaboration")
         page.browser.wait("document.querySelectorAll('button[role=tab]').length == 1")
+        page.browser.wait(f"({FIELD})('Prompts')")
         assert page.text("Prompts").splitlines() == CAPTIONS
         drawn = "[...document.querySelectorAll('.told')].some(e => /repaired/.test(e.innerText))"
         page.browser.do("[...document.querySelectorAll('button.primary')].find(e => e.innerText == 'Draw').click()")
