@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fewstep.collaboration.calibration import identity
-from fewstep.collaboration.commands import asked_of
-from fewstep.collaboration.judges import load_judges
+from fewstep.collaboration.command_line.commands import asked_of
+from fewstep.collaboration.command_line.judges import load_judges
 from fewstep.collaboration.learned_routing import GainRouter, pooled_prompts
 from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy

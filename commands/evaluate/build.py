@@ -25,7 +25,7 @@ from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
 from commands.value_errors import refuse_nan
 from commands.weight_mismatch import require_same_class, require_same_numbers
-from fewstep.collaboration.drawn_files import ABOUT
+from fewstep.collaboration.command_line.drawn_files import ABOUT
 from fewstep.files.plain_reader import shown
 from fewstep.one_line import one_line
 from fewstep.picture_size import as_stored

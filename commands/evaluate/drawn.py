@@ -18,7 +18,7 @@ from torch import Tensor
 
 from callbacks.metrics.measurements import Measured, publish
 from commands.evaluate.prompts import PromptData
-from fewstep.collaboration.drawn_files import ABOUT, read_drawn
+from fewstep.collaboration.command_line.drawn_files import ABOUT, read_drawn
 from fewstep.files.pictures import read_picture
 from fewstep.metrics.intervals import bootstrap_mean
 

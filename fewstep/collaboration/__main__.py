@@ -22,7 +22,7 @@ SOLVERS = ("dpm_solver", "ddim", "unipc", "diffusers_dpm_solver")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name); returns the exit code."""
-    return run_command(parser(), "fewstep.collaboration.commands", argv)
+    return run_command(parser(), "fewstep.collaboration.command_line.commands", argv)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -23,8 +23,18 @@ from fewstep.collaboration.rehearsal import Rehearsal
 from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.strategies import Strategy, chosen, menu, worth_keeping
 from fewstep.files.durable import replace_file
-from fewstep.files.plain_json import read_json
-from fewstep.files.plain_reader import each, fields, flag, named, number, optional, positive, shown, text, whole
+from fewstep.files.plain_reader import (
+    each,
+    fields,
+    flag,
+    named,
+    number,
+    optional,
+    positive,
+    read_fields,
+    text,
+    whole,
+)
 from fewstep.files.weights import weights_sha256
 
 SCHEMA = 2
@@ -104,10 +114,7 @@ class Calibration:
     def load(cls, file: str | Path) -> "Calibration":
         """What `save` wrote, by whomever; ValueError in one line."""
         try:
-            told = read_json(Path(file))
-            if not isinstance(told, dict):
-                raise ValueError(f"it is {shown(told)}, no mapping")
-            PARTS(told, "")
+            told = read_fields(Path(file), PARTS)
             if told["schema"] != SCHEMA or not told["strategies"]:
                 raise ValueError(f"schema {told['schema']} with {len(told['strategies'])} strategies")
             costs = Costs(**told["costs"])

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from fewstep.diffusion.guidance import Condition
 from fewstep.files.durable import replace_file
-from fewstep.files.plain_json import read_json
-from fewstep.files.plain_reader import each, fields, named, number, positive, shown, text, whole
+from fewstep.files.plain_reader import each, fields, named, number, positive, read_fields, text, whole
 
 SCHEMA = 1
 PENALTIES = tuple(10 ** (power / 4) for power in range(-16, 17))  # per row, of weights on standardised features
@@ -103,10 +102,7 @@ class GainRouter:
     def load(cls, file: str | Path) -> "GainRouter":
         """What `save` wrote, by whomever; ValueError in one line."""
         try:
-            told = read_json(Path(file))
-            if not isinstance(told, dict):
-                raise ValueError(f"it is {shown(told)}, no mapping")
-            PARTS(told, "")
+            told = read_fields(Path(file), PARTS)
             columns = {name: torch.tensor(told[name], dtype=torch.float64) for name in ("centers", "scales", "weights")}
             sizes = {len(told["names"]), *map(len, columns.values())}
             if told["schema"] != SCHEMA or len(sizes) > 1 or sizes == {0}:

@@ -16,8 +16,7 @@ from fewstep.collaboration.rollback import Rollback
 from fewstep.diffusion.guidance import Condition, Denoiser, DynamicGuidance, require_trained
 from fewstep.diffusion.solvers import consistency_sampling, ddim, even_times, time_like
 from fewstep.distillation.students import load_student, unscaled
-from fewstep.files.plain_json import read_json
-from fewstep.files.plain_reader import each, fields, optional, positive, shown, text, whole
+from fewstep.files.plain_reader import each, fields, optional, positive, read_fields, text, whole
 from fewstep.files.weights import safetensors_sha256, weights_sha256
 from fewstep.icd.description import read_description as read_icd_description
 from fewstep.icd.description import students as student_settings
@@ -165,10 +164,7 @@ def describe_student(
 def read_description(folder: str | Path) -> dict[str, Any]:
     """What FOLDER/student.json says; ValueError in one line where a part is lacking or of another kind."""
     try:
-        told = read_json(Path(folder, "student.json"))
-        if not isinstance(told, dict):
-            raise ValueError(f"it is {shown(told)}, no mapping")
-        PARTS(told, "")
+        told = read_fields(Path(folder, "student.json"), PARTS)
         if told["schema"] != SCHEMA or not told["guidance_scales"]:
             raise ValueError(f"schema {told['schema']} with guidance_scales {told['guidance_scales']}")
     except (OSError, ValueError) as error:

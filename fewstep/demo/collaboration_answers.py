@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fewstep.collaboration.cascade import Collaborated
-from fewstep.collaboration.commands import asked_of, check_all
+from fewstep.collaboration.command_line.commands import asked_of, check_all
 from fewstep.collaboration.pipeline import Collaboration
 from fewstep.demo.fields import given_number, given_seed
 from fewstep.files.names import distinct

@@ -3,11 +3,14 @@
 import math
 import reprlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+
+from fewstep.files.plain_json import read_json
 
 MOST_REPEATED = 2**26  # bytes that a view may repeat, such as a mask that is the same for all heads
 LARGEST = 2**53  # whole numbers above it are not exact as floats, which schedules make of them
@@ -136,3 +139,12 @@ def fields(required: Mapping[str, Reader], **others: Reader) -> Reader:
                 reader(value[key], f"{name}.{key}" if name else key)
 
     return read
+
+
+def read_fields(file: str | Path, parts: Reader) -> dict[str, Any]:
+    """The mapping of a JSON file, with parts as `fields` says; OSError, or ValueError in one line, otherwise."""
+    told = read_json(file)
+    if not isinstance(told, dict):
+        raise ValueError(f"it is {shown(told)}, no mapping")
+    parts(told, "")
+    return told

@@ -26,7 +26,12 @@ from fewstep.collaboration.analysis.wins import (
 )
 from fewstep.collaboration.calibration import identity
 from fewstep.collaboration.cascade import Cascade
-from fewstep.collaboration.judges import different_networks, load_judges, require_different, require_free_folder
+from fewstep.collaboration.command_line.judges import (
+    different_networks,
+    load_judges,
+    require_different,
+    require_free_folder,
+)
 from fewstep.files.durable import replace_file
 from fewstep.files.prompt_files import Prompt
 

@@ -10,7 +10,12 @@ import torch
 from fewstep.collaboration.analysis.predictors import auc
 from fewstep.collaboration.calibration import Calibration, identity
 from fewstep.collaboration.cascade import Cascade
-from fewstep.collaboration.judges import different_networks, load_judges, require_different, require_free_folder
+from fewstep.collaboration.command_line.judges import (
+    different_networks,
+    load_judges,
+    require_different,
+    require_free_folder,
+)
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rehearsal import ORACLE, Judge, Rehearsal
 from fewstep.collaboration.sweep.plot import draw

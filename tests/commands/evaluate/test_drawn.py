@@ -13,7 +13,7 @@ from scipy import stats
 
 import evaluate
 from commands.evaluate.drawn import HIGH, PASSES, REPAIRED, PassesCallback, bootstrap_quantile
-from fewstep.collaboration.drawn_files import DrawnFiles, read_drawn
+from fewstep.collaboration.command_line.drawn_files import DrawnFiles, read_drawn
 from fewstep.files.pictures import as_png
 from fewstep.rewards.attribute_reader import AttributeReader
 

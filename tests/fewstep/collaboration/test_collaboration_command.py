@@ -12,8 +12,8 @@ from PIL import Image
 from fewstep.collaboration import cascade as cascade_file
 from fewstep.collaboration.__main__ import SOLVERS, main
 from fewstep.collaboration.calibration import Calibration
-from fewstep.collaboration.commands import summary
-from fewstep.collaboration.drawn_files import DrawnFiles, read_drawn
+from fewstep.collaboration.command_line.commands import summary
+from fewstep.collaboration.command_line.drawn_files import DrawnFiles, read_drawn
 from fewstep.collaboration.oracles import ORACLES, load_oracle
 from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy

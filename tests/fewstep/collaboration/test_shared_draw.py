@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 from torch.distributed import HashStore
 
-from fewstep.collaboration import commands
 from fewstep.collaboration.__main__ import main, parser
 from fewstep.collaboration.cascade import Cascade
-from fewstep.collaboration.processes import Ranks, check_count, in_processes, ranks_of_torchrun
+from fewstep.collaboration.command_line import commands
+from fewstep.collaboration.command_line.processes import Ranks, check_count, in_processes, ranks_of_torchrun
 from tests.fewstep.collaboration.test_collaboration_command import calibrated, command, places  # noqa: F401
 from tests.fewstep.collaboration.work_of_ranks import fail
 from tests.patience import PATIENCE

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fewstep.collaboration import bench_command
 from fewstep.collaboration.__main__ import main, parser
-from fewstep.collaboration.bench_command import benched, one_by_one
 from fewstep.collaboration.calibration import Calibration
 from fewstep.collaboration.cascade import Cascade
+from fewstep.collaboration.command_line import bench
+from fewstep.collaboration.command_line.bench import benched, one_by_one
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rollback import Rollback
 from fewstep.rewards.attribute_reader import AttributeReader
@@ -92,7 +92,7 @@ def test_one_by_one_is_the_cascade_with_pictures_of_8_bits_in_between(cascade):
 def test_bench_holds_the_pictures_of_a_few_batches(cascade, monkeypatch):
     sizes = []
     monkeypatch.setattr(Cascade, "__call__", lambda self, prompts, *rest: sizes.append(len(prompts)))
-    monkeypatch.setattr(bench_command, "one_by_one", lambda cascade, policy, prompts, *rest: sizes.append(len(prompts)))
+    monkeypatch.setattr(bench, "one_by_one", lambda cascade, policy, prompts, *rest: sizes.append(len(prompts)))
     told = benched(replace(cascade, batch_size=2), Policy(), PROMPTS, SEEDS, PROMPTS, 2)
     assert sizes == [8, 8, 2, 2] * 3  # four batches and the rest, a round that warms up and two
     assert told.startswith("10 prompts, 2 rounds: ")

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from fewstep.collaboration.analysis.command import analysed, check_analysis
-from fewstep.collaboration.bench_command import benched, check_bench
 from fewstep.collaboration.calibration import Calibration
 from fewstep.collaboration.cascade import BATCHES, Collaborated
-from fewstep.collaboration.drawn_files import DrawnFiles, check_told
-from fewstep.collaboration.edit_command import check_no_images, edit_strength, opened, source_files
+from fewstep.collaboration.command_line.bench import benched, check_bench
+from fewstep.collaboration.command_line.drawn_files import DrawnFiles, check_told
+from fewstep.collaboration.command_line.edits import check_no_images, edit_strength, opened, source_files
+from fewstep.collaboration.command_line.processes import Ranks, in_processes, ranks_of_torchrun, shown_progress
 from fewstep.collaboration.oracles import reads_attributes
 from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy
-from fewstep.collaboration.processes import Ranks, in_processes, ranks_of_torchrun, shown_progress
 from fewstep.collaboration.rollback import EditStrength, Rollback
 from fewstep.collaboration.sweep.command import check_sweep, swept
 from fewstep.diffusion.prompt_encoder import token_ids
