@@ -72,6 +72,8 @@ METRICS = {
     "relative_error(_w.+)?": Metric("Relative error {}", "of the guided prediction, against two passes", "", "lower"),
     "passes": Metric("Network passes", "of the teacher's network for a picture, oracle and decoder as their share"),
     "passes_p95": Metric("Network passes, 95 %", "what 95 % of the pictures stay within"),
+    "seconds_p95": Metric("Latency, 95 %", "what 95 % of the pictures stay within, as their shares of batches", "s"),
+    "(.*_)?oracle_auc": Metric("AUC of the oracle {}", "its score of a draft, for whether all that is asked is right"),
     "repaired": Metric("Repaired", "share of pictures that the teacher was asked to repair"),
     "(.+_)?loss": Metric("Loss {}", "", "", "lower"),
 }

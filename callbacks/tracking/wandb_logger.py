@@ -23,7 +23,7 @@ from callbacks.tracking.wandb_connection import (
     unreachable,
     within,
 )
-from callbacks.tracking.wandb_media import histograms, sample_table
+from callbacks.tracking.wandb_media import as_pages, histograms, sample_table
 from callbacks.tracking.wandb_start import RunStart, connect
 from fewstep.files.secrets import without_secrets
 
@@ -119,6 +119,11 @@ class OfflineFirstWandbLogger(WandbLogger):
                 self.log_metrics({key: sample_table(columns, rows, folder)}, step)
 
         self.attempt("sample table", log)
+
+    @rank_zero_only
+    def log_pages(self, pages: Mapping[str, str], step: int | None = None) -> None:
+        """pages: log key -> HTML, such as a drawing of SVG."""
+        self.attempt("page", lambda: self.log_metrics(as_pages(pages), step))
 
     @rank_zero_only
     def in_background(self, what: str, action: Callable[[Any], Any]) -> None:

@@ -1,4 +1,4 @@
-"""Tables and histograms as wandb takes them."""
+"""Tables, histograms and pages as wandb takes them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,3 +29,10 @@ def sample_table(columns: list[str], rows: Sequence[Sequence[Any]], folder: str 
 
     cells = [[cell(value, f"{i}-{j}") for j, value in enumerate(row)] for i, row in enumerate(rows)]
     return wandb.Table(columns=columns, data=cells)
+
+
+def as_pages(pages: Mapping[str, str]) -> dict[str, Any]:
+    """log key -> wandb.Html of what it shows."""
+    import wandb
+
+    return {key: wandb.Html(html, inject=False) for key, html in pages.items()}

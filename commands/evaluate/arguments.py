@@ -46,6 +46,13 @@ def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, li
     add("--devices", type=positive, default=1, help="processes that share the test data (1)")
     add("--bootstrap", type=draws, default=1000, help="resamples behind the 95%% interval of a mean (1000)")
     add("--trust", action="append", metavar="PACKAGE", help="let the config name classes of this package; repeatable")
+    add(
+        "--wandb",
+        choices=("offline", "online", "disabled"),
+        default="disabled",
+        help="record table, curves and fronts below OUT/wandb, and online on a server, too (disabled)",
+    )
+    add("--wandb-project", default="fewstep", metavar="NAME", help="Weights & Biases project (fewstep)")
     add("--overwrite", action="store_true", help="replace a report about other checkpoints, drop another's OUT/partial")
     return parser.parse_known_args(argv)
 

@@ -11,12 +11,14 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from callbacks.care.ema import EMA
 from callbacks.checkpoints.reading import read_checkpoint
+from callbacks.metrics.attributes import AttributeCallback
 from callbacks.metrics.catalogue import CHOICES
 from commands.config_errors import explain, read_configs
 from commands.evaluate.data_flags import DATA_KEYS, flag, metadata_of, with_changes, with_metadata
 from commands.evaluate.drawn import DrawnData, DrawnModule, PassesCallback, described, is_drawn
 from commands.evaluate.kept_outputs import keeping_outputs
 from commands.evaluate.metrics_by_name import by_name, of_config, require_pictures
+from commands.evaluate.oracle_auc import OracleAUC, tell
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.prompts import PromptData, answering_prompts
 from commands.option_groups import check_groups
@@ -220,7 +222,12 @@ def build_drawn(folder: Path, steps: int | None, options: Options) -> Built:
         if field != "attributes" or not all(row["attributes"] for row in rows):
             raise ValueError(f"--metrics needs {field} of every sample, which {folder} does not have")
     data = DrawnData(rows, options.batch_size or 8)
-    metrics = [*by_name(options.metrics, options.metric_options), PassesCallback(rows)]
+    metrics = by_name(options.metrics, options.metric_options)
+    readers = [metric for metric in metrics if isinstance(metric, AttributeCallback)]
+    if readers and model.drafts is None:
+        tell(f"{folder} has no drafts/ of what was repaired: no AUC of the oracle is told")
+        readers = []
+    metrics += [*map(OracleAUC, readers), PassesCallback(rows)]
     return Built(folder, folder / ABOUT, {"data": described(rows)}, model, data, metrics)
 
 

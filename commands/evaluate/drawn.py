@@ -18,11 +18,11 @@ from torch import Tensor
 
 from callbacks.metrics.measurements import Measured, publish
 from commands.evaluate.prompts import PromptData
-from fewstep.collaboration.command_line.drawn_files import ABOUT, read_drawn
+from fewstep.collaboration.command_line.drawn_files import ABOUT, draft_files, read_drawn
 from fewstep.files.pictures import read_picture
 from fewstep.metrics.intervals import bootstrap_mean
 
-PASSES, HIGH, REPAIRED = "test/passes", "test/passes_p95", "test/repaired"
+PASSES, HIGH, REPAIRED, LATENCY = "test/passes", "test/passes_p95", "test/repaired", "test/seconds_p95"
 
 
 def is_drawn(path: Path) -> bool:
@@ -45,6 +45,7 @@ class DrawnData(PromptData):
 class DrawnModule(LightningModule):
     """Shows the pictures of a folder: `image` [B, 3, H, W] in [-1, 1], `nfe` (network passes) and `seconds` [B].
 
+    Where the folder has them also `draft`, the student's picture of each, and the oracle's `draft_score` [B] of it.
     folder: of `draw`. ValueError in one line for one that is not drawn to its end, or damaged.
     """
 
@@ -55,32 +56,41 @@ class DrawnModule(LightningModule):
         with Image.open(folder / f"{rows[0]['key']}.png", formats=["PNG"]) as first:
             self.image_size = first.height, first.width
         passes = [row["passes"] for row in rows]
+        self.drafts = draft_files(folder, rows)
         self.settings = {"nfe_p95": float(np.quantile(passes, 0.95, method="higher"))}
+        seconds = [row["seconds"] for row in rows]
+        self.settings["seconds_p95"] = float(np.quantile(seconds, 0.95, method="higher"))
         self.settings |= {name: about[name] for name in ("policy", "seed") if name in about}
         self.kept = None  # nothing is made here that could be kept
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         rows = [self.rows[key] for key in batch["key"]]
-        pictures = [read_picture(self.folder / f"{row['key']}.png", self.image_size) for row in rows]
-        numbers = {name: [row[column] for row in rows] for name, column in (("nfe", "passes"), ("seconds", "seconds"))}
-        outputs = {"image": torch.cat(pictures)} | {name: torch.tensor(column) for name, column in numbers.items()}
+        shown = {"image": [self.folder / f"{row['key']}.png" for row in rows]}
+        columns = {"nfe": "passes", "seconds": "seconds"}
+        if self.drafts is not None:
+            shown["draft"] = [self.drafts[row["key"]] for row in rows]
+            columns["draft_score"] = "draft_score"
+        outputs = {k: torch.cat([read_picture(file, self.image_size) for file in files]) for k, files in shown.items()}
+        outputs |= {name: torch.tensor([row[column] for row in rows]) for name, column in columns.items()}
         return {name: value.to(self.device) for name, value in outputs.items()}
 
 
 class PassesCallback(Callback):
-    """Logs `test/passes`, mean and 95 % quantile, and `test/repaired`, the share that the teacher was asked to repair.
+    """Logs `test/passes`, mean and 95 % quantile, that of the seconds of a picture, and `test/repaired`, the share that
+    the teacher was asked to repair.
 
-    The quantile is a value that is there, the first that 95 % stay within.
+    A quantile is a value that is there, the first that 95 % stay within.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.passes = torch.tensor([row["passes"] for row in rows], dtype=torch.float64)
+        self.seconds = torch.tensor([row["seconds"] for row in rows], dtype=torch.float64)
         self.repaired = torch.tensor([row["route"] != "keep" for row in rows], dtype=torch.float64)
         self.measured: Measured = {}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        high = self.passes.quantile(0.95, interpolation="higher")
-        values = {PASSES: self.passes.mean(), HIGH: high, REPAIRED: self.repaired.mean()}
+        high, late = (column.quantile(0.95, interpolation="higher") for column in (self.passes, self.seconds))
+        values = {PASSES: self.passes.mean(), HIGH: high, LATENCY: late, REPAIRED: self.repaired.mean()}
         protocol = {"metric": "passes of the teacher's network", "num_generated": len(self.passes)}
         self.measured = publish(trainer, pl_module, {k: v.item() for k, v in values.items()}, protocol)
 
@@ -89,7 +99,8 @@ class PassesCallback(Callback):
             return {}
         means = {PASSES: self.passes, REPAIRED: self.repaired}
         found = {name: bootstrap_mean(column, num_draws, seed=seed) for name, column in means.items()}
-        return found | {HIGH: bootstrap_quantile(self.passes.numpy(), 0.95)}
+        late = {HIGH: self.passes, LATENCY: self.seconds}
+        return found | {name: bootstrap_quantile(column.numpy(), 0.95) for name, column in late.items()}
 
 
 def bootstrap_quantile(values: NDArray[np.float64], share: float, level: float = 0.95) -> tuple[float, float]:

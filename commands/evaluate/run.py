@@ -21,6 +21,7 @@ from commands.evaluate.metrics_by_name import check_names, read_options
 from commands.evaluate.partial import Partial, files_in
 from commands.evaluate.pipeline import is_pipeline
 from commands.process import leave_process_group, quiet
+from commands.report import tracked
 from commands.report import write as report
 from commands.trusted_code import take_trust
 from datamodules.remote import is_remote
@@ -69,6 +70,8 @@ def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> 
         partial.remove()
         report.print_table(runs)
         print(f"report  {args.out / 'report.html'}")
+        if args.wandb != "disabled" and (upload := tracked.record(args.out, runs, args.wandb, args.wandb_project)):
+            print(f"wandb   {upload}")
 
 
 def list_jobs(args: argparse.Namespace) -> list[Job]:

@@ -1,6 +1,41 @@
 """The HTML page of an evaluation report: one file, no script, no outside resource."""
 
-PAGE = """<!doctype html>
+PLOT = """{% macro xy(plot) %}
+<figure><figcaption>{{ plot.title }}{% if plot.note %} <span class="soft">({{ plot.note }})</span>{% endif
+ %}</figcaption>
+<svg viewBox="0 0 {{ plot.width }} {{ plot.height }}" role="img" aria-label="{{ plot.title }} by {{ plot.x_title }}">
+{% for tick in plot.y_ticks %}
+<line x1="62" x2="{{ plot.width - 24 }}" y1="{{ tick.at }}" y2="{{ tick.at }}" stroke="#e8ebee"/>
+<text x="54" y="{{ tick.at + 4 }}" text-anchor="end" fill="#656d76">{{ tick.text }}</text>
+{% endfor %}
+{% for tick in plot.x_ticks %}
+<line x1="{{ tick.at }}" x2="{{ tick.at }}" y1="12" y2="{{ plot.height - 44 }}" stroke="#e8ebee"/>
+<text x="{{ tick.at }}" y="{{ plot.height - 28 }}" text-anchor="middle" fill="#656d76">{{ tick.text }}</text>
+{% endfor %}
+<text x="{{ (plot.width + 38) / 2 }}" y="{{ plot.height - 8 }}" text-anchor="middle" fill="#656d76">{{ plot.x_title
+ }}</text>
+{% if plot.band %}
+<polygon points="{{ plot.band }}" fill="#8b949e" fill-opacity="0.15"/>
+{% endif %}
+{% for line in plot.lines %}
+<polyline points="{{ line.points }}" fill="none" stroke="{{ line.colour }}" stroke-width="1.8"
+ stroke-dasharray="{{ line.dash }}"/>
+{% endfor %}
+{% for dot in plot.dots %}
+{% if dot.low is not none %}
+<line x1="{{ dot.x }}" x2="{{ dot.x }}" y1="{{ dot.low }}" y2="{{ dot.high }}" stroke="{{ dot.colour }}"
+ stroke-width="2"/>
+{% endif %}
+<circle cx="{{ dot.x }}" cy="{{ dot.y }}" r="4.4" fill="{{ dot.colour }}"/>
+<text x="{{ dot.x - 9 if dot.before else dot.x + 9 }}" y="{{ dot.y + 16 if dot.below else dot.y - 7 }}"
+ text-anchor="{{ "end" if dot.before else "start" }}" fill="#1f2328">{{ dot.label }}</text>
+{% endfor %}
+</svg></figure>
+{% endmacro %}
+"""
+PAGE = (
+    PLOT
+    + """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -95,34 +130,6 @@ average on this many samples.{% endif %}</p>
 </div>
 <p class="soft">{% if floors %}Dashed: the floor. {% endif %}Where intervals overlap, the order may be chance.</p>
 
-{% macro xy(plot) %}
-<figure><figcaption>{{ plot.title }}</figcaption>
-<svg viewBox="0 0 {{ plot.width }} {{ plot.height }}" role="img" aria-label="{{ plot.title }} by {{ plot.x_title }}">
-{% for tick in plot.y_ticks %}
-<line x1="62" x2="{{ plot.width - 24 }}" y1="{{ tick.at }}" y2="{{ tick.at }}" stroke="#e8ebee"/>
-<text x="54" y="{{ tick.at + 4 }}" text-anchor="end" fill="#656d76">{{ tick.text }}</text>
-{% endfor %}
-{% for tick in plot.x_ticks %}
-<line x1="{{ tick.at }}" x2="{{ tick.at }}" y1="12" y2="{{ plot.height - 44 }}" stroke="#e8ebee"/>
-<text x="{{ tick.at }}" y="{{ plot.height - 28 }}" text-anchor="middle" fill="#656d76">{{ tick.text }}</text>
-{% endfor %}
-<text x="{{ (plot.width + 38) / 2 }}" y="{{ plot.height - 8 }}" text-anchor="middle" fill="#656d76">{{ plot.x_title
- }}</text>
-{% for line in plot.lines %}
-<polyline points="{{ line.points }}" fill="none" stroke="{{ line.colour }}" stroke-width="1.8"
- stroke-dasharray="{{ line.dash }}"/>
-{% endfor %}
-{% for dot in plot.dots %}
-{% if dot.low is not none %}
-<line x1="{{ dot.x }}" x2="{{ dot.x }}" y1="{{ dot.low }}" y2="{{ dot.high }}" stroke="{{ dot.colour }}"
- stroke-width="2"/>
-{% endif %}
-<circle cx="{{ dot.x }}" cy="{{ dot.y }}" r="4.4" fill="{{ dot.colour }}"/>
-<text x="{{ dot.x - 9 if dot.before else dot.x + 9 }}" y="{{ dot.y + 16 if dot.below else dot.y - 7 }}"
- text-anchor="{{ "end" if dot.before else "start" }}" fill="#1f2328">{{ dot.label }}</text>
-{% endfor %}
-</svg></figure>
-{% endmacro %}
 
 {% if curves %}
 <h2>Along the steps</h2>
@@ -132,7 +139,7 @@ average on this many samples.{% endif %}</p>
 {% if trade_offs %}
 <h2>Quality against its cost</h2>
 <div class="plots">{% for plot in trade_offs %}{{ xy(plot) }}{% endfor %}</div>
-<p class="soft">Dashed: the Pareto front, the runs that no other beats in both.</p>
+<p class="soft">Dashed: the Pareto front, the runs that no other beats in both; grey: its 95 % intervals.</p>
 {% endif %}
 
 {% for run in runs if run.picture %}
@@ -171,3 +178,4 @@ average on this many samples.{% endif %}</p>
 </body>
 </html>
 """
+)

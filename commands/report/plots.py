@@ -1,7 +1,8 @@
 """Plots of several runs as pixel coordinates: a metric along training or inference steps, quality against its cost.
 
-A *plot* is {"title", "x_title", "width", "height", "x_ticks", "y_ticks", "lines", "dots"}: ticks have "at" and "text",
-lines "points" (SVG) and "colour", dots "x", "y", "low", "high" (or None), "colour", "label" and where it stands.
+A *plot* is {"title", "note", "x_title", "width", "height", "x_ticks", "y_ticks", "lines", "band", "dots"}: ticks have
+"at" and "text", lines "points" (SVG) and "colour", dots "x", "y", "low", "high" (or None), "colour", "label" and where
+it stands; band has the points around the intervals of the front, "" for none.
 """
 
 import math
@@ -13,7 +14,9 @@ from commands.report.rows import COLOURS, shorten, ticks
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 540, 260, 62, 44, 12, 24  # pixels
 FRONT = "#8b949e"
 COSTS = {"nfe": "passes through the network per sample", "nfe_p95": "passes that 95 % of samples stay within"}
-COSTS |= {"seconds_per_sample": "seconds per sample"}
+COSTS |= {"seconds_per_sample": "seconds per sample", "seconds_p95": "seconds that 95 % of samples stay within"}
+TIMES = ("seconds_per_sample", "seconds_p95")
+AUC = "oracle_auc"  # ends the name of what tells how well a cascade is routed
 CLEARLY_SLOWER = 1.25  # times that differ by less are noise
 
 
@@ -49,7 +52,7 @@ def trade_offs(
     for cost, title in COSTS.items():
         costs = [run.get("sampling", {}).get(cost) for run in runs]
         known = [c for c in costs if c]
-        factor = CLEARLY_SLOWER if cost == "seconds_per_sample" else 1.0
+        factor = CLEARLY_SLOWER if cost in TIMES else 1.0
         if len(known) < 2 or max(known) <= factor * min(known):
             continue
         for row in (row for row in rows if row["better"]):
@@ -60,8 +63,20 @@ def trade_offs(
             ]
             if len(points) > 1:
                 plot = _plot(f"{row['title']}{row['arrow']}", title, points, better=row["better"])
-                found.append(plot)
+                found.append(plot | {"note": auc_note(row["name"], runs)})
     return found
+
+
+def auc_note(metric: str, runs: Sequence[dict[str, Any]]) -> str:
+    """How well the oracle of cascades is right, by the reader of the metric, or by the one that measures at all."""
+    names = {name for run in runs for name in run["metrics"] if name.endswith(AUC)}
+    fitting = [name for name in names if metric.startswith(name.removesuffix(AUC))]
+    if not fitting:
+        return ""
+    name = max(fitting, key=len)
+    values = [run["metrics"][name] for run in runs if run["metrics"].get(name) is not None]
+    ends = sorted({f"{value:.2f}" for value in (min(values), max(values))}) if values else []
+    return f"AUC of the oracle on drafts {' to '.join(ends)}" if ends else ""
 
 
 def pareto_front(points: Sequence[dict[str, Any]], better: str) -> list[dict[str, Any]]:
@@ -87,7 +102,7 @@ def _plot(
     def place(point: dict[str, Any]) -> str:
         return f"{x_of(scale(point['x']))},{y_of(point['value'])}"
 
-    lines = []
+    lines, band = [], ""
     if connect:
         for number in sorted({p["series"] for p in points}):
             members = [p for p in points if p["series"] == number]
@@ -95,6 +110,9 @@ def _plot(
     if better:
         front = pareto_front(points, better)
         lines.append({"points": " ".join(map(place, front)), "colour": FRONT, "dash": "5 4"})
+        known = [p for p in front if p["low"] is not None]
+        around = [(p, "low") for p in known] + [(p, "high") for p in reversed(known)]
+        band = " ".join(f"{x_of(scale(p['x']))},{y_of(p[end])}" for p, end in around)
     dots = [
         {
             "x": x_of(scale(p["x"])),
@@ -111,12 +129,14 @@ def _plot(
     low, high = _padded(ys)
     return {
         "title": title,
+        "note": "",
         "x_title": x_title + (" (logarithmic)" if logarithmic else ""),
         "width": WIDTH,
         "height": HEIGHT,
         "x_ticks": _x_ticks(xs, logarithmic, lambda x: x_of(scale(x))),
         "y_ticks": [{"at": y_of(value), "text": text} for value, text in ticks(low, high)],
         "lines": lines,
+        "band": band,
         "dots": dots,
     }
 

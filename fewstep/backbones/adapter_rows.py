@@ -57,7 +57,8 @@ class RowBlocks:
     def merge(self, layer: Any, x: Tensor) -> Tensor:
         """Stands for the forward method of a peft LoRA layer: each block by one layer of weight W + (alpha / rank) B A.
 
-        What it adds is that of `treat`, for the price of a plain layer and of the product B A.
+        What it adds is that of `treat`, for the price of a plain layer and of the product B A; of the plain layer alone
+        where `keep_merged` has been called.
         """
         blocks: tuple[Block, ...] = ((None, len(x)),) if self.blocks is None else self.blocks
         sizes = [size for _, size in blocks]
@@ -65,7 +66,7 @@ class RowBlocks:
         answers = [
             layer.base_layer(rows)
             if name is None
-            else functional_call(layer.base_layer, {"weight": merged_weight(layer, name)}, (rows,))
+            else functional_call(layer.base_layer, {"weight": _kept(layer, name)}, (rows,))
             for (name, _), rows in zip(blocks, (x,) if len(sizes) == 1 else x.split(sizes), strict=True)
         ]
         return answers[0] if len(answers) == 1 else torch.cat(answers)
@@ -110,7 +111,23 @@ def difference(layer: Any, name: str, x: Tensor) -> Tensor:
 
 
 def merged_weight(layer: Any, name: str) -> Tensor:
-    """W + (alpha / rank) B A. One matrix product: B of a convolution is 1 x 1 (peft's own goes through conv2d)."""
-    down, up, weight = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.base_layer.weight
+    """W + (alpha / rank) B A, in float32. One matrix product: B of a convolution is 1 x 1 (peft's own is a conv2d)."""
+    down, up, weight = (part.float() for part in (layer.lora_A[name].weight, layer.lora_B[name].weight, _base(layer)))
     product = torch.addmm(weight.flatten(1), up.flatten(1), down.flatten(1), alpha=layer.scaling[name])
     return product.view_as(weight)
+
+
+@torch.no_grad()
+def keep_merged(layer: Any, name: str) -> None:
+    """Merge an adapter into a weight of its own, rounded once to the dtype of W: as a buffer that nothing stores."""
+    layer.register_buffer(f"merged_{name}", merged_weight(layer, name).to(_base(layer).dtype), persistent=False)
+
+
+def _kept(layer: Any, name: str) -> Tensor:
+    kept: Tensor | None = getattr(layer, f"merged_{name}", None)
+    return merged_weight(layer, name).to(_base(layer).dtype) if kept is None else kept
+
+
+def _base(layer: Any) -> Tensor:
+    weight: Tensor = layer.base_layer.weight
+    return weight

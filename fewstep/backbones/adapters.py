@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fewstep.backbones.adapter_files import AdapterFile, check_fits, read_adapter, save_adapter
-from fewstep.backbones.adapter_rows import Block, RowBlocks
+from fewstep.backbones.adapter_rows import Block, RowBlocks, keep_merged
 from fewstep.choices import require_range
 from fewstep.files.weights import weights_sha256
 
@@ -66,12 +67,13 @@ class Adapters:
         self._rows = RowBlocks()
         self._rows.checkpointed = [part for part in model.modules() if hasattr(part, "gradient_checkpointing")]
         model.register_forward_pre_hook(self._rows.keep)
+        self._added: list[RemovableHandle] = []
         for layer in self._layers.values():
             layer.enable_adapters(False)  # the base only: the adapters in force are added here
             if merged:
                 layer.forward = partial(self._rows.merge, layer)
             else:
-                layer.register_forward_hook(self._rows.treat)
+                self._added.append(layer.register_forward_hook(self._rows.treat))
         for name in names:
             for parameter in self.parameters(name):  # peft would train one adapter at a time
                 parameter.data = parameter.data.float()
@@ -98,6 +100,39 @@ class Adapters:
         with self._rows.use(merged):
             yield
 
+    @contextmanager
+    def scaled(self, strength: float) -> Iterator[None]:
+        """What every adapter adds is multiplied by this number inside: 0 is the base, 1 the adapter.
+
+        A recomputation by gradient checkpointing sees the number that is in force by then. ValueError in one line after
+        `keep_merged`, whose weights know one strength alone.
+        """
+        if any(hasattr(layer, f"merged_{_peft_name(name)}") for layer in self._layers.values() for name in self.names):
+            raise ValueError(f"adapters that are merged for good have no strength {strength:g}; do without keep_merged")
+        before = {name: layer.scaling for name, layer in self._layers.items()}
+        try:
+            for name, layer in self._layers.items():
+                layer.scaling = {adapter: value * strength for adapter, value in before[name].items()}
+            yield
+        finally:
+            for name, layer in self._layers.items():
+                layer.scaling = before[name]
+
+    def keep_merged(self, names: Sequence[str] | None = None) -> None:
+        """Let these adapters, which nothing trains any more, cost what the base costs, in any dtype: for applying them.
+
+        Each is merged once, in float32, into weights of its own beside the base's, which take as much memory again.
+        """
+        for name in self.names if names is None else names:
+            for parameter in self.parameters(name):
+                parameter.requires_grad_(False)
+            for layer in self._layers.values():
+                keep_merged(layer, _peft_name(name))
+        for layer in self._layers.values():
+            layer.forward = partial(self._rows.merge, layer)
+        for hook in self._added:
+            hook.remove()
+
     def parameters(self, name: str) -> list[nn.Parameter]:
         """The weights of one adapter, float32, A and B of each layer in turn; always trainable."""
         return list(self._weights(name).values())
@@ -110,6 +145,8 @@ class Adapters:
         """Copy weights under peft's names into one adapter; ValueError in one line unless all of them fit."""
         own = self.state(name)
         check_fits(state, own, source)
+        if any(hasattr(layer, f"merged_{_peft_name(name)}") for layer in self._layers.values()):
+            raise ValueError(f"the adapter {name!r} is merged for good; load {source} into a network of its own")
         for key, weight in own.items():
             weight.copy_(state[key])
 

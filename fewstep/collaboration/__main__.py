@@ -44,14 +44,12 @@ def parser() -> argparse.ArgumentParser:
     calibrate = _command(commands, "calibrate", "the oracle's scores of drafts for prompts like those to come")
     calibrate.add_argument("--out", type=Path, default=Path("calibration.json"), help="default %(default)s")
     _add_policy(calibrate)
-    _add_editing(calibrate)
     draw = _command(commands, "draw", "a picture of every prompt, improved by the teacher where the oracle asks for it")
     draw.add_argument("--out", type=Path, default=Path("drawn"), help="folder; a draw that was killed goes on in it")
     _add_budget(draw)
     draw.add_argument(
         "--devices", type=int, default=1, metavar="N", help="processes of this machine that share the prompts (1)"
     )
-    _add_editing(draw)
     sweep = _command(commands, "sweep", "quality against passes on prompts that the calibration has not seen")
     _add_sweep(sweep)
     bench = _command(commands, "bench", "how much faster batches are than one prompt after the other")
@@ -87,6 +85,7 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks")
     add("--size", type=size_argument, help="of pictures in pixels, if not that of training: 512, or 512x768")
     add("--overwrite", action="store_true", help="replace what stands at --out")
+    _add_pictures(command)
     return command
 
 
@@ -107,12 +106,14 @@ def _add_policy(command: argparse.ArgumentParser) -> None:
     add("--keep-best", action="store_true", help="take the draft where the oracle finds the teacher's picture worse")
 
 
-def _add_editing(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("editing", "of the picture that is the `image` of every prompt in a .jsonl file")
+def _add_pictures(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("pictures", "that every prompt of a .jsonl file has: `image`, `control`")
     strength = group.add_mutually_exclusive_group()
-    told = "how far it is taken back before it is drawn anew, inside 0 and 1: as variance of noise"
+    told = "edit `image`: how far it is taken back before it is drawn anew, inside 0 and 1: as variance of noise"
     strength.add_argument("--edit-variance", type=float, metavar="S", help=told)
     strength.add_argument("--edit-time", type=float, metavar="T", help="or as time, diffusers' strength")
+    told = "a ControlNet or T2I-Adapter that reads `control` beside both networks; or a hub id"
+    group.add_argument("--control", metavar="FOLDER", help=told)
     group.add_argument("--images", type=Path, metavar="FOLDER", help="of these pictures, if not that of the prompts")
 
 

@@ -122,7 +122,9 @@ def load_a_student(
     embedding of w, as LCM has it, or none, as SDXL-Turbo. control: beside its network, see LatentDiffusion.
     """
     if Path(folder, "icd.json").is_file():
-        pair = InvertibleConsistency.load(folder, pipeline, network, dtype, device, image_size, control)
+        pair = InvertibleConsistency.load(
+            folder, pipeline, network, dtype, device, image_size, control, merged=("reverse",)
+        )
         times = pair.boundaries.decode_times
         digest = export_sha256(folder, read_icd_description(folder))
         return Student(pair.model, pair.reverse, pair.guidance_scales, times, digest)

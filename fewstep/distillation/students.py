@@ -166,18 +166,24 @@ def full_students(model: LatentDiffusion) -> Students:
 
 
 def load_students(
-    model: LatentDiffusion, settings: Mapping[str, Any], source: str | Path | Mapping[str, str | Path]
+    model: LatentDiffusion,
+    settings: Mapping[str, Any],
+    source: str | Path | Mapping[str, str | Path],
+    merged: Sequence[str] = (),
 ) -> SharedBase | SeparateNetworks:
     """Frozen students of this model from what Students.save wrote; of its settings.
 
     source: its folder, or for adapters {"forward": file, "reverse": file} of diffusers, peft, kohya or iCD's authors.
+    merged: those that are to be merged once, see Adapters.keep_merged.
     """
     if settings["kind"] == "lora":
-        merged = next(model.network.parameters()).dtype == torch.float32
-        students = adapter_students(model, settings["rank"], settings["alpha"], settings.get("targets"), merged)
+        narrow = next(model.network.parameters()).dtype == torch.float32
+        students = adapter_students(model, settings["rank"], settings["alpha"], settings.get("targets"), narrow)
         assert isinstance(students.networks, SharedBase)
         students.networks.adapters.load(source)
         students.weights.requires_grad_(False)
+        if merged:
+            students.networks.adapters.keep_merged(merged)
         return students.networks
     if settings["kind"] != "full" or isinstance(source, Mapping):
         raise ValueError(f"students of kind {settings['kind']!r} cannot be loaded; choose lora, or full and a folder")
@@ -190,11 +196,10 @@ def load_students(
 def load_student(model: LatentDiffusion, settings: Mapping[str, Any], folder: str | Path) -> Denoiser:
     """The frozen decoder that `adapter_student` or `full_student` of this model saved; of its settings."""
     if settings["kind"] == "lora":
-        merged = next(model.network.parameters()).dtype == torch.float32
-        student = adapter_student(model, settings["rank"], settings["alpha"], settings.get("targets"), merged)
+        student = adapter_student(model, settings["rank"], settings["alpha"], settings.get("targets"))
         assert isinstance(student.networks, SharedBase)
         student.networks.adapters.load(folder)
-        student.weights.requires_grad_(False)
+        student.networks.adapters.keep_merged()
         return student.networks.reverse
     config = dict(model.network.config)  # type: ignore[arg-type]
     network, _ = load_denoising_network(Path(folder, "student"), config, next(model.network.parameters()).dtype)

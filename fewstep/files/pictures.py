@@ -17,7 +17,7 @@ from fewstep.one_line import one_line
 from fewstep.picture_size import Size, height_and_width, largest_part, whole_within
 from fewstep.pixels import to_uint8
 
-Picture = str | Path | Image.Image
+Picture = str | Path | bytes | Image.Image
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
@@ -33,6 +33,11 @@ def read_picture(file: Picture, size: Size, crop: str = "center") -> Tensor:
     """
     picture = _on(_opened(file), "white")
     return torch.from_numpy(np.array(_shaped(picture, size, crop, "white"))).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def read_whole(file: Picture) -> Tensor:
+    """[1, 3, H, W] in [-1, 1] of the picture's own size; otherwise as `read_picture`."""
+    return torch.from_numpy(np.array(_on(_opened(file), "white"))).permute(2, 0, 1)[None] / 127.5 - 1
 
 
 def read_mask(file: Picture, like: Picture, size: Size, crop: str = "center") -> Tensor:
@@ -58,7 +63,7 @@ def as_png(picture: Image.Image) -> bytes:
 
 def _opened(file: Picture) -> Image.Image:
     """Upright; RGB or, if anything in it can be transparent, RGBA."""
-    name = "the picture" if isinstance(file, Image.Image) else str(file)
+    name = "the picture" if isinstance(file, Image.Image | bytes) else str(file)
     with _told(name):
         if isinstance(file, Image.Image):
             _refuse_large(file, b"", name)

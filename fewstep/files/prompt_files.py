@@ -1,6 +1,6 @@
 """Lists of prompts that users write: one to a line, or objects of JSON with what is asked beside the prompt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,22 @@ from fewstep.files.plain_json import parse_json
 from fewstep.files.text_files import numbered_lines, read_text
 from fewstep.one_line import one_line
 
-FIELDS = ("prompt", "key", "attributes", "image")
+FIELDS = ("prompt", "key", "attributes", "image", "control")
 
 
 @dataclass(frozen=True)
 class Prompt:
     """key: names its picture and its noise. attributes: what is asked, for oracles that read it, or None.
 
-    image: the file of a picture that is edited as the prompt says, or None.
+    image: the file of a picture that is edited as the prompt says, or None. control: that of a picture that a control
+    network reads, such as edges or a pose, or None.
     """
 
     text: str
     key: str
     attributes: Any = None
     image: str | None = None
+    control: str | None = None
 
 
 def key_of_line(number: int, digits: int, text: str) -> str:
@@ -44,9 +46,9 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
     for number, line in lines:
         row = _object(line, f"{path}: line {number}") if objects else {"prompt": line}
         key = row.get("key") or key_of_line(number, digits, row["prompt"])
-        found.append((row["prompt"], safe_name(key), row.get("attributes"), row.get("image")))
-    keys = distinct((key for _, key, *_ in found), numbered_safely)
-    return [Prompt(text, key, asked, image) for (text, _, asked, image), key in zip(found, keys, strict=True)]
+        found.append(Prompt(row["prompt"], safe_name(key), *(row.get(name) for name in FIELDS[2:])))
+    keys = distinct((prompt.key for prompt in found), numbered_safely)
+    return [replace(prompt, key=key) for prompt, key in zip(found, keys, strict=True)]
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} has {one_line(unknown[0], 40)!r}; fields are {', '.join(FIELDS)}")
     if not isinstance(row.get("key", ""), str):
         raise ValueError(f"{where}: its key is no text")
-    if row.get("image") is not None and (not isinstance(row["image"], str) or not row["image"].strip()):
-        raise ValueError(f"{where}: its image is no name of a file")
+    for name in ("image", "control"):
+        if row.get(name) is not None and (not isinstance(row[name], str) or not row[name].strip()):
+            raise ValueError(f"{where}: its {name} is no name of a file")
     return row

@@ -50,16 +50,18 @@ class InvertibleConsistency:
         device: torch.device | str = "cpu",
         image_size: Size | None = None,
         control: Control | None = None,
+        merged: Sequence[str] = (),
     ) -> "InvertibleConsistency":
         """What ICDModule exports. pipeline, network: where the teacher is, if not where it was in training.
 
         image_size: of the pictures in pixels, if not the one of training. control: beside the network of the denoisers,
-        which are then told its picture as `control` of their condition.
+        which are then told its picture as `control` of their condition. merged: students, "forward" or "reverse", whose
+        adapters are merged once and cost nothing then but memory.
         """
         told = read_description(folder)
         places, size = (pipeline or told["pipeline"], network or told["network"]), image_size or told.get("image_size")
         model = load_latent_diffusion(*places, dtype, size, control).to(device)
-        students = load_students(model, told["students"], folder)
+        students = load_students(model, told["students"], folder, merged)
         boundaries = Boundaries(**told["boundaries"])
         return cls(model, students.forward, students.reverse, boundaries, tuple(told["guidance_scales"]))
 

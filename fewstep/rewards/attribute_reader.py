@@ -1,6 +1,5 @@
 """A network that reads attributes of a picture: which of its values each attribute has, as log-probabilities."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.choices import require_choice
-from fewstep.files.hub import check_keys, read_weights, weights_file
-from fewstep.files.plain_json import read_json
 from fewstep.one_line import one_line
 from fewstep.picture_size import Size, as_stored, height_and_width
+from fewstep.rewards.saved_networks import load_network, save_network
 from fewstep.rewards.trunks import num_tokens, resized, timm_trunk
 
 Values = Mapping[str, Sequence[str]]  # {attribute: its values}
@@ -80,13 +78,7 @@ class AttributeReader(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, in the type of the weights."""
-        from safetensors.torch import save
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = save({n: v.contiguous().cpu() for n, v in self.state_dict().items()})
-        (folder / "model.safetensors").write_bytes(content)  # save_file would hide it from other users
-        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+        save_network(self, self.config, folder)
 
 
 def checked_values(values: Any) -> dict[str, list[str]]:
@@ -109,19 +101,11 @@ def load_attribute_reader(source: str | Path) -> AttributeReader:
 
     ValueError in one line.
     """
-    config, weights = (weights_file(source, name) for name in ("config.json", "model.safetensors"))
-    content = read_json(config)
-    needed = {"values", "trunk", "trunk_options", "image_size"}  # the objective of older ones is "softmax"
-    if not isinstance(content, dict) or content.keys() - {"objective"} != needed:
-        raise ValueError(f"{config} describes no attribute reader: it needs values, trunk, trunk_options, image_size")
-    reader = AttributeReader(**content)
-    state = {name: value.float() for name, value in read_weights(weights).items()}
-    check_keys(state, reader.state_dict(), weights)
-    reader.load_state_dict(state)
-    finite = all(value.isfinite().all() for value in reader.state_dict().values())
-    if not finite or not (reader.temperatures > 0).all():
-        raise ValueError(f"{weights} holds values that are not finite, or temperatures of 0 or less; export it again")
-    return reader.eval().requires_grad_(False)
+    needed = ("values", "trunk", "trunk_options", "image_size")  # the objective of older ones is "softmax"
+    reader = load_network(source, "attribute reader", AttributeReader, needed, ("objective",))
+    if not (reader.temperatures > 0).all():
+        raise ValueError(f"{source} holds temperatures of 0 or less; export it again")
+    return reader
 
 
 def reading_losses(logits: Tensor, labels: Tensor, objective: str, doubt: float = 0.0) -> Tensor:

@@ -4,7 +4,7 @@ Xu et al. 2023, section 3.1: a text transformer reads the prompt with cross-atte
 """
 
 import gzip
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.choices import require_range
-from fewstep.files.hub import check_keys, read_weights, weights_file
-from fewstep.files.plain_json import read_json
+from fewstep.files.hub import weights_file
 from fewstep.one_line import one_line
 from fewstep.picture_size import Size, as_stored, height_and_width
 from fewstep.pixels import CutPrompts, check_images_and_prompts
+from fewstep.rewards.saved_networks import load_network, save_network
 from fewstep.rewards.trunks import num_tokens, resized, timm_trunk, trunk_tokens
 
 VOCABULARY, MOST_BYTES = "bpe.txt.gz", 1 << 24  # of its merges as text
@@ -114,14 +114,8 @@ class PreferenceReward(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, bpe.txt.gz and model.safetensors, in the type of the weights."""
-        from safetensors.torch import save
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = save({n: v.contiguous().cpu() for n, v in self.state_dict().items()})
-        (folder / "model.safetensors").write_bytes(content)  # save_file would hide it from other users
-        (folder / VOCABULARY).write_bytes(self.vocabulary.read_bytes())
-        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+        save_network(self, self.config, folder)
+        Path(folder, VOCABULARY).write_bytes(self.vocabulary.read_bytes())
 
 
 def _tokenizer(vocabulary: Path, context_length: int) -> Any:
@@ -144,14 +138,5 @@ def load_preference_reward(source: str | Path) -> PreferenceReward:
 
     ValueError in one line.
     """
-    config, vocabulary, weights = (weights_file(source, n) for n in ("config.json", VOCABULARY, "model.safetensors"))
-    content, needed = read_json(config), {"trunk", "trunk_options", "image_size", *MOST}
-    if not isinstance(content, dict) or content.keys() != needed:
-        raise ValueError(f"{config} describes no preference reward: it needs {', '.join(sorted(needed))}")
-    reward = PreferenceReward(vocabulary, **content)
-    state = {name: value.float() for name, value in read_weights(weights).items()}
-    check_keys(state, reward.state_dict(), weights)
-    if not all(value.isfinite().all() for value in state.values()):
-        raise ValueError(f"{weights} holds values that are not finite; export it again")
-    reward.load_state_dict(state)
-    return reward.eval().requires_grad_(False)
+    build = partial(PreferenceReward, weights_file(source, VOCABULARY))
+    return load_network(source, "preference reward", build, sorted({"trunk", "trunk_options", "image_size", *MOST}))

@@ -26,16 +26,17 @@ from fewstep.collaboration.analysis.wins import (
 )
 from fewstep.collaboration.calibration import identity
 from fewstep.collaboration.cascade import Cascade
+from fewstep.collaboration.command_line.given_files import GivenFiles
 from fewstep.collaboration.command_line.judges import (
     different_networks,
     load_judges,
     require_different,
-    require_free_folder,
 )
+from fewstep.collaboration.command_line.kept_lines import KeptLines, require_free_or_unfinished
 from fewstep.files.durable import replace_file
 from fewstep.files.prompt_files import Prompt
 
-SCHEMA = 1
+SCHEMA, UNFINISHED = 1, "unfinished.jsonl"
 
 
 def check_analysis(options: argparse.Namespace) -> None:
@@ -47,7 +48,7 @@ def check_analysis(options: argparse.Namespace) -> None:
     if options.tie_share >= 1:
         raise ValueError(f"tie share={options.tie_share}: must be below 1")
     require_range("curvature steps", options.curvature_steps or 0)
-    require_free_folder(options.out, options.overwrite)
+    require_free_or_unfinished(options.out / UNFINISHED, options.overwrite)
 
 
 def analysed(
@@ -56,8 +57,9 @@ def analysed(
     prompts: Sequence[Prompt],
     seeds: Sequence[str],
     asked: Mapping[str, Sequence[Any]],
+    given: GivenFiles,
 ) -> str:
-    """asked: what each judge, and "oracle", is told of each prompt."""
+    """asked: what each judge, and "oracle", is told of each prompt. given: the pictures that come with them."""
     judges = load_judges(options.judge, asked, options.device)
     hashes = different_networks(cascade.oracle, judges)
     if len(set(hashes.values())) < len(hashes):
@@ -66,22 +68,30 @@ def analysed(
     if isinstance(distance, nn.Module):
         distance.to(options.device)
     schedule = cascade.teacher.model.parametrization.schedule
-    straight = not schedule(torch.ones(1, dtype=torch.float64))[0].item()  # alpha = 0, as of a rectified flow
-    if straight and steps:
-        raise ValueError("the schedule begins in noise alone, where curvature has no meaning: give --curvature-steps 0")
-    steps = cascade.teacher.num_steps if steps is None and not straight else steps or 0
+    reason = ""
+    if not schedule(torch.ones(1, dtype=torch.float64))[0].item():  # alpha = 0, as of a rectified flow
+        reason = "the schedule begins in noise alone, where curvature has no meaning"
+    elif cascade.edit is not None:
+        reason = "edits begin in a picture, and curvature is of a trajectory from noise"
+    if reason and steps:
+        raise ValueError(f"{reason}: give --curvature-steps 0")
+    steps = cascade.teacher.num_steps if steps is None and not reason else steps or 0
     texts = [prompt.text for prompt in prompts]
-    pairs = draw_pairs(cascade, judges, texts, seeds, asked, distance, steps)
-    told, outcome = report(pairs, options.tie_share)
     about = {**identity(cascade), "judges": hashes, "distance": options.distance, "curvature steps": steps}
-    about |= {"tie share": options.tie_share, "seed": options.seed}
+    about |= {"seed": options.seed}
+    head = {"about": about, "prompts": given.digest(prompts)}
+    kept = KeptLines(options.out / UNFINISHED, head, options.overwrite)
+    shown = given.opened(cascade.student.model.image_size)
+    pairs = draw_pairs(cascade, judges, texts, seeds, asked, distance, steps, shown, kept)
+    told, outcome = report(pairs, options.tie_share)
+    about |= {"tie share": options.tie_share}
     told = {"schema": SCHEMA, "about": about, **told}
-    if straight:
-        told["curvature"] = {"left_out": "the schedule begins in noise alone, where curvature has no meaning"}
-    options.out.mkdir(parents=True, exist_ok=True)
+    if reason:
+        told["curvature"] = {"left_out": reason}
     replace_file(options.out / "pairs.jsonl", pairs.lines([prompt.key for prompt in prompts], texts, outcome))
     replace_file(options.out / "analysis.json", (json.dumps(told, indent=1) + "\n").encode())
     draw(told, options.out / "analysis.png")
+    kept.file.unlink()
     return "\n".join([str(options.out), *summary(told)])
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fewstep.collaboration.analysis.covariates import PictureDistance, complexity, prompt_lengths, teacher_curvature
 from fewstep.collaboration.cascade import Cascade, Oracle, checked_scores
+from fewstep.collaboration.command_line.kept_lines import KeptLines
+from fewstep.collaboration.given import Pictures
 from fewstep.collaboration.policy import Policy
 
 WINNER = {1: "student", -1: "teacher", 0: "tie"}
@@ -56,26 +58,32 @@ def draw_pairs(
     asked: Mapping[str, Sequence[Any]],
     distance: PictureDistance,
     curvature_steps: int,
+    given: Mapping[str, Pictures] | None = None,
+    kept: KeptLines | None = None,
 ) -> Pairs:
     """Draws a batch after the other; no picture is kept. asked: what each judge, and "oracle", is told of each prompt.
 
-    curvature_steps: of DDIM, for the teacher's trajectory from the same noise; 0 leaves the curvature out.
+    curvature_steps: of DDIM, for the teacher's trajectory from the same noise; 0 leaves the curvature out. given:
+    `sources` and `controls`, see Cascade; where pictures are edited, all of a prompt start from the same one. kept: a
+    line for every prompt; those that are there are not drawn again.
     """
-    columns: dict[str, list[Tensor]] = {}
+    columns: dict[str, Tensor] = {}
+    rows = {row["place"]: row["values"] for row in (kept.rows if kept else ())}
 
     def note(name: str, values: Tensor) -> None:
         if not values.isfinite().all():
             raise ValueError(f"{name} is {values[~values.isfinite()][0]} for a picture; only finite numbers compare")
-        columns.setdefault(name, []).append(values.detach().double().cpu())
+        columns[name] = values.detach().double().cpu()
 
-    for part in cascade.parts(range(len(prompts))):
+    policy = Policy(math.inf, "regenerate")
+    for part in cascade.parts([place for place in range(len(prompts)) if place not in rows]):
         told, own = [prompts[place] for place in part], [seeds[place] for place in part]
         told_oracle = [asked["oracle"][place] for place in part]
-        drawn = cascade(told, own, Policy(math.inf, "regenerate"), told_oracle)
-        first = [0] * len(part)
-        condition = cascade.teacher.model.prompts(told)
-        other, _ = cascade.noise([f"{seed}, other noise" for seed in own], first)
-        again = cascade.decoded(cascade.teacher.generate(other, condition), told)
+        shown = {name: pictures[part] for name, pictures in (given or {}).items()}
+        drawn = cascade(told, own, policy, told_oracle, **shown)
+        beside, first = cascade.given(len(part), **shown).of(range(len(part))), [0] * len(part)
+        others = [f"{seed}, other noise" for seed in own]
+        again = cascade.decoded(cascade.improved(torch.empty(0), told, others, first, policy, beside), told)
         for name, judge in judges.items():
             sides = (drawn.draft_images, drawn.images, again)
             note(f"judge {name}", _scores(name, judge, sides, [asked[name][place] for place in part]))
@@ -85,8 +93,14 @@ def draw_pairs(
         note("prompt length", prompt_lengths(cascade.teacher.model.prompts.tokenizer, told))
         if curvature_steps:
             noise, _ = cascade.noise(own, first)
+            condition = cascade.teacher.model.condition(told, beside.controls)
             note("curvature", teacher_curvature(cascade.teacher, noise, condition, curvature_steps))
-    table = {name: torch.cat(parts) for name, parts in columns.items()}
+        found = {place: {name: v[row].tolist() for name, v in columns.items()} for row, place in enumerate(part)}
+        if kept is not None:
+            kept.add(*({"place": place, "values": values} for place, values in found.items()))
+        rows |= found
+    told_of = [rows[place] for place in range(len(prompts))]
+    table = {name: torch.tensor([row[name] for row in told_of], dtype=torch.float64) for name in told_of[0]}
     scores = {name: table.pop(f"judge {name}") for name in judges}
     return Pairs(table.pop("oracle"), scores, table)
 

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +11,23 @@ from torch import Tensor
 
 from fewstep.choices import require_range
 from fewstep.collaboration.cascade import BATCHES, Cascade
+from fewstep.collaboration.given import Pictures
 from fewstep.collaboration.policy import Policy
 from fewstep.pixels import to_uint8
 
 
 def benched(
-    cascade: Cascade, policy: Policy, prompts: Sequence[str], seeds: Sequence[str], asked: Sequence[Any], repeats: int
+    cascade: Cascade,
+    policy: Policy,
+    prompts: Sequence[str],
+    seeds: Sequence[str],
+    asked: Sequence[Any],
+    repeats: int,
+    given: Mapping[str, Pictures] | None = None,
 ) -> str:
     """Both schemes in turns on the same prompts; medians of `repeats` rounds, and their ratio. ValueError: check_bench.
 
-    Pictures are dropped after every few batches, as `draw` writes them.
+    given: `sources` and `controls`, see Cascade. Pictures are dropped after every few batches, as `draw` writes them.
     """
     check_bench(policy, repeats)
     step = BATCHES * cascade.batch_size
@@ -29,8 +36,10 @@ def benched(
     for _ in range(repeats + 1):
         seconds = [0.0, 0.0]
         for part in parts:
-            some = prompts[part], seeds[part], asked[part]
-            seconds[0] += _seconds(lambda told, own, what: cascade(told, own, policy, what), *some)
+            places = list(range(*part.indices(len(prompts))))
+            shown = {name: pictures[places] for name, pictures in (given or {}).items()}
+            some = prompts[part], seeds[part], asked[part], shown
+            seconds[0] += _seconds(lambda told, own, what, shown: cascade(told, own, policy, what, **shown), *some)
             seconds[1] += _seconds(lambda *those: one_by_one(cascade, policy, *those), *some)
         ours.append(seconds[0])
         theirs.append(seconds[1])
@@ -52,16 +61,22 @@ def check_bench(policy: Policy, repeats: int) -> None:
 
 @torch.no_grad()
 def one_by_one(
-    cascade: Cascade, policy: Policy, prompts: Sequence[str], seeds: Sequence[str], asked: Sequence[Any]
+    cascade: Cascade,
+    policy: Policy,
+    prompts: Sequence[str],
+    seeds: Sequence[str],
+    asked: Sequence[Any],
+    given: Mapping[str, Pictures] | None = None,
 ) -> Tensor:
     """[B, 3, H, W] by the scheme of the released code (adaptive_diffusion.py): batches of one, and pictures of 8 bits
     between student, oracle and teacher, which encodes them again."""
     alone, latents, found = replace(cascade, batch_size=1), cascade.teacher.model.latents, []
-    for prompt, seed, what in zip(prompts, seeds, asked, strict=True):
-        image = _rounded(alone.decoded_drafts(alone.drafted([prompt], [seed], [0]), [prompt]))
+    for place, (prompt, seed, what) in enumerate(zip(prompts, seeds, asked, strict=True)):
+        own = alone.given(1, **{name: pictures[[place]] for name, pictures in (given or {}).items()}).of([0])
+        image = _rounded(alone.decoded_drafts(alone.drafted([prompt], [seed], [0], own), [prompt]))
         if alone.scored(image, [what]).item() < policy.threshold:
             draft = latents.encode(image)
-            image = _rounded(alone.decoded(alone.improved(draft, [prompt], [seed], [0], policy), [prompt]))
+            image = _rounded(alone.decoded(alone.improved(draft, [prompt], [seed], [0], policy, own), [prompt]))
         found.append(image)
     return torch.cat(found)
 

@@ -15,17 +15,16 @@ from fewstep.collaboration.calibration import Calibration
 from fewstep.collaboration.cascade import BATCHES, Collaborated
 from fewstep.collaboration.command_line.bench import benched, check_bench
 from fewstep.collaboration.command_line.drawn_files import DrawnFiles, check_told
-from fewstep.collaboration.command_line.edits import check_no_images, edit_strength, opened, source_files
+from fewstep.collaboration.command_line.given_files import edit_strength, given_files
 from fewstep.collaboration.command_line.processes import Ranks, in_processes, ranks_of_torchrun, shown_progress
 from fewstep.collaboration.oracles import reads_attributes
 from fewstep.collaboration.pipeline import Collaboration
 from fewstep.collaboration.policy import Policy
-from fewstep.collaboration.rollback import EditStrength, Rollback
+from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.sweep.command import check_sweep, swept
 from fewstep.diffusion.prompt_encoder import token_ids
 from fewstep.files.pictures import as_png, to_picture
 from fewstep.files.prompt_files import Prompt, read_prompt_file
-from fewstep.files.weights import file_sha256
 from fewstep.icd.commands import require_device
 from fewstep.rewards.attributes import AttributeReward, labels_of, listed
 
@@ -40,11 +39,11 @@ def calibrate(options: argparse.Namespace) -> str:
         raise ValueError(f"--out {options.out} lies in {files[0]}, which is a file; name another place")
     policy = chosen_policy(options)
     prompts = read_prompt_file(options.prompts)
-    asked, sources = asked_of(prompts, options.oracle), source_files(options, prompts)
-    pipe = _pipeline(options, asked, edit=edit_strength(options))
+    asked, given = asked_of(prompts, options.oracle), given_files(options, prompts)
+    pipe = _pipeline(options, asked)
     check_all(pipe, prompts, asked)
-    texts, given = [prompt.text for prompt in prompts], opened(sources, pipe.cascade.student.model.image_size)
-    found = pipe.calibrated(texts, _seeds(prompts, options.seed), policy, asked, given)
+    texts, shown = [prompt.text for prompt in prompts], given.opened(pipe.cascade.student.model.image_size)
+    found = pipe.calibrated(texts, _seeds(prompts, options.seed), policy, asked, **shown)
     known = found.calibration
     assert known is not None
     known.save(options.out)
@@ -73,16 +72,16 @@ def draw_share(options: argparse.Namespace, ranks: Ranks) -> str:
     options.device = ranks.device(options.device)
     prompts = read_prompt_file(options.prompts)
     check_told(prompts)
-    asked, sources = asked_of(prompts, options.oracle), source_files(options, prompts)
+    asked, given = asked_of(prompts, options.oracle), given_files(options, prompts)
     known = _calibration(options)
     known.policy(options.mean_passes, options.k)  # refused before anything is loaded
-    pipe = _pipeline(options, asked, known, edit_strength(options))
+    pipe = _pipeline(options, asked, known)
     check_all(pipe, prompts, asked)
-    policy, given = pipe.chosen(options.mean_passes, options.k), opened(sources, pipe.cascade.student.model.image_size)
+    policy, shown = pipe.chosen(options.mean_passes, options.k), given.opened(pipe.cascade.student.model.image_size)
     about = {**known.about, "policy": repr(policy), "seed": options.seed}
     files = DrawnFiles(options.out, about, options.overwrite, ranks.rank)
-    hashes = [None] * len(prompts) if sources is None else [file_sha256(file) for file in sources]
-    files.check({p.key: (p.text, p.attributes, source) for p, source in zip(prompts, hashes, strict=True)})
+    hashes = given.hashes(len(prompts))
+    files.check({p.key: (p.text, p.attributes, own) for p, own in zip(prompts, hashes, strict=True)})
     left = [place for place, prompt in enumerate(prompts) if prompt.key not in files.done]
     left = ranks.share(ranks.told("left", left))  # of the first process, which alone knows what is there
     parts = range(0, len(left), step := BATCHES * options.batch_size)
@@ -91,12 +90,11 @@ def draw_share(options: argparse.Namespace, ranks: Ranks) -> str:
         told = [prompts[place] for place in some]
         result = pipe(
             [prompt.text for prompt in told], _seeds(told, options.seed), policy=policy,
-            asked=[asked[place] for place in some], sources=None if given is None else given[some],
+            asked=[asked[place] for place in some], **{name: pictures[some] for name, pictures in shown.items()},
         )  # fmt: skip
         rows = rows_of(told, result, policy, pipe.passes(result, policy))
-        if sources is not None:
-            rows = [{**row, "source": hashes[place]} for row, place in zip(rows, some, strict=True)]
-        files.add(rows, [as_png(to_picture(image)) for image in result.images.split(1)])
+        rows = [row | hashes[place] for row, place in zip(rows, some, strict=True)]
+        files.add(rows, [as_png(to_picture(image)) for image in result.images.split(1)], repaired_drafts(rows, result))
     ranks.wait("drawn")
     if ranks.rank > 0:
         return ""
@@ -107,29 +105,31 @@ def draw_share(options: argparse.Namespace, ranks: Ranks) -> str:
 def analyse(options: argparse.Namespace) -> str:
     check_analysis(options)
     prompts, asked = _told(options)
+    given = given_files(options, prompts)
     pipe = _pipeline(options, asked["oracle"])
     check_all(pipe, prompts, asked["oracle"])
-    return analysed(options, pipe.cascade, prompts, _seeds(prompts, options.seed), asked)
+    return analysed(options, pipe.cascade, prompts, _seeds(prompts, options.seed), asked, given)
 
 
 def sweep(options: argparse.Namespace) -> str:
     check_sweep(options)
     prompts, asked = _told(options)
-    known = _calibration(options)
+    given, known = given_files(options, prompts), _calibration(options)
     pipe = _pipeline(options, asked["oracle"], known)
     check_all(pipe, prompts, asked["oracle"])
-    return swept(options, pipe.cascade, known, prompts, _seeds(prompts, options.seed), asked)
+    return swept(options, pipe.cascade, known, prompts, _seeds(prompts, options.seed), asked, given)
 
 
 def bench(options: argparse.Namespace) -> str:
     prompts = read_prompt_file(options.prompts)
-    asked = asked_of(prompts, options.oracle)
+    asked, given = asked_of(prompts, options.oracle), given_files(options, prompts)
     known = _calibration(options)
     check_bench(known.policy(options.mean_passes, options.k), options.repeats)
     pipe = _pipeline(options, asked, known)
     check_all(pipe, prompts, asked)
     policy, texts = pipe.chosen(options.mean_passes, options.k), [prompt.text for prompt in prompts]
-    return benched(pipe.cascade, policy, texts, _seeds(prompts, options.seed), asked, options.repeats)
+    shown = given.opened(pipe.cascade.student.model.image_size)
+    return benched(pipe.cascade, policy, texts, _seeds(prompts, options.seed), asked, options.repeats, shown)
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], str]] = {
@@ -162,9 +162,7 @@ def asked_of(prompts: Sequence[Prompt], oracle: str) -> list[Any]:
 
 
 def check_all(pipe: Collaboration, prompts: Sequence[Prompt], asked: Sequence[Any]) -> None:
-    """ValueError in one line for a prompt that is too long, or attributes or pictures that nobody can read."""
-    if pipe.cascade.edit is None:
-        check_no_images(prompts)
+    """ValueError in one line for a prompt that is too long, or attributes that nobody can read."""
     for model in (pipe.cascade.student.model, pipe.cascade.teacher.model):
         token_ids(model.prompts.tokenizer, [prompt.text for prompt in prompts], model.prompts.length, truncate=False)
     if isinstance(pipe.cascade.oracle, AttributeReward):
@@ -193,6 +191,12 @@ def rows_of(prompts: Sequence[Prompt], result: Collaborated, policy: Policy, pas
     ]
 
 
+def repaired_drafts(rows: Sequence[Mapping[str, Any]], result: Collaborated) -> dict[str, bytes]:
+    """{key: PNG} of the drafts that the teacher was asked to repair: by them an oracle's AUC can be told later."""
+    drafts = zip(rows, result.draft_images.split(1), result.repaired.tolist(), strict=True)
+    return {row["key"]: as_png(to_picture(draft)) for row, draft, repaired in drafts if repaired}
+
+
 def summary(out: Path, rows: Sequence[Mapping[str, Any]], policy: Policy) -> str:
     passes = torch.tensor([row["passes"] for row in rows], dtype=torch.float64)
     share = sum(row["route"] != "keep" for row in rows) / len(rows)
@@ -207,7 +211,6 @@ def _pipeline(
     options: argparse.Namespace,
     asked: Sequence[Any],
     calibration: Calibration | None = None,
-    edit: EditStrength | None = None,
 ) -> Collaboration:
     require_device(options.device)
     pipe = Collaboration.from_pretrained(
@@ -226,7 +229,8 @@ def _pipeline(
         dtype=getattr(torch, options.dtype),
         device=options.device,
         image_size=options.size,
-        edit=edit,
+        edit=edit_strength(options),
+        control=options.control,
     )
     gc.enable()  # what follows takes long
     return pipe

@@ -13,6 +13,7 @@ from fewstep.files.plain_reader import fields, number, shown, text
 from fewstep.files.prompt_files import Prompt
 
 ABOUT, ROWS, PARTS = "draw.json", "samples.jsonl", "samples.*.jsonl"
+DRAFTS = "drafts"  # the folder of those that were repaired
 ENDED = "ended"  # in ABOUT, of the pictures that a draw has brought to its end
 
 
@@ -28,6 +29,8 @@ ROW = fields({"key": _name, "prompt": text, "attributes": lambda value, name: No
 
 class DrawnFiles:
     """OUT/KEY.png, and a line of OUT/samples.jsonl once that picture is there. done: {key: its line}.
+
+    OUT/drafts/KEY.png is the draft that a repaired picture came from.
 
     about: what the pictures are of; a folder with pictures of something else is refused in one line, and so is one that
     no `draw` has begun, unless overwrite, which begins anew but deletes nothing else. rank: of several processes the
@@ -89,18 +92,30 @@ class DrawnFiles:
         if order:
             self._tell({**_about(self.out), ENDED: _ended(order)})
 
-    def check(self, asked: Mapping[str, tuple[str, Any, str | None]]) -> None:
-        """ValueError in one line where a picture that is there was drawn for another (prompt, attributes, source)."""
+    def check(self, asked: Mapping[str, tuple[str, Any, Mapping[str, str]]]) -> None:
+        """ValueError in one line where a picture that is there was drawn for another (prompt, attributes, pictures).
+
+        pictures: the hashes of those that were given with the prompt, "source" and "control".
+        """
         for key, row in self.done.items():
-            if key in asked and (row["prompt"], row["attributes"], row.get("source")) != asked[key]:
+            given = {name: row[name] for name in ("source", "control") if name in row}
+            if key in asked and (row["prompt"], row["attributes"], given) != asked[key]:
                 raise ValueError(
                     f"--out {self.out} has {key}.png of {row['prompt'][:60]!r}, which is asked for otherwise now; name "
                     "another folder, or give --overwrite"
                 )
 
-    def add(self, rows: Sequence[dict[str, Any]], pictures: Sequence[bytes]) -> None:
-        """Pictures first, then all their lines at once. ValueError in one line for a row that cannot be read again."""
+    def add(
+        self, rows: Sequence[dict[str, Any]], pictures: Sequence[bytes], drafts: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Pictures first, then all their lines at once; drafts: by key, of repaired ones.
+
+        ValueError in one line for a row that cannot be read again.
+        """
         lines = "".join(map(_line, rows))
+        for key, content in (drafts or {}).items():
+            (self.out / DRAFTS).mkdir(exist_ok=True)
+            write_synced(self.out / DRAFTS / f"{key}.png", content)
         for row, content in zip(rows, pictures, strict=True):
             write_synced(self.out / f"{row['key']}.png", content)
         with self._rows.open("ab") as file:
@@ -125,6 +140,12 @@ def read_drawn(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "again, in a folder of its own if others were drawn into this one"
         )
     return about, rows
+
+
+def draft_files(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Path] | None:
+    """The best draft of every picture of a folder, by key; None where older draws have not kept them."""
+    files = {row["key"]: folder / ("" if row["route"] == "keep" else DRAFTS) / f"{row['key']}.png" for row in rows}
+    return files if all(file.is_file() for file in files.values()) else None
 
 
 def check_told(prompts: Sequence[Prompt]) -> None:

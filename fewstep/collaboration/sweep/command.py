@@ -1,7 +1,6 @@
 """`sweep`: quality against passes on prompts that the calibration has not seen, as JSON lines, a plot and a table."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,26 +9,26 @@ import torch
 from fewstep.collaboration.analysis.predictors import auc
 from fewstep.collaboration.calibration import Calibration, identity
 from fewstep.collaboration.cascade import Cascade
+from fewstep.collaboration.command_line.given_files import GivenFiles
 from fewstep.collaboration.command_line.judges import (
     different_networks,
     load_judges,
     require_different,
-    require_free_folder,
 )
-from fewstep.collaboration.policy import Policy
+from fewstep.collaboration.command_line.kept_lines import KeptLines, require_free_or_unfinished
 from fewstep.collaboration.rehearsal import ORACLE, Judge, Rehearsal
 from fewstep.collaboration.sweep.plot import draw
 from fewstep.collaboration.sweep.ways import sweep
-from fewstep.files.durable import replace_file
 from fewstep.files.prompt_files import Prompt
+from fewstep.files.weights import file_sha256
 
-NUM_BUDGETS = 8
+NUM_BUDGETS, FILE = 8, "sweep.jsonl"
 
 
 def check_sweep(options: argparse.Namespace) -> None:
     """ValueError in one line for what cannot be meant, before anything is loaded."""
     require_different(options.oracle, options.judge)
-    require_free_folder(options.out, options.overwrite)
+    require_free_or_unfinished(options.out / FILE, options.overwrite)
 
 
 def swept(
@@ -39,28 +38,40 @@ def swept(
     prompts: Sequence[Prompt],
     seeds: Sequence[str],
     asked: Mapping[str, Sequence[Any]],
+    given: GivenFiles,
 ) -> str:
-    """asked: what each judge, and "oracle", is told of each prompt."""
+    """asked: what each judge, and "oracle", is told of each prompt. given: the pictures that come with them."""
     loaded = load_judges(options.judge, asked, options.device)
     hashes = different_networks(cascade.oracle, loaded)
     judges = {name: Judge(judge, asked[name]) for name, judge in loaded.items()}
-    rehearsal = Rehearsal(cascade, [prompt.text for prompt in prompts], seeds, asked[ORACLE], judges)
+    texts, shown = [prompt.text for prompt in prompts], given.opened(cascade.student.model.image_size)
     budgets = options.budgets or even_budgets(calibration)
-    ways = sweep(rehearsal, calibration, budgets, options.best_of, options.teachers, options.rollbacks)
-    rows = [way.row() for way in ways]
-    first = rehearsal.play(Policy())
-    known = {}
-    for name in options.judge:
-        right = first.scores[name]
-        if set(right.unique().tolist()) <= {0.0, 1.0} and 2 <= right.sum() <= len(right) - 2:
-            known[name] = auc(first.draft_scores, right > 0)._asdict()
-    options.out.mkdir(parents=True, exist_ok=True)
+    settings = {"budgets": budgets, "best of": options.best_of, "teachers": options.teachers}
+    settings |= {"rollbacks": options.rollbacks, "calibration": file_sha256(options.calibration)}
+    settings["prompts"] = given.digest(prompts)
     about = {**identity(cascade), "judges": hashes}
-    head = {"about": about, "auc": known, "seed": options.seed, "keys": [prompt.key for prompt in prompts]}
-    lines = [head, *rows]
-    replace_file(options.out / "sweep.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    draw(rows, options.out / "sweep.png", {name: found["value"] for name, found in known.items()})
-    return "\n".join([str(options.out), *table(rows)])
+    head = {"about": about, "seed": options.seed, "keys": [prompt.key for prompt in prompts], **settings}
+    rehearsal = Rehearsal(cascade, texts, seeds, asked[ORACLE], judges, **shown)
+    plan = budgets, options.best_of, options.teachers, options.rollbacks
+    sweep(rehearsal, calibration, *plan)  # refused before the folder is begun
+    kept = KeptLines(options.out / FILE, head, options.overwrite)
+    for way in sweep(rehearsal, calibration, *plan, done={row["name"] for row in kept.rows}):
+        kept.add(way.row())
+    known = oracle_auc(kept.rows, options.judge)
+    draw(kept.rows, options.out / "sweep.png", {name: found["value"] for name, found in known.items()})
+    kept.end(auc=known)
+    return "\n".join([str(options.out), *table(kept.rows)])
+
+
+def oracle_auc(rows: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> dict[str, Any]:
+    """Of its scores of first drafts for the judges of right and wrong, by name; without those that have only one."""
+    values = next(row["values"] for row in rows if row["name"] == "student")
+    scores, known = torch.tensor(values[ORACLE]), {}
+    for name in judges:
+        right = torch.tensor(values[name])
+        if set(right.unique().tolist()) <= {0.0, 1.0} and 2 <= right.sum() <= len(right) - 2:
+            known[name] = auc(scores, right > 0)._asdict()
+    return known
 
 
 def even_budgets(calibration: Calibration) -> list[float]:

@@ -1,8 +1,9 @@
 """Quality against passes: what calibrated policies return for new prompts, beside what they have to beat."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from fewstep.choices import require_range
 from fewstep.collaboration.calibration import Calibration
 from fewstep.collaboration.costs import Costs
 from fewstep.collaboration.policy import MOST_DRAFTS, Policy
-from fewstep.collaboration.rehearsal import Played, Rehearsal
+from fewstep.collaboration.rehearsal import Rehearsal
 from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.teacher import Teacher
 from fewstep.metrics.intervals import bootstrap_mean
@@ -51,72 +52,66 @@ def sweep(
     most_drafts: int = 8,
     teacher_steps: Sequence[int] = (),
     rollbacks: Sequence[float] = (0.5,),
+    done: Collection[str] = (),
 ) -> Iterator[Way]:
     """Adaptive policies for budgets of passes, each beside its random twin, and all that needs no calibration.
 
     most_drafts: of best-of-n (2, 4, ..), which spends all on the student. teacher_steps: of the teacher alone.
-    rollbacks: variances, for refining everything, whatever the oracle says. ValueError in one line for any of these
-    that cannot be, before anything is drawn.
+    rollbacks: variances, for refining everything, whatever the oracle says. done: names of ways that are left out.
+    ValueError in one line for any of these that cannot be, before anything is drawn.
     """
-    costs, teacher = calibration.costs, rehearsal.cascade.teacher
+    costs, cascade = calibration.costs, rehearsal.cascade
     require_range("best of", most_drafts, 1, MOST_DRAFTS)
-    alone = {number: replace(teacher, num_steps=number) for number in teacher_steps}
-    blind = {variance: Policy(math.inf, "refine", Rollback(variance)) for variance in rollbacks}
-    for policy in blind.values():
-        policy.rollback.time(teacher.model.parametrization.schedule)
-    adaptive = {budget: calibration.for_passes(budget) for budget in budgets}
-    return _ways(rehearsal, costs, most_drafts, alone, blind, adaptive)
-
-
-def _ways(
-    rehearsal: Rehearsal,
-    costs: Costs,
-    most_drafts: int,
-    alone: Mapping[int, Teacher],
-    blind: Mapping[float, Policy],
-    adaptive: Mapping[float, Policy],
-) -> Iterator[Way]:
-    yield from teachers(rehearsal, costs, alone)
-    first = rehearsal.play(Policy())
-    unseen = torch.full_like(first.draft_scores, costs.draft + costs.decode)
-    yield Way("student", "student", unseen, dict(first.scores), torch.zeros_like(unseen))
+    ways: list[tuple[str, Callable[[], Way]]] = []
+    for number in teacher_steps:
+        alone = replace(cascade.teacher, num_steps=number)
+        ways.append((name := f"teacher {number}", partial(_teacher, rehearsal, costs, alone, name)))
+    ways.append(("student", partial(_student, rehearsal, costs)))
     for drafts in (2**power for power in range(1, int(math.log2(most_drafts)) + 1)):
         policy = Policy(repair="keep", drafts=drafts, good_enough=math.inf)
-        yield _way("best of n", f"best of {drafts}", costs, rehearsal.play(policy), policy)
-    for variance, policy in blind.items():
-        yield _blind(rehearsal, costs, policy, f"refine everything {variance:g}")
-    for budget, policy in adaptive.items():
-        way = _way("adaptive", f"adaptive {budget:g}", costs, rehearsal.play(policy), policy)
-        yield way
-        yield _random(rehearsal, way, policy, f"random {budget:g}")
+        ways.append((name := f"best of {drafts}", partial(_policy, rehearsal, costs, policy, "best of n", name)))
+    for variance in rollbacks:
+        policy = Policy(math.inf, "refine", Rollback(variance))
+        cascade.check_rollback(policy.rollback)
+        ways.append((name := f"refine everything {variance:g}", partial(_blind, rehearsal, costs, policy, name)))
+    for budget in budgets:
+        policy, name = calibration.for_passes(budget), f"adaptive {budget:g}"
+        ways.append((name, adaptive := partial(_policy, rehearsal, costs, policy, "adaptive", name)))
+        ways.append((name := f"random {budget:g}", partial(_random, rehearsal, adaptive, policy, name)))
+    return (make() for name, make in ways if name not in done)
 
 
-def teachers(rehearsal: Rehearsal, costs: Costs, alone: Mapping[int, Teacher]) -> Iterator[Way]:
-    """The teacher alone, by its number of steps, from the noise of the first drafts."""
+def _student(rehearsal: Rehearsal, costs: Costs) -> Way:
+    first = rehearsal.play(Policy())
+    unseen = torch.full_like(first.draft_scores, costs.encode + costs.draft + costs.decode)
+    return Way("student", "student", unseen, dict(first.scores), torch.zeros_like(unseen))
+
+
+def _teacher(rehearsal: Rehearsal, costs: Costs, teacher: Teacher, name: str) -> Way:
+    """The teacher alone, from the noise of the first drafts."""
     cascade, num = rehearsal.cascade, len(rehearsal.prompts)
-    for number, teacher in alone.items():
-        other, policy = replace(cascade, teacher=teacher), Policy(math.inf, "regenerate")
-        parts = cascade.parts(range(num))
-        found = [rehearsal.improved_scores(other, part, [0] * len(part), policy, None) for part in parts]
-        passes = costs.repair * number / cascade.teacher.num_steps + costs.decode
-        table = torch.cat(found)
-        scores = dict(zip(rehearsal.judges, table.unbind(1), strict=True))
-        ones = torch.ones(num, dtype=torch.float64)
-        yield Way("teacher", f"teacher {number}", passes * ones, scores, ones)
+    other, policy = replace(cascade, teacher=teacher), Policy(math.inf, "regenerate")
+    parts = cascade.parts(range(num))
+    table = torch.cat([rehearsal.improved_scores(other, part, [0] * len(part), policy, None) for part in parts])
+    passes = costs.encode + costs.repair * teacher.num_steps / cascade.teacher.num_steps + costs.decode
+    scores = dict(zip(rehearsal.judges, table.unbind(1), strict=True))
+    ones = torch.ones(num, dtype=torch.float64)
+    return Way("teacher", name, passes * ones, scores, ones)
 
 
 def _blind(rehearsal: Rehearsal, costs: Costs, policy: Policy, name: str) -> Way:
     """Repairing everything, whatever the oracle says, which is not asked."""
     played = rehearsal.play(policy)
-    passes = torch.full_like(played.draft_scores, costs.draft + costs.of_repair(looked_at=False))
+    passes = torch.full_like(played.draft_scores, costs.encode + costs.draft + costs.of_repair(looked_at=False))
     return Way("refine everything", name, passes, dict(played.scores), played.repaired.double(), repr(policy))
 
 
-def _random(rehearsal: Rehearsal, adaptive: Way, policy: Policy, name: str) -> Way:
+def _random(rehearsal: Rehearsal, twin: Callable[[], Way], policy: Policy, name: str) -> Way:
     """As many passes and repairs, for prompts by lot, as what is expected of each prompt.
 
     A draft that is drawn again by lot, and taken whatever it is, is as good as the first one on average.
     """
+    adaptive = twin()  # every picture is drawn once, so that it costs nothing
     share, blind = adaptive.repaired.mean(), replace(policy, drafts=1, good_enough=None, keep_best=False)
     kept = rehearsal.play(replace(blind, threshold=-math.inf))
     made = rehearsal.play(replace(blind, threshold=math.inf)) if share else kept
@@ -125,6 +120,7 @@ def _random(rehearsal: Rehearsal, adaptive: Way, policy: Policy, name: str) -> W
     return Way("random", name, adaptive.passes.mean() * ones, scores, share * ones, repr(policy), by_lot=True)
 
 
-def _way(family: str, name: str, costs: Costs, played: Played, policy: Policy) -> Way:
+def _policy(rehearsal: Rehearsal, costs: Costs, policy: Policy, family: str, name: str) -> Way:
+    played = rehearsal.play(policy)
     passes = costs.of_pictures(played.drafts, played.repaired, policy)
     return Way(family, name, passes, dict(played.scores), played.repaired.double(), repr(policy))

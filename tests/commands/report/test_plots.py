@@ -2,7 +2,7 @@ import pytest
 
 from callbacks.metrics.catalogue import describe
 from commands.report import write as report
-from commands.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curves, pareto_front, trade_offs
+from commands.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, auc_note, curves, pareto_front, trade_offs
 from commands.report.rows import metric_rows, run_labels
 
 
@@ -105,6 +105,33 @@ def test_quality_is_drawn_against_a_cost_that_differs():
     assert inside(plot)
     same = [run("a", 4, fid=3.0), run("b", 4, fid=1.0)]
     assert trade_offs(metric_rows(same), same, ["a", "b"]) == []
+
+
+def test_the_band_of_a_front_goes_along_its_intervals_and_back():
+    runs = [run("a", 1, fid=3.0), run("b", 4, fid=1.0), run("c", 8, fid=2.0), run("d", 16, fid=0.5)]
+    for each, half in zip(runs, (0.5, 0.25, 0.1, None), strict=True):
+        value = each["metrics"]["test/fid"]
+        each["intervals"] = {} if half is None else {"test/fid": [value - half, value + half]}
+    (plot,) = trade_offs(metric_rows(runs), runs, list("abcd"))
+    first, second, dominated, alone = plot["dots"]
+    points = [tuple(map(float, point.split(","))) for point in plot["band"].split()]
+    below = [(first["x"], first["low"]), (second["x"], second["low"])]
+    assert points == [*below, (second["x"], second["high"]), (first["x"], first["high"])]
+    assert (dominated["low"] is None, alone["low"] is None) == (False, True)
+    assert plot["note"] == ""
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ("test/all_right", "AUC of the oracle on drafts 0.70 to 0.75"),
+        ("test/held_out_all_right", "AUC of the oracle on drafts 0.80"),
+        ("val/all_right", ""),
+    ],
+)
+def test_a_front_has_the_auc_by_its_own_reader(metric, told):
+    runs = [run("a", oracle_auc=0.7, held_out_oracle_auc=0.801), run("b", oracle_auc=0.75, held_out_oracle_auc=0.8)]
+    assert auc_note(metric, [*runs, run("c")]) == told
 
 
 def test_equal_protocols_are_said_once(tmp_path):

@@ -144,6 +144,47 @@ def test_the_command_writes_numbers_lines_and_a_plot(places, tmp_path, capsys):
     assert (out / "pairs.jsonl").read_bytes() == before
 
 
+def test_a_killed_analysis_goes_on_and_is_the_same(places, tmp_path, monkeypatch, capsys):
+    more = ["--tie-share", "0.2", "--curvature-steps", "2"]
+    assert main(command(places, tmp_path / "whole", *more)) == 0
+    out, drawn, batches = tmp_path / "killed", Cascade.__call__, []
+
+    def killed(self, prompts, *rest, **options):
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        batches.append(len(prompts))
+        return drawn(self, prompts, *rest, **options)
+
+    monkeypatch.setattr(Cascade, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(command(places, out, *more))
+    assert [path.name for path in out.iterdir()] == ["unfinished.jsonl"]
+    with (out / "unfinished.jsonl").open("a") as file:
+        file.write('{"place": 6, "val')  # what a kill leaves of a line
+    monkeypatch.setattr(Cascade, "__call__", drawn)
+    capsys.readouterr()
+    for changes, told in (
+        (["--seed", "1"], "unfinished.jsonl is of seed 0, this is of 1; name another --out, or give --overwrite"),
+        (["--curvature-steps", "3"], "is of curvature steps 2, this is of 3"),
+        (["--student-steps", "1"], "is of student steps 2, this is of 1"),
+    ):
+        assert main(command(places, out, *more, *changes)) == 2
+        assert told in capsys.readouterr().err
+    sizes = []
+    monkeypatch.setattr(
+        Cascade,
+        "__call__",
+        lambda self, prompts, *rest, **o: (sizes.append(len(prompts)), drawn(self, prompts, *rest, **o))[1],
+    )
+    assert main(command(places, out, *more)) == 0
+    assert (batches, sizes) == ([3, 3], [1])
+    for name in ("pairs.jsonl", "analysis.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (out / "unfinished.jsonl").exists()
+    assert main(command(places, out, *more)) == 2
+    assert "holds something; name another folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

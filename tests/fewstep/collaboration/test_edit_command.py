@@ -1,6 +1,7 @@
 """Edits from the shell: pictures of a folder, their strength, and what is refused."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from PIL import Image
 from fewstep.collaboration.__main__ import main
 from fewstep.collaboration.calibration import Calibration
 from fewstep.collaboration.given import PictureFiles
+from fewstep.collaboration.oracles import load_oracle
 from fewstep.collaboration.pipeline import Collaboration
+from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rollback import EditStrength
 from fewstep.files.pictures import read_picture, to_picture
 from fewstep.files.prompt_files import read_prompt_file
@@ -112,7 +115,7 @@ def test_another_picture_under_the_same_name_is_noticed(folder, calibrated, tmp_
         (["--edit-time", "0.4"], "the calibration is of edit strength time 0.5, this is time 0.4; calibrate again"),
         (["--edit-variance", "0.5"], "is of edit strength time 0.5, this is variance 0.5; calibrate again"),
         (["--edit-variance", "1.5"], "edit_variance=1.5: must be inside (0, 1); towards 0 the picture stays"),
-        (["--images", "pictures"], "--images pictures is for edits: give --edit-variance or --edit-time"),
+        (["--images", "pictures"], "--images pictures is for edits: give --edit-variance or --edit-time, or --control"),
         (["--edit-time", "0.5", "--images", "none"], "the picture none/pictures/0.png does not exist"),
     ],
 )
@@ -158,6 +161,63 @@ def test_a_rollback_deeper_than_the_edit_is_one_line(folder, tmp_path, capsys):
     assert "rollback_variance=0.4 is deeper, t = " in error
     assert "by edit_variance=0.3; give at most that" in error
     assert not (tmp_path / "c.json").exists()
+
+
+def test_what_is_edited_is_swept_timed_and_analysed_as_it_is_drawn(folder, calibrated, tmp_path, capsys):
+    """Ways of a sweep are edits of the given pictures, and cost their encoding; so are pairs of an analysis."""
+    torch.manual_seed(1)
+    settings = {"trunk": "convnext_atto", "trunk_options": {"depths": [1] * 4, "dims": [8] * 4}, "image_size": 32}
+    for name in "ab":
+        AttributeReader({"colour": list(COLOURS)}, **settings).save_pretrained(tmp_path / name)
+    first, second = (f"attributes={tmp_path / name}" for name in "ab")
+    known, edit = ["--calibration", calibrated], ["--edit-time", 0.5]
+    more = ["--rollbacks", 0.2, "--best-of", 2, "--teachers", 2, "--judge", first, "--out", tmp_path / "sweep"]
+    assert main(command("sweep", folder, *known, *edit, *more)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "sweep" / "sweep.jsonl").read_text().splitlines()][1:]
+    ways = {row["name"]: row for row in rows}
+    prompts = read_prompt_file(folder / "edits.jsonl")
+    pipe = Collaboration.from_pretrained(
+        folder / "pipeline", folder / "pipeline", f"attributes={folder / 'reader'}", calibrated, student_steps=2,
+        teacher_steps=2, teacher_scale=2.0, batch_size=2, edit=EditStrength(0.5, "time"),
+    )  # fmt: skip
+    shown = torch.cat([read_picture(folder / prompt.image, 16) for prompt in prompts])
+    texts, asked = [prompt.text for prompt in prompts], [prompt.attributes for prompt in prompts]
+    seeds, policy = [f"0:{prompt.key}" for prompt in prompts], Policy(math.inf, "regenerate")
+    result = pipe(texts, seeds, policy=policy, asked=asked, sources=shown)
+    judge = load_oracle(first)
+    for name, images in (("student", result.draft_images), ("teacher 2", result.images)):
+        assert ways[name]["values"][first] == pytest.approx(judge(images, asked).tolist(), abs=1e-4)
+    costs = pipe.costs
+    assert ways["student"]["passes"] == pytest.approx(costs.encode + costs.draft + costs.decode)
+    assert ways["teacher 2"]["passes"] == pytest.approx(costs.encode + costs.repair + costs.decode)
+    capsys.readouterr()
+    out = ["--judge", first, "--judge", second, "--distance", "pixels", "--out", tmp_path / "analysis"]
+    assert main(command("analyse", folder, *edit, *out)) == 0
+    pairs = [json.loads(line) for line in (tmp_path / "analysis" / "pairs.jsonl").read_text().splitlines()]
+    assert [row["judges"][first]["teacher"] for row in pairs] == pytest.approx(
+        ways["teacher 2"]["values"][first], abs=1e-4
+    )
+    assert [row["judges"][first]["student"] for row in pairs] == pytest.approx(
+        ways["student"]["values"][first], abs=1e-4
+    )
+    assert "curvature" not in pairs[0]["covariates"]
+    assert main(command("analyse", folder, *edit, *out, "--curvature-steps", 2, "--overwrite")) == 2
+    assert "edits begin in a picture, and curvature is of a trajectory from noise: give" in capsys.readouterr().err
+    plain = tmp_path / "refine.json"
+    assert main(command("calibrate", folder, *edit, "--out", plain, "--rollback-time", 0.3)) == 0
+    assert main(command("bench", folder, *edit, "--calibration", plain, "--k", 50, "--repeats", 1)) == 0
+    assert "; ratio " in capsys.readouterr().out
+    assert main(command("sweep", folder, *known, *edit, "--out", tmp_path / "deep", "--rollbacks", 0.9)) == 2
+    assert "rollback_variance=0.9 is deeper, t = " in capsys.readouterr().err
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize("name", ["sweep", "bench", "analyse"])
+def test_pictures_that_nobody_edits_are_one_line_everywhere(folder, calibrated, tmp_path, capsys, name):
+    more = {"bench": ["--k", 50]}.get(name, ["--out", tmp_path / "out"])
+    more += ["--judge", "clip", "--judge", "aesthetic=a"] if name == "analyse" else ["--calibration", calibrated]
+    assert main(command(name, folder, *more)) == 2
+    assert "prompt 0 has an `image`, and nothing is edited" in capsys.readouterr().err
 
 
 def test_files_are_read_as_they_are_asked_for(folder):

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from fewstep.collaboration.__main__ import main, parser
 from fewstep.collaboration.calibration import Calibration
@@ -16,6 +18,7 @@ from fewstep.collaboration.command_line import bench
 from fewstep.collaboration.command_line.bench import benched, one_by_one
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rollback import Rollback
+from fewstep.collaboration.sweep.ways import Way
 from fewstep.rewards.attribute_reader import AttributeReader
 from tests.fewstep.collaboration.test_cascade import PROMPTS, SEEDS, redness
 from tests.fewstep.collaboration.test_collaboration_command import COLOURS, calibrated, command, places
@@ -53,6 +56,61 @@ def test_a_sweep_writes_rows_and_a_picture(places, calibrated, tmp_path, capsys)
         assert picture.width > 900
     assert main(argv) == 2
     assert f"--out {out} holds something; name another folder, or give --overwrite" in capsys.readouterr().err
+
+
+def without_seconds(told):
+    """The table of a sweep, without where it is and how long it took."""
+    return re.sub(r"  \S+ s in all$", "", told.strip()).splitlines()[1:]
+
+
+def test_a_killed_sweep_goes_on_and_is_the_same(places, calibrated, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(1)
+    other = AttributeReader(COLOURS, "convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, 32)
+    other.save_pretrained(tmp_path / "judge")
+    asked = ["--judge", f"all_right={tmp_path / 'judge'}", "--teachers", 2, 3, "--best-of", 2, "--budgets", 5, 8]
+    argv = command("sweep", places, "--calibration", calibrated, *asked)
+    assert main([*argv, "--out", str(tmp_path / "whole")]) == 0
+    expected = without_seconds(capsys.readouterr().out)
+    out, row, rows = tmp_path / "killed", Way.row, []
+
+    def killed(way):
+        if len(rows) == 6:  # between a policy and its random twin
+            raise KeyboardInterrupt
+        rows.append(way.name)
+        return row(way)
+
+    monkeypatch.setattr(Way, "row", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main([*argv, "--out", str(out)])
+    assert rows == ["teacher 2", "teacher 3", "student", "best of 2", "refine everything 0.5", "adaptive 5"]
+    lines = (out / "sweep.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 7
+    (out / "sweep.jsonl").write_text("".join(lines) + '{"family": "ran')  # what a kill leaves of a line
+    assert not (out / "sweep.png").exists()
+    for changes, told in (
+        (["--seed", "1"], "sweep.jsonl is of seed 0, this is of 1; name another --out, or give --overwrite"),
+        (["--budgets", "5", "9"], "is of budgets [5.0, 8.0], this is of [5.0, 9.0]"),
+        (["--rollbacks", "0.3"], "is of rollbacks [0.5], this is of [0.3]"),
+    ):
+        assert main([*argv, "--out", str(out), *changes]) == 2
+        assert told in capsys.readouterr().err
+    again = []
+    monkeypatch.setattr(Way, "row", lambda way: (again.append(way.name), row(way))[1])
+    assert main([*argv, "--out", str(out)]) == 0
+    assert again == ["random 5", "adaptive 8", "random 8"]
+    assert without_seconds(capsys.readouterr().out) == expected
+    whole, found = (
+        [json.loads(line) for line in (tmp_path / name / "sweep.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    )
+    assert found == whole
+    assert (out / "sweep.png").exists()
+    judge, first = asked[1], whole[3]["values"]
+    right = first[judge]
+    if 2 <= sum(right) <= len(right) - 2:
+        assert whole[0]["auc"][judge]["value"] == pytest.approx(roc_auc_score(right, first["oracle"]))
+    assert main([*argv, "--out", str(out)]) == 2
+    assert f"--out {out} holds something" in capsys.readouterr().err
 
 
 def test_what_cannot_be_swept_is_one_line(places, calibrated, tmp_path, capsys):
