@@ -13,11 +13,18 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from fewstep.backbones import DiffusersDenoiser, add_guidance_embedding, load_latent_diffusion, save_guided_network
+from fewstep.backbones import (
+    DiffusersDenoiser,
+    add_guidance_embedding,
+    load_guided_network,
+    load_latent_diffusion,
+    save_guided_network,
+)
 from fewstep.backbones.frozen_encoders import FrozenEncoders
 from fewstep.choices import DTYPES, require_choice
 from fewstep.diffusion.guidance import draw_scales, guidance_distillation, guide
 from fewstep.diffusion.schedules import training_times
+from fewstep.files.hub import check_keys
 from fewstep.losses import l2
 from fewstep.optimizers import AdamW
 from fewstep.picture_size import Size, as_stored
@@ -30,6 +37,7 @@ class GuidanceDistillationModule(LightningModule):
     Args:
         pipeline: folder or hub id of a diffusers pipeline (Stable Diffusion 1, 2, XL or 3); frozen.
         network: folder of another UNet or transformer in its place, without guidance embedding.
+        start_from: folder of a guided network to go on from, such as an earlier run's export; None for the teacher.
         guidance_scales: the positive scales w to learn, each as likely, 1 (unguided) among them; for Stable Diffusion
             1.5 iCD's are 1, 8, 12, 16, 20. They are stored with the exported network, which may be asked no others.
         embedding_dim: Fourier features of w.
@@ -51,6 +59,7 @@ class GuidanceDistillationModule(LightningModule):
         gradient_checkpointing: bool = False,
         export_dtype: str = "float16",
         image_size: Size | None = None,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         image_size = None if image_size is None else as_stored(image_size)
@@ -63,6 +72,10 @@ class GuidanceDistillationModule(LightningModule):
         self.parametrization = self.teacher.parametrization
         self.encoders = FrozenEncoders.of(self.teacher)
         student = add_guidance_embedding(copy.deepcopy(self.teacher.network), embedding_dim)
+        if start_from is not None:
+            earlier = load_guided_network(start_from)[0].state_dict()
+            check_keys(earlier, student.state_dict(), start_from)
+            student.load_state_dict(earlier)
         self.model = student.requires_grad_(True).train()
         if gradient_checkpointing:
             self.model.enable_gradient_checkpointing()

@@ -6,7 +6,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from fewstep.backbones.pipelines import DDPM_SCHEDULER, save_ddpm
+from fewstep.backbones.pipelines import DDPM_SCHEDULER, PIXEL_SCHEDULES, save_ddpm
 from fewstep.choices import DTYPES, require_choice, require_range
 from fewstep.diffusion.guidance import Condition
 from fewstep.diffusion.predictions import Parametrization
@@ -22,7 +22,8 @@ class UnconditionalDiffusionModule(LightningModule):
 
     Args:
         unet: diffusers' UNet2DModel of three channels, such as fewstep.backbones.diffusers_network makes.
-        prediction: "eps" or "v", on DDPM's linear schedule.
+        prediction: "eps" or "v".
+        beta_schedule: "linear", DDPM's, or "squaredcos_cap_v2" (Nichol and Dhariwal 2021), for small pictures.
         min_snr_gamma: see Parametrization.min_snr_weight; None weights every time alike, as DDPM.
         sampling_steps: of DDIM, for a picture of every sample in validation and test; 0 for none.
             `data.splits.num_val` says how many that are.
@@ -34,6 +35,7 @@ class UnconditionalDiffusionModule(LightningModule):
         self,
         unet: nn.Module,
         prediction: str = "eps",
+        beta_schedule: str = "linear",
         min_snr_gamma: float | None = None,
         sampling_steps: int = 0,
         optimizer: AdamW = AdamW(lr=2e-4, warmup_steps=200),
@@ -42,6 +44,7 @@ class UnconditionalDiffusionModule(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["unet", "optimizer"])
         require_choice("prediction", prediction, ("eps", "v"))
+        require_choice("beta_schedule", beta_schedule, PIXEL_SCHEDULES)
         require_choice("export_dtype", export_dtype, ("float32", "float16"))
         require_range("sampling_steps", sampling_steps)
         if min_snr_gamma is not None:
@@ -50,7 +53,8 @@ class UnconditionalDiffusionModule(LightningModule):
         if channels != (3, 3):
             raise ValueError(f"the unet has {channels[0]} channels in and {channels[1]} out; pictures have 3")
         self.unet, self.optimizer = unet, optimizer
-        self.parametrization = Parametrization(schedule_of_config(DDPM_SCHEDULER), prediction)
+        schedule = schedule_of_config(DDPM_SCHEDULER | {"beta_schedule": beta_schedule})
+        self.parametrization = Parametrization(schedule, prediction)
 
     def network(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """What the UNet answers [B, 3, H, W] to x_t [B, 3, H, W] at times t [B] in [0, 1]; the condition is empty."""
@@ -95,7 +99,8 @@ class UnconditionalDiffusionModule(LightningModule):
 
     def export(self, folder: str) -> None:
         """Write a DDPMPipeline that plain diffusers loads."""
-        save_ddpm(folder, self.unet, self.hparams.prediction, DTYPES[self.hparams.export_dtype])
+        options = self.hparams
+        save_ddpm(folder, self.unet, options.prediction, DTYPES[options.export_dtype], options.beta_schedule)
 
     def configure_optimizers(self) -> dict[str, Any]:
         return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)

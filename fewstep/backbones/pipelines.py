@@ -24,7 +24,9 @@ STABLE_DIFFUSION_SCHEDULER = {
     "steps_offset": 1,  # without effect on trailing steps, but pipelines warn of any other value
     "timestep_spacing": "trailing",
 }
-# That of DDPM (Ho et al. 2020), which DDPMPipelines of pixels have.
+# That of DDPM (Ho et al. 2020), which DDPMPipelines of pixels have; "squaredcos_cap_v2" is the cosine schedule of
+# Nichol and Dhariwal 2021, which dwells on fewer levels of almost pure noise: for small pictures.
+PIXEL_SCHEDULES = ("linear", "squaredcos_cap_v2")
 DDPM_SCHEDULER = {
     "beta_schedule": "linear",
     "beta_start": 0.0001,
@@ -119,10 +121,17 @@ def save_stable_diffusion(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
-def save_ddpm(folder: str | Path, unet: Any, prediction: str = "eps", dtype: torch.dtype = torch.float32) -> None:
-    """Write a DDPMPipeline of a UNet2DModel on DDPM_SCHEDULER; prediction "eps" or "v"."""
+def save_ddpm(
+    folder: str | Path,
+    unet: Any,
+    prediction: str = "eps",
+    dtype: torch.dtype = torch.float32,
+    beta_schedule: str = "linear",
+) -> None:
+    """Write a DDPMPipeline of a UNet2DModel; prediction "eps" or "v", beta_schedule one of PIXEL_SCHEDULES."""
     from diffusers import DDPMPipeline, DDPMScheduler
 
-    scheduler = DDPMScheduler(**DDPM_SCHEDULER, prediction_type=FOREIGN[prediction])
+    config = DDPM_SCHEDULER | {"beta_schedule": beta_schedule, "prediction_type": FOREIGN[prediction]}
+    scheduler = DDPMScheduler(**config)
     pipeline: Any = DDPMPipeline(unet=copied_to(unet, dtype), scheduler=scheduler)
     pipeline.save_pretrained(str(folder))

@@ -89,6 +89,17 @@ def own_or_part(source: str | Path, part: str, filename: str = "config.json") ->
     return {} if Path(source, filename).is_file() else {"subfolder": part}
 
 
+def scheduler_config(pipeline: str | Path) -> dict[str, Any]:
+    """The config of a pipeline's scheduler (folder or hub id), of whatever class. ValueError in one line."""
+    from diffusers import DDIMScheduler
+
+    try:
+        config: dict[str, Any] = DDIMScheduler.load_config(str(pipeline), subfolder="scheduler")
+    except (OSError, ValueError) as error:
+        raise ValueError(missing(pipeline, "scheduler/scheduler_config.json", error)) from None
+    return config
+
+
 def network_config(source: str | Path, part: str) -> dict[str, Any]:
     """config.json of a network of diffusers in its own folder, or in that part of a pipeline (folder or hub id)."""
     import diffusers

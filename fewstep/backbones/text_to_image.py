@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from fewstep.backbones.control import Control
 from fewstep.backbones.denoisers import DiffusersDenoiser, has_guidance_embedding
 from fewstep.backbones.guided_networks import PARTS, load_denoising_network
-from fewstep.backbones.pretrained import load_autoencoder, network_config
+from fewstep.backbones.pretrained import load_autoencoder, network_config, scheduler_config
 from fewstep.backbones.prompts import load_prompt_encoder, pipeline_parts
 from fewstep.diffusion.guidance import ClassifierFree, Condition, Denoiser, require_trained
 from fewstep.diffusion.latent_space import LatentSpace
 from fewstep.diffusion.predictions import Parametrization, parametrization_of_config
 from fewstep.diffusion.prompt_encoder import Prompts
-from fewstep.files.hub import missing
 from fewstep.picture_size import Size, as_text, height_and_width
 
 
@@ -126,7 +125,8 @@ def load_latent_diffusion(
     model, scales = load_denoising_network(network or pipeline, config, dtype, part)
     prompts = load_prompt_encoder(pipeline, dtype, _times(sample_size, latents.reduction))
     check_network(model.config, latents, prompts)
-    made = LatentDiffusion(model, latents, prompts, _parametrization(pipeline), sample_size, scales)
+    parametrization = parametrization_of_config(scheduler_config(pipeline))
+    made = LatentDiffusion(model, latents, prompts, parametrization, sample_size, scales)
     return made if control is None else made.with_control(control)
 
 
@@ -161,13 +161,3 @@ def check_network(config: Mapping[str, Any], latents: LatentSpace, prompts: Prom
             raise ValueError(
                 f"the network has {name}={config.get(name)}, its autoencoder and text encoder need {value}"
             )
-
-
-def _parametrization(pipeline: str | Path) -> Parametrization:
-    from diffusers import DDIMScheduler
-
-    try:
-        config = DDIMScheduler.load_config(str(pipeline), subfolder="scheduler")
-    except (OSError, ValueError) as error:
-        raise ValueError(missing(pipeline, "scheduler/scheduler_config.json", error)) from None
-    return parametrization_of_config(config)

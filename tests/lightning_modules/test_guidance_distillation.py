@@ -111,6 +111,21 @@ def test_plain_diffusers_samples_the_export_in_one_pass(fitted, pipeline, tmp_pa
     torch.testing.assert_close(ours, sampled, rtol=1e-3, atol=1e-3)
 
 
+def test_an_exported_network_goes_on_being_trained(fitted, pipeline, tmp_path):
+    net, *_ = fitted
+    net.export(str(tmp_path))
+    again = GuidanceDistillationModule(pipeline, None, (1.0, 6.0), 16, start_from=str(tmp_path))
+    for name, weight in net.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weight), name
+    assert all(weight.requires_grad for weight in again.model.parameters())
+    with pytest.raises(
+        ValueError, match=r"does not fit this architecture: time_embedding\.cond_proj\.weight has shape"
+    ):
+        GuidanceDistillationModule(pipeline, None, SCALES, 32, start_from=str(tmp_path))
+    with pytest.raises(ValueError, match="has no guidance embedding; distil guidance into this network first"):
+        GuidanceDistillationModule(pipeline, start_from=f"{pipeline}/unet")
+
+
 def test_mistakes_are_named(pipeline, tmp_path):
     with pytest.raises(ValueError, match=r"guidance_scales=.*1, which is unguided"):
         GuidanceDistillationModule(pipeline, guidance_scales=[4.0, 8.0])

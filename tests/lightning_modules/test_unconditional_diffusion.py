@@ -63,11 +63,13 @@ def test_learns(tmp_path, below):
     below("loss", runner.validate(net, Data(), verbose=False)[0]["val/loss"], 0.7 * first)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_plain_diffusers_draws_the_same_pictures(prediction, tmp_path):
+@pytest.mark.parametrize(
+    ("prediction", "beta_schedule"), [("eps", "linear"), ("v", "linear"), ("v", "squaredcos_cap_v2")]
+)
+def test_plain_diffusers_draws_the_same_pictures(prediction, beta_schedule, tmp_path):
     from diffusers import DDIMScheduler, DDPMPipeline
 
-    net = module(prediction=prediction)
+    net = module(prediction=prediction, beta_schedule=beta_schedule)
     net.export(str(tmp_path))
     pipeline = DDPMPipeline.from_pretrained(tmp_path)
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
@@ -112,6 +114,7 @@ def test_evaluation_draws_pictures_of_the_keys():
     ("options", "message"),
     [
         ({"prediction": "x0"}, "prediction"),
+        ({"beta_schedule": "cosine"}, "beta_schedule='cosine'"),
         ({"sampling_steps": -1}, "sampling_steps=-1"),
         ({"min_snr_gamma": 0.0}, "min_snr_gamma=0.0: must be above 0"),
         ({"min_snr_gamma": -5.0}, "min_snr_gamma=-5.0: must be above 0"),

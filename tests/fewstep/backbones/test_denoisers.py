@@ -121,8 +121,10 @@ def test_mistakes_are_one_line(kind, tmp_path):
 def test_other_networks_are_refused(tmp_path):
     other = diffusers_network("UNet2DModel", {"sample_size": 8, "block_out_channels": [32], "norm_num_groups": 8,
         "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]})  # fmt: skip
-    with pytest.raises(ValueError, match="a UNet2DModel cannot denoise here"):
-        DiffusersDenoiser(other, DiscreteSchedule())
+    with pytest.raises(ValueError, match="a UNet1DModel cannot denoise here"):
+        DiffusersDenoiser(diffusers_network("UNet1DModel", {"block_out_channels": [32, 32, 64]}), DiscreteSchedule())
+    with pytest.raises(ValueError, match="knows no prompts"):
+        add_guidance_embedding(other)
     other.save_pretrained(tmp_path / "net")
     with pytest.raises(ValueError, match="holds a UNet2DModel; supported"):
         load_guided_network(tmp_path / "net")
