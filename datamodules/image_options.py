@@ -85,7 +85,7 @@ class LoaderOptions:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """ValueError for the first option outside the groups that cannot be meant; the groups check themselves."""
-    require_choice("captions", options["captions"], ("first", "random"))
+    require_choice("captions", options["captions"], ("first", "random", "none"))
     require_choice("sampling", options["sampling"], ("exact", "resampled"))
     height_and_width(options["image_size"])
     check_fields(options)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from datamodules.bad_sample import BadSample
-from datamodules.captions import captions_of
+from datamodules.captions import captions_of, json_object
 from datamodules.image_decoding import decode_image
 from datamodules.image_transforms import ImageTransform
 from datamodules.npy_decoding import decode_npy
@@ -36,7 +36,8 @@ class SampleDecoder:
 
     Args:
         transform: gives every picture of a sample its final size.
-        captions: "first", or "random": one of the sample's captions, another at every pass.
+        captions: "first", or "random": one of the sample's captions, another at every pass; "none":
+            they are neither read nor needed.
         images: names of further pictures, KEY.NAME.{jpg,png,webp,...}, such as the target of an edit.
         arrays: names of arrays, KEY.NAME.npy, equal in shape over all samples, such as precomputed latents.
         metadata: keys of KEY.json, handed over as lists.
@@ -57,11 +58,15 @@ class SampleDecoder:
         """One sample from its members {suffix: content}, at pass `number`; BadSample when it cannot be used."""
         names = ("", *(f"{name}." for name in self.images))
         pictures = [decode_image(picture_of(fields, name), self.background, self.max_pixels) for name in names]
-        captions, metadata = captions_of(fields.get("txt"), fields.get("json"))
+        if self.captions == "none":
+            captions, metadata = [], json_object(fields["json"]) if "json" in fields else {}
+        else:
+            captions, metadata = captions_of(fields.get("txt"), fields.get("json"))
         choice, *draw = self._draws(number, key)
         sized = self.transform(pictures, draw)
         sample = {"image": sized[0], **dict(zip(self.images, sized[1:], strict=True))}
-        sample["caption"] = captions[choice % len(captions) if self.captions == "random" else 0]
+        if captions:
+            sample["caption"] = captions[choice % len(captions) if self.captions == "random" else 0]
         sample["key"] = key
         for name in self.arrays:
             if (content := fields.get(f"{name}.npy")) is None:
@@ -74,7 +79,9 @@ class SampleDecoder:
         stem, _, suffix = field.rpartition(".")
         if suffix in IMAGE_SUFFIXES:
             return stem in ("", *self.images)
-        return field in ("txt", "json") or (suffix == "npy" and stem in self.arrays)
+        if field == "txt":
+            return self.captions != "none"
+        return field == "json" or (suffix == "npy" and stem in self.arrays)
 
     def _draws(self, number: int, key: str) -> tuple[int, ...]:
         """Three random numbers below 2^32 that belong to (seed, pass, key)."""
@@ -130,8 +137,9 @@ class ImageSamples(torch.utils.data.Dataset):
         if any(bad):
             full = samples[bad.index(False)] if not all(bad) else self._first()
             empty = {name: torch.zeros_like(v) if isinstance(v, Tensor) else None for name, v in full.items()}
+            blank = {"caption": ""} if "caption" in full else {}
             for place, (_, row) in enumerate(wanted):
-                samples[place] = samples[place] or {**empty, "caption": "", "key": self.index.key(row)}
+                samples[place] = samples[place] or {**empty, **blank, "key": self.index.key(row)}
         batch = {**collate(samples), "faults": faults}
         return batch if self.replace else {**batch, "weight": 1.0 - torch.tensor(bad, dtype=torch.float32)}
 

@@ -1,6 +1,7 @@
 """Captioned images, streamed from WebDataset shards (shard_sources.py says which folders and addresses are read).
 
-train      image [B,3,H,W], caption list[str], key list[str]; the data set is walked through in one endless shuffle
+train      image [B,3,H,W], caption list[str], key list[str]; the data set is walked through in one endless shuffle;
+           with captions: none, image and key
 val, test  the same and weight float32 [B]: every sample once, 0 marks padding and unreadable samples
 Images are uint8 until they are on the device and float32 in [-1, 1] from there on. Beside them stand, if asked for,
 further images (such as the target of an edit) in the same form, arrays [B, ...] and lists of metadata.
@@ -38,8 +39,10 @@ class ImageTextDataModule(LightningDataModule):
         batch_size: images per training step over all processes. eval_batch_size: per process.
         steps_per_epoch: batches between two validations; None for one walk through the training split.
         splits: names, sources and sizes of the three splits, see image_options.Splits.
-        select: keep only samples whose metadata match, such as {style: noto, skin_tone: [light, dark]}.
-        captions: "first" or "random" (training only): one of the sample's captions.
+        select: keep only samples whose metadata match, such as {style: noto, skin_tone: [light, dark]} or, of an object
+            in them, {attributes.glasses: none}.
+        captions: "first" or "random" (training only): one of the sample's captions; "none": batches have no `caption`,
+            and samples need none.
         transform: crop, mirroring, background and largest size of pictures, see image_options.TransformOptions.
         images, arrays, metadata: further fields of the batch, see SampleDecoder.
         max_skipped: share of unusable samples that stops the run; strict: the first one does.
@@ -165,7 +168,7 @@ class ImageTextDataModule(LightningDataModule):
         h = self.hparams
         return SampleDecoder(
             self.transform.of(h.image_size, training),
-            captions=h.captions if training else "first",
+            captions=h.captions if training or h.captions == "none" else "first",
             images=tuple(h.images or ()),
             arrays=tuple(h.arrays or ()),
             metadata=tuple(h.metadata or ()),

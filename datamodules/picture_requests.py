@@ -19,19 +19,20 @@ from datamodules.image_samples import collate
 from datamodules.image_stream import EvaluationImages, Workers
 from datamodules.image_text import to_unit_range
 from datamodules.image_transforms import ImageTransform
-from datamodules.request_files import Request, read_prompts, read_requests, single_request
+from datamodules.request_files import Request, folder_requests, read_prompts, read_requests, single_request
 from datamodules.skipped import Skipped
 from datamodules.topology import topology
 from fewstep.picture_size import Size, height_and_width
 
 
 class PictureRequests(LightningDataModule):
-    """What `train.py predict` makes pictures of: one image, a list of them, or prompts.
+    """What `train.py predict` makes pictures of: one image, a folder or a list of them, or prompts.
 
     Args:
         image: picture to edit, of any size: PNG, JPEG, WebP, GIF or BMP. source: what it shows, in words. target: what
             the edited one shall show; without it the image is encoded and decoded again. mask: picture of the same
             size, white where the image may change.
+        folder: pictures to edit, for a model that needs no words; their names are those of the results.
         requests: a .jsonl or .csv file of these four and, if wanted, `key`, the name of the result; see request_files.
         prompts: a text file with a prompt to generate on each line.
         image_size: of the model's pictures in pixels, one number for squares or [height, width].
@@ -54,6 +55,7 @@ class PictureRequests(LightningDataModule):
         batch_size: int = 16,
         background: str = "ffffff",
         max_pixels: int = 1 << 26,
+        folder: str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -64,7 +66,7 @@ class PictureRequests(LightningDataModule):
         self.batch_size, shape = batch_size, height_and_width(image_size)
         single = {"image": image, "source": source, "target": target, "mask": mask}
         self.samples = RequestedPictures(
-            _chosen(single, requests, prompts),
+            _chosen(single, folder, requests, prompts),
             PictureReader(ImageTransform(shape, crop, background=color), color, max_pixels),
             PictureReader(ImageTransform(shape, crop, background=black), black, max_pixels),
         )
@@ -82,16 +84,21 @@ class PictureRequests(LightningDataModule):
         return batch
 
 
-def _chosen(single: dict[str, str | None], requests: str | None, prompts: str | None) -> list[Request]:
+def _chosen(
+    single: dict[str, str | None], folder: str | None, requests: str | None, prompts: str | None
+) -> list[Request]:
     one = any(value is not None for value in single.values())
-    if (one, requests is not None, prompts is not None).count(True) != 1:
-        given = [name for name, value in {**single, "requests": requests, "prompts": prompts}.items() if value]
+    if (one, folder is not None, requests is not None, prompts is not None).count(True) != 1:
+        several = {"folder": folder, "requests": requests, "prompts": prompts}
+        given = [name for name, value in {**single, **several}.items() if value]
         raise ValueError(
-            "give one of: image with source and target, requests (.jsonl, .csv), or prompts (.txt); "
+            "give one of: image with source and target, folder, requests (.jsonl, .csv), or prompts (.txt); "
             f"given are {', '.join(given) or 'none'}"
         )
     if prompts is not None:
         return read_prompts(prompts)
+    if folder is not None:
+        return folder_requests(folder)
     return single_request(**single) if requests is None else read_requests(requests)
 
 

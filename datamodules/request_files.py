@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.sample_pictures import IMAGE_SUFFIXES
 from datamodules.text_tables import read_csv, read_json_lines
 from fewstep.files.local_paths import local_path
 from fewstep.files.names import distinct, safe_name
@@ -50,6 +51,16 @@ def read_prompts(path: str | Path) -> list[Request]:
     digits = len(str(lines[-1][0])) if lines else 1
     requests = [Request(line, key=key_of_line(n, digits, line)) for n, line in lines]
     return _named(requests, Path(path))
+
+
+def folder_requests(path: str | Path) -> list[Request]:
+    """The pictures of a folder by name, without words. ValueError in one line for none."""
+    folder = Path(local_path(str(path)))
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [file for file in files if file.suffix.lower()[1:] in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    if not found:
+        raise ValueError(f"folder={path}: holds no picture; give a folder of {', '.join(IMAGE_SUFFIXES)} files")
+    return _named([Request("", file) for file in found], folder)
 
 
 def single_request(**values: Any) -> list[Request]:

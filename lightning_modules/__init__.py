@@ -10,6 +10,7 @@ from lightning_modules.autoencoder import AutoencoderModule
 from lightning_modules.collaboration import CollaborationModule
 from lightning_modules.contrastive import ContrastiveModule
 from lightning_modules.diffusion_teacher import DiffusionTeacherModule
+from lightning_modules.fast_edit import FastEditModule
 from lightning_modules.guidance_distillation import GuidanceDistillationModule
 from lightning_modules.icd import ICDModule
 from lightning_modules.ot_conditional import OTConditionalModule
@@ -22,6 +23,7 @@ __all__ = [
     "CollaborationModule",
     "ContrastiveModule",
     "DiffusionTeacherModule",
+    "FastEditModule",
     "GuidanceDistillationModule",
     "ICDModule",
     "OTConditionalModule",

@@ -13,7 +13,8 @@ MIDDLE = ("lightning_modules", "datamodules", "callbacks")
 OURS = ("fewstep", *MIDDLE, "commands")
 # A room imports only those before it; "" is the ground floor of its package.
 ROOMS = {
-    "fewstep": "|files|diffusion|backbones|distillation|transport|contrastive|rewards|metrics|icd|collaboration|demo",
+    "fewstep": "|files|diffusion|backbones|distillation|transport|contrastive|rewards|metrics"
+    "|icd|collaboration|fast_edit|demo",
     "datamodules": "|prepare",
     "callbacks": "checkpoints|care|metrics|pictures|speed|tracking",
     "commands": "|train|report|evaluate",

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=200)
     parser.add_argument("--guided-below", type=float, default=0.8)
     parser.add_argument("--shown", type=float, default=4.0, help="guidance scale of the sheet")
+    parser.add_argument("--without", nargs="+", default=[], help='ways to leave out, such as "null prompt 50+50"')
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -97,6 +98,8 @@ class Bench:
         """Every way at every scale; returns {way: edited pictures} at the scale that the sheet shows."""
         shown = {}
         for way, scale, edit in self._ways():
+            if way in self.options.without:
+                continue
             row = self._row(way, scale)
             if not (lacking := self.results.lacks(row)) and scale != self.options.shown:
                 continue

@@ -1,5 +1,6 @@
 """How many of the attributes that were asked for a reader finds in generated pictures."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,7 +12,7 @@ from callbacks.metrics.measurements import Measured, publish
 from callbacks.metrics.rows import SampleValues, intervals
 from fewstep.files.weights import weights_sha256
 from fewstep.metrics.features import full_float32
-from fewstep.rewards.attributes import judge
+from fewstep.rewards.attributes import Wanted, judge
 
 MEANS = ("attributes_right", "all_right", "attributes_log_p")
 
@@ -25,14 +26,22 @@ class AttributeCallback(Callback):
         field: of the batch, with what is asked of each picture (see fewstep.rewards.attributes); list it in
             `--data.metadata`.
         prefix: before each name, where several readers measure.
+        instead: {attribute: value} that is asked of every picture, or of every person in it, in place of its own: what
+            an edit of pictures with these attributes shall bring.
 
     attributes_right: share of what is asked of a picture that the reader finds in it, mean over pictures; all_right:
     share of pictures with everything right. Pictures of which nothing is asked count in neither. Reads `image` of the
     outputs, `key` and `weight` of the batch. `rows` holds these values by key order.
     """
 
-    def __init__(self, reader: nn.Module, field: str = "attributes", prefix: str = "") -> None:
-        self.reader, self.field, self.prefix = reader, field, prefix
+    def __init__(
+        self,
+        reader: nn.Module,
+        field: str = "attributes",
+        prefix: str = "",
+        instead: Mapping[str, str] | None = None,
+    ) -> None:
+        self.reader, self.field, self.prefix, self.instead = reader, field, prefix, dict(instead or {})
         self.rows: dict[str, Tensor] = {}  # log key -> values [N], ordered by key
         self.measured: Measured = {}
 
@@ -46,6 +55,7 @@ class AttributeCallback(Callback):
         wanted = chosen(batch, self.field, rows, "attributes_right")
         if not wanted:
             return
+        wanted = [changed(asked, self.instead) for asked in wanted]
         with full_float32(pictures.device):
             found = judge(self.reader, pictures.float().div(127.5).sub(1), wanted)
         right, asked = found.right.sum(1), found.asked.sum(1)  # over the persons
@@ -74,3 +84,8 @@ class AttributeCallback(Callback):
     def intervals(self, num_draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals over images by log key."""
         return intervals(self.rows, num_draws, seed)
+
+
+def changed(asked: Wanted, instead: Mapping[str, str]) -> Wanted:
+    """What is asked of a picture, or of each person in it, with these values in place of its own."""
+    return {**asked, **instead} if isinstance(asked, Mapping) else [{**person, **instead} for person in asked]

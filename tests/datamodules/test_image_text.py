@@ -1,5 +1,6 @@
 """ImageTextDataModule as a trainer uses it: splits, devices, selections, and one clear line for what is wrong."""
 
+import json
 import pickle
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from datamodules import ImageTextDataModule
 from datamodules.image_options import Splits, TransformOptions
 from datamodules.image_text import to_unit_range
-from tests.datamodules.picture_shards import sample, write_folder, write_tar
+from tests.datamodules.picture_shards import numbers_of, sample, write_folder, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,41 @@ def test_selection_by_metadata_and_seeded_subsets(shards):
     assert set(data(shards, splits=Splits(num_train=5), seed=1).train_index.keys) != set(fewer.keys)
 
 
+def test_selection_by_a_value_in_an_object(tmp_path):
+    """Of one person, or of several in a list, of whom one is enough."""
+    glasses = {3: {"attributes": {"glasses": "none"}}, 5: {"attributes": [{"glasses": "round"}, {"glasses": "none"}]}}
+    glasses |= {7: {"attributes": {"glasses": "round"}}, 8: {"attributes": "none"}}
+    bad = {number: {"json": json.dumps(held).encode()} for number, held in glasses.items()}
+    folder = str(write_folder(tmp_path, [9], bad=bad))
+    assert data(folder, select={"attributes.glasses": "none"}).train_index.keys.tolist() == [b"00003", b"00005"]
+    assert data(folder, select={"attributes.glasses": ["none", "round"]}).train_index.keys.tolist()[-1] == b"00007"
+    with pytest.raises(ValueError, match=r"attributes.glases: None; did you mean attributes.glasses\?$"):
+        data(folder, select={"attributes.glases": "none"})
+    with pytest.raises(ValueError, match=r"matches no sample; the metadata hold attributes.glasses: .*round$"):
+        data(folder, select={"attributes.glasses": "square"})
+
+
+def test_pictures_without_captions(tmp_path):
+    """Shards of pictures alone, of which one is broken; the rest is as with captions."""
+    bare = {"txt": None, "json": None}
+    folder = write_folder(tmp_path / "bare", [9], bad=dict.fromkeys(range(9), bare) | {4: {**bare, "png": b"?"}})
+    write_folder(folder, [3], "val", bad=dict.fromkeys(range(3), bare) | {1: {**bare, "png": b"?"}})
+    module = data(str(folder), captions="none", max_skipped=0.9)
+    batch = next(iter(module.train_dataloader()))
+    assert sorted(batch) == ["image", "key"]
+    assert set(numbers_of(batch)) <= set(range(9)) - {4}
+    (seen,) = module.val_dataloader()
+    assert sorted(seen) == ["image", "key", "weight"]
+    assert seen["weight"].tolist() == [1, 0, 1]
+    assert numbers_of(seen)[::2] == [0, 2]
+
+
+def test_without_captions_metadata_are_read_still(shards):
+    batch = next(iter(data(shards, captions="none", metadata=["parity"]).train_dataloader()))
+    assert batch["parity"] == ["odd" if number % 2 else "even" for number in numbers_of(batch)]
+    assert "caption" not in batch
+
+
 def test_ranks_come_from_the_trainer_in_the_parent(shards):
     class Strategy:
         root_device = torch.device("cpu")
@@ -133,7 +169,7 @@ def plain(value):
             {"splits": {"num_train": 5}, "sampling": "resampled", "steps_per_epoch": 3},
             "sampling=resampled .* cannot",
         ),
-        ({"captions": "last"}, "captions='last': choose one of first, random"),
+        ({"captions": "last"}, "captions='last': choose one of first, random, none"),
         ({"transform": {"background": "white"}}, "transform.background='white': give six hexadecimal digits"),
         ({"transform": {"crop": "middle"}}, "transform.crop='middle': choose one of center, random, none"),
         ({"splits": {"num_train": 25}}, "splits.num_train=25: split 'train' of .* has 24 samples; lower it"),

@@ -179,7 +179,13 @@ GOOD = {"image": "cat.png", "source": "a cat", "target": "a dog"}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give one of: image with source and target, requests (.jsonl, .csv), or prompts (.txt); given are none"),
+        (
+            {},
+            "give one of: image with source and target, folder, requests (.jsonl, .csv), or prompts (.txt); given are "
+            "none",
+        ),
+        ({**GOOD, "folder": "."}, "given are image, source, target, folder"),
+        ({"folder": "nowhere"}, "folder=nowhere: holds no picture; give a folder of jpg"),
         ({**GOOD, "prompts": "p.txt"}, "given are image, source, target, prompts"),
         ({"image": "no.png", "source": "a cat"}, "the request: image no.png does not exist"),
         ({**GOOD, "source": "  "}, "the request: source is empty; write what it should be"),
@@ -209,6 +215,18 @@ def test_a_mistake_is_one_line_before_any_picture_is_made(folder, options, messa
         PictureRequests(**(options() if callable(options) else options))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_pictures_needs_no_words(folder):
+    Path("in").mkdir()
+    for name in ("in/b.png", "in/a.webp", "in/.hidden.png", "in/b.JPG"):
+        picture(name, format="PNG")
+    Path("in/notes.txt").write_text("no picture")
+    (batch,) = batches(folder="in")
+    assert batch["key"] == ["a", "b", "b-2"]
+    assert batch["caption"] == [""] * 3
+    assert batch["image"].shape == (3, 3, 8, 8)
+    assert "target" not in batch
 
 
 def test_damaged_pictures_and_masks_of_another_size(folder):

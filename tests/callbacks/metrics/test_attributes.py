@@ -47,6 +47,21 @@ def expected():
     return right & told, told, torch.where(told, p, 0)
 
 
+@pytest.mark.parametrize("persons", [1, 2])
+def test_an_edit_is_asked_for_what_it_shall_bring(tmp_path, persons):
+    """As with the wanted attributes in the batch; what it does not change is asked for still."""
+    plain = [{"first": "red"} if persons == 1 else [{"first": "red"}] * 2 for _ in range(N)]
+    edited = [{"first": "red", "bright": "yes"} if persons == 1 else [{"first": "red", "bright": "yes"}] * 2] * N
+    found = []
+    for callback, attributes in (
+        (AttributeCallback(Channels(), instead={"bright": "yes"}), plain),
+        (AttributeCallback(Channels()), edited),
+    ):
+        found.append(run(tmp_path, [callback], Loader(table() | {"attributes": attributes}))[0])
+    assert found[0] == found[1]
+    assert "test/right_bright" in found[0]
+
+
 @pytest.mark.parametrize("alone", [None, "", "padding"])
 def test_values_are_means_over_pictures(tmp_path, alone):
     options = {} if alone is None else {"devices": 2, "strategy": "ddp_fork"}

@@ -1,0 +1,1 @@
+"""What `python -m fewstep.fast_edit` does: files in, files out, one line told."""

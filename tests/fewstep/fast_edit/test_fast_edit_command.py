@@ -1,0 +1,285 @@
+"""`python -m fewstep.fast_edit`: from files to files; what is refused before any network is loaded."""
+
+import io
+import re
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewstep.backbones.pipelines import save_ddpm
+from fewstep.fast_edit import __main__ as fast_edit
+from fewstep.fast_edit.application import Application, apply_edit
+from fewstep.fast_edit.audit_report import AuditReport, Signal
+from fewstep.fast_edit.command_line import auditing, learning, single
+from fewstep.fast_edit.command_line.given_pictures import fitted, given_pictures
+from fewstep.fast_edit.edit_base import load_base
+from fewstep.fast_edit.edit_file import EditAbout, read_edit, save_edit
+from fewstep.fast_edit.encoding import Encoding
+from fewstep.fast_edit.loaded_edits import load_edits
+from fewstep.fast_edit.own_size import edit_at_own_size, shown_size
+from fewstep.fast_edit.tuned import TunedAdapters
+from fewstep.files.pictures import read_picture, read_whole, to_picture
+from fewstep.rng import PerSampleRng
+from tests.tiny_clip import tiny_clip, word_clip
+from tests.tiny_edit_base import base, pictures, pixel_unet, trained
+
+HOW = Application(Encoding(0.4), num_steps=2, projection=0.05, projection_steps=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base, two edits of it, one of another base, and pictures of several sizes."""
+    folder = tmp_path_factory.mktemp("fast_edit")
+    save_base(folder / "base", 0)
+    save_base(folder / "other", 1)
+    for name, of, rank in (("hat", "base", 2), ("old", "base", 3), ("foreign", "other", 2)):
+        tuned = trained(TunedAdapters(load_base(folder / of), [name], rank), rank)
+        about = EditAbout(("face",), ("old face",), str(folder / of), application=HOW, clips=("mine",), judge="other")
+        save_edit(folder / f"{name}.safetensors", tuned, name, about)
+    (folder / "pictures").mkdir()
+    for number, image in enumerate(pictures(5)):
+        to_picture(image).save(folder / "pictures" / f"{number}.png")
+    to_picture(pictures(1, 8, 8)[0]).resize((30, 20)).save(folder / "pictures" / "wide.png")
+    return folder
+
+
+def save_base(folder, seed):
+    save_ddpm(folder, pixel_unet(seed))
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def clip(source, enlarge=1):
+        if source == "alike":
+            return word_clip("face")
+        return tiny_clip({"mine": 0, "other": 1}[source])
+
+    for module in (learning, single, auditing):
+        monkeypatch.setattr(module, "load_edit_clip", clip)
+
+    def run(*arguments, code=0):
+        capsys.readouterr()
+        assert fast_edit.main(list(map(str, arguments))) == code
+        out, err = capsys.readouterr()
+        return err if code == 2 else out
+
+    return run
+
+
+def pixels(file):
+    return np.asarray(Image.open(file).convert("RGB")).astype(int)
+
+
+def as_pixels(image):
+    return np.asarray(to_picture(image)).astype(int)
+
+
+def test_apply_writes_what_the_library_gives_and_touches_no_input(run, folder, tmp_path):
+    before = {file: file.read_bytes() for file in (folder / "pictures").iterdir()}
+    told = run("apply", folder / "hat.safetensors", folder / "pictures", "--out", "out", "--strength", 0.5, "--seed", 3)
+    assert re.fullmatch(r"out  6 pictures  hat 0\.5  \d+ network passes each  \d+\.\d s in all\n", told)
+    tuned = load_edits(load_base(folder / "base"), [folder / "hat.safetensors"])
+    how = Application(HOW.encoding, 2, strength=0.5, projection=0.05, projection_steps=2)
+    image = read_picture(folder / "pictures" / "3.png", 8)
+    edited = apply_edit(tuned, image, "hat", PerSampleRng(3, ["3"]), how)
+    assert np.abs(pixels("out/3.png") - as_pixels(edited)).max() <= 1
+    assert np.abs(pixels("out/3.png") - as_pixels(image)).max() > 2
+    assert pixels("out/wide.png").shape == (20, 30, 3)
+    run("apply", folder / "hat.safetensors", folder / "pictures", "--out", "out", "--strength", 0)
+    assert (pixels("out/wide-2.png") == pixels(folder / "pictures" / "wide.png")).all()
+    assert before == {file: file.read_bytes() for file in (folder / "pictures").iterdir()}
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "3.png").write_bytes(before[folder / "pictures" / "3.png"])
+    run("apply", folder / "hat.safetensors", mine, "--out", "mine", "--overwrite")
+    assert (mine / "3.png").read_bytes() == before[folder / "pictures" / "3.png"]
+    assert (mine / "3-2.png").is_file()
+
+
+def test_pictures_are_cut_or_padded_as_asked(run, folder):
+    common = "apply", folder / "hat.safetensors", folder / "pictures" / "wide.png", "--strength", 0
+    run(*common, "--crop", "center", "--out", "cut")
+    wide = folder / "pictures" / "wide.png"
+    assert np.abs(pixels("cut/wide.png") - as_pixels(read_picture(wide, 8))).max() <= 1
+    run(*common, "--crop", "none", "--size", "8x16", "--out", "padded")
+    assert np.abs(pixels("padded/wide.png") - as_pixels(read_picture(wide, (8, 16), "none"))).max() <= 1
+    run("apply", folder / "hat.safetensors", wide, "--no-residual", "--out", "plain")
+    assert pixels("plain/wide.png").shape == (8, 8, 3)
+
+
+def test_mix_is_by_weights(run, folder):
+    wide = folder / "pictures" / "0.png"
+    run("mix", wide, "--edit", f"{folder / 'hat.safetensors'}=0.7", "--edit", f"{folder / 'old.safetensors'}=0.5")
+    tuned = load_edits(load_base(folder / "base"), [folder / "hat.safetensors", folder / "old.safetensors"])
+    edited = apply_edit(tuned, read_picture(wide, 8), {"hat": 0.7, "old": 0.5}, PerSampleRng(0, ["0"]), HOW)
+    assert np.abs(pixels("edited/0.png") - as_pixels(edited)).max() <= 1
+    told = run("mix", wide, "--edit", folder / "hat.safetensors", "--edit", folder / "foreign.safetensors", code=2)
+    assert "only edits of one base go together" in told
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 30), (16, 16), (9, 33)])
+def test_what_differs_is_enlarged_and_added(size):
+    tuned = trained(TunedAdapters(base(), ["hat"], 2))
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) - 0.5
+    edited = edit_at_own_size(tuned, image, "hat", PerSampleRng(0, ["a"]), HOW)
+    assert edited.shape == image.shape
+    height, width = shown_size(size, tuned.base)
+    assert height % tuned.base.factor == width % tuned.base.factor == 0
+    assert 0.5 < height * width / 64 < 2
+    assert 0.5 < (height / width) / (size[0] / size[1]) < 2
+    with pytest.raises(ValueError, match="too long for a model of squares"):
+        shown_size((8, 80), tuned.base)
+
+
+def test_an_enlarged_drawing_is_edited_as_the_drawing(tmp_path):
+    tuned, small = trained(TunedAdapters(base(), ["hat"], 2)), pictures(1)
+    large = small.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    edited = edit_at_own_size(tuned, large, "hat", PerSampleRng(0, ["a"]), HOW)
+    alone = apply_edit(tuned, small, "hat", PerSampleRng(0, ["a"]), HOW)
+    torch.testing.assert_close(edited, alone.repeat_interleave(3, 2).repeat_interleave(3, 3), rtol=0, atol=1e-4)
+    to_picture(large).save(tmp_path / "large.png")
+    assert (as_pixels(fitted(tmp_path / "large.png", (8, 8), "center")) == as_pixels(small)).all()
+    assert torch.equal(
+        fitted(tmp_path / "large.png", (8, 16), "none"), read_picture(tmp_path / "large.png", (8, 16), "none")
+    )
+
+
+def test_pictures_come_from_files_folders_and_shards(folder, tmp_path):
+    (tmp_path / "data").mkdir()
+    for split, names in (("train", ("a.png", "a.edited.png", "a.json", "b.png")), ("val", ("c.png",))):
+        with tarfile.open(tmp_path / "data" / f"{split}-0.tar", "w") as shard:
+            for name in names:
+                content = (folder / "pictures" / "0.png").read_bytes()
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    found = given_pictures([tmp_path / "data", folder / "pictures" / "wide.png", folder / "pictures"], 5)
+    assert [picture.key for picture in found] == ["a", "b", "wide", "0", "1"]
+    assert torch.equal(read_whole(found[0].content), read_whole(folder / "pictures" / "0.png"))
+    assert given_pictures([folder / "pictures" / "0.png", folder / "pictures"])[1].key == "0-2"
+    (tmp_path / "data" / "train-1.tar").write_bytes(b"no shard" * 200)
+    with pytest.raises(ValueError, match=r"cannot read the shard .*train-1\.tar: "):
+        given_pictures([tmp_path / "data"])
+    with pytest.raises(ValueError, match="there is no picture in"):
+        given_pictures([folder / "base"])
+
+
+LEARN = ["--source", "face", "--target", "old face", "--clip", "mine", "--judge-clip", "other", "--passes", 1]
+LEARN += ["--num-steps", 1, "--projection", 0, "--templates", "plain", "--rank", 2]
+FEW = ["--num-pictures", 3, "--num-held-out", 2, "--batch-size", 2]
+
+
+def test_learn_saves_what_passes_and_what_is_forced(run, folder, tmp_path, monkeypatch):
+    command = ["learn", folder / "base", *LEARN, *FEW, "--pictures", folder / "pictures", "--name", "aged"]
+    monkeypatch.setattr(auditing, "Auditor", lambda *given, **more: Verdict(passes=False))
+    told = run(*command, code=1)
+    assert re.match(
+        r"audit failed: realism 3\.00 above 1\.15  sheet aged-audit\.png  nothing is saved; .*--force", told
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["aged-audit.png"]
+    run(*command, "--force", "--half", "--t0", 0.5)
+    edit = read_edit("aged.safetensors")
+    assert (edit.name, edit.about.source, edit.about.target) == ("aged", ("face",), ("old face",))
+    assert (edit.about.forced, edit.about.audit["passed"], edit.about.clips) == (True, False, ("mine",))
+    assert edit.about.encoding.t0 == edit.about.application.encoding.t0 == 0.5
+    assert (edit.about.application.num_steps, edit.rank, edit.about.judge) == (1, 2, "other")
+    assert max(weight.abs().max() for name, weight in edit.state.items() if "lora_B" in name) > 0
+    monkeypatch.setattr(auditing, "Auditor", lambda *given, **more: Verdict(passes=True))
+    told = run(*command)
+    assert re.match(r"aged-2\.safetensors  \d+ kB  2 updates in .* s, loss .* to .*  audit passed on 2 pictures", told)
+    assert not read_edit("aged-2.safetensors").about.forced
+
+
+class Verdict:
+    """An auditor of a mind of its own."""
+
+    def __init__(self, passes):
+        self.value = 1.0 if passes else 3.0
+
+    def __call__(self, sources, edits):
+        values = torch.full((len(edits),), self.value)
+        return AuditReport((Signal("realism", values, values > 2, 1.15, geometric=True),), True)
+
+
+def test_audit_tells_a_table_and_fails_by_its_exit_code(run, folder, tmp_path, monkeypatch):
+    edit = tmp_path / "hat.safetensors"
+    edit.write_bytes((folder / "hat.safetensors").read_bytes())
+    told = run("audit", edit, folder / "pictures", "--num-pictures", 4, "--seed", 1, code=1)
+    rows = [line.split()[0] for line in told.splitlines()[:-1]]
+    assert rows == ["signal", "realism", "high_frequency", "trained_direction", "held_out_direction", "direction_gap"]
+    assert "FAILS" in told
+    assert re.search(r"audit failed: .*  sheet .*hat-audit\.png  \d", told.splitlines()[-1])
+    assert Image.open(tmp_path / "hat-audit.png").width > 4 * 100
+    monkeypatch.setattr(auditing, "Auditor", lambda *given, **more: Verdict(passes=True))
+    assert "audit passed on 4 pictures" in run("audit", edit, folder / "pictures", "--num-pictures", 4)
+
+
+def test_a_single_picture_is_edited_at_its_own_size(run, folder):
+    wide = folder / "pictures" / "wide.png"
+    told = run("edit", folder / "base", *LEARN, "--picture", wide, "--passes", 3)
+    found = re.match(r"edited\.png  old_face  kept after update (\d) of 3, score ([\d.]+)  learnt in", told)
+    assert found
+    assert 1 <= int(found[1]) <= 3
+    assert pixels("edited.png").shape == (20, 30, 3)
+    assert (pixels("edited.png") != pixels(wide)).any()
+    with open("options.yaml", "w") as file:
+        file.write(f"# of this base\nbase: {folder / 'base'}\nsource: face\ntarget: old face\nclip: mine\npasses: 1\n")
+    run("edit", "@options.yaml", "--judge-clip", "other", "--picture", wide, "--templates", "plain")
+    assert pixels("edited-2.png").shape == (20, 30, 3)
+
+
+CHEAP = [
+    (["learn", "BASE", "--pictures", "PICTURES"], "say what to learn: --edit NAME, or --source and --target"),
+    (
+        ["learn", "BASE", "--pictures", "PICTURES", "--source", " ", "--target", "a"],
+        "source text ' ': must not be empty",
+    ),
+    (["learn", "BASE", "--pictures", "PICTURES", "--source", "a", "--target", "a"], "source and target are both 'a'"),
+    (["learn", "BASE", "--pictures", "PICTURES", "--edit", "glases"], "did you mean glasses"),
+    (["learn", "BASE", "--pictures", "PICTURES", *LEARN, "--t0", "1.5"], "t0=1.5: edits start inside the schedule"),
+    (
+        ["learn", "BASE", "--pictures", "PICTURES", *LEARN, "--name", "a b"],
+        "--name is 'a b', expected a name of letters",
+    ),
+    (["learn", "BASE", "--pictures", "PICTURES", *LEARN, "--out", "a.pt"], "--out a.pt: give the edit's file a name"),
+    (["learn", "BASE", "--pictures", "PICTURES", *LEARN, "--num-held-out", "9"], "leave none to learn from"),
+    (["learn", "BASE", "--pictures", "PICTURES", *LEARN, "--reader", "x"], "--reader needs --asked"),
+    (["learn", "BASE", "--pictures", "nowhere.png", *LEARN], "the picture nowhere.png does not exist"),
+    (["apply", "HAT", "PICTURES", "--num-steps", "0"], "num_steps=0: must be at least 1"),
+    (["apply", "HAT", "PICTURES", "--split", "0.9"], "split=0.9: must be at least 0 and at most 0.4"),
+    (["apply", "HAT", "BROKEN"], "broken.png is not a picture of PNG"),
+    (["apply", "none.safetensors", "PICTURES"], "there is no edit none.safetensors"),
+    (["apply", "BROKEN", "PICTURES"], "cannot read the edit"),
+    (["apply", "HAT", "PICTURES", "--out", "HAT"], "is no folder"),
+    (["apply", "HAT", "PICTURES", "--device", "abacus"], "--device 'abacus'"),
+    (["mix", "PICTURES", "--edit", "HAT", "--edit", "HAT"], "an --edit is given twice"),
+    (["edit", "BASE", *LEARN, "--picture", "BROKEN"], "broken.png is not a picture of PNG"),
+    (["edit", "BASE", *LEARN, "--picture", "PICTURE", "--out", "a.jpg"], "--out a.jpg: give the edited picture a name"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), CHEAP, ids=[f"{row[0][0]}-{n}" for n, row in enumerate(CHEAP)])
+def test_what_is_cheap_to_refuse_is_refused_before_a_network_is_loaded(
+    command, message, run, folder, tmp_path, monkeypatch
+):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n" + bytes(50))
+    places = {"BASE": "no such base", "PICTURES": folder / "pictures", "PICTURE": folder / "pictures" / "0.png"}
+    places |= {"HAT": folder / "hat.safetensors", "BROKEN": tmp_path / "broken.png"}
+    told = run(*(places.get(word, word) for word in command), code=2)
+    assert told.startswith("error: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_another_base_and_texts_that_a_clip_cannot_tell_apart_are_one_line(run, folder):
+    told = run("apply", folder / "hat.safetensors", folder / "pictures", "--base", folder / "other", code=2)
+    assert "hat.safetensors is an edit of another base" in told
+    words = ["--source", "xylophone", "--target", "zither", "--clip", "alike", "--templates", "plain"]
+    told = run("learn", folder / "base", *words, *FEW, "--pictures", folder / "pictures", code=2)
+    assert "this CLIP cannot tell 'xylophone' from 'zither'" in told
