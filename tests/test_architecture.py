@@ -122,6 +122,14 @@ print("torch" in sys.modules, "lightning" in sys.modules)
     assert "usage" in run.stdout.lower()
 
 
+def test_benchmarks_that_import_one_another_run_as_files():
+    """`python benchmarks/x/y.py` knows its own folder only."""
+    for file in (ROOT / "benchmarks").rglob("*.py"):
+        text = file.read_text()
+        if '__name__ == "__main__"' in text and "benchmarks" in imported(file):
+            assert "sys.path.insert(0, str(Path(__file__).parents[2]))" in text, file
+
+
 def test_wheel_holds_exactly_the_packages(tmp_path):
     code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
     # Built from a copy: a build writes its scratch folders beside the sources.

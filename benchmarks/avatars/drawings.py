@@ -4,9 +4,12 @@ python benchmarks/avatars/drawings.py data/avatars64 --out docs/images/avatars/p
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.avatars.evaluation_set import read_avatars
 from fewstep.files.contact_sheet import Sample, contact_sheet

@@ -10,6 +10,7 @@ edit, and a sheet of edits of each kind at the scale --shown.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.avatars.edit_tables import at_equal_strength, markdown, plot, sheet, strip
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars

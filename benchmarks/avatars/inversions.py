@@ -9,10 +9,13 @@ again.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.avatars.edit_tables import cells
 from benchmarks.avatars.evaluation_set import read_avatars

@@ -4,9 +4,13 @@ python benchmarks/avatars/readers.py assets/avatar_judge assets/avatar_judge_hel
 """
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.avatars.evaluation_set import read_avatars
 from fewstep.augmentation import blurred

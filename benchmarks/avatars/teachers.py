@@ -7,10 +7,13 @@ sheet of 64 drawings for each number of steps, unguided and at the best scale, t
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars
 from fewstep.backbones import LatentDiffusion, load_latent_diffusion

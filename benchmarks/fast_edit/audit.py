@@ -9,11 +9,14 @@ times, and of single pictures.
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars
 from datamodules.prepare.avatar_captions import scoring_caption

@@ -1,0 +1,75 @@
+"""SDEdit: pictures noised and drawn anew by a model of text to image, told what they shall show; Meng et al. 2022."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.fast_edit.rivals import AT_ONCE, Asked, Learning
+from fewstep.backbones import DiffusersDenoiser, LatentDiffusion
+from fewstep.diffusion.guidance import ClassifierFree
+from fewstep.diffusion.solvers import ddim, even_times, time_like
+from fewstep.fast_edit.edit_base import EditBase
+from fewstep.rng import PerSampleRng
+
+
+@dataclass(frozen=True)
+class SDEdit:
+    """A rival that learns nothing, on another base than the others: `model`, which knows captions.
+
+    t: the time that pictures are noised to at strength 1. It is given the complete caption of each edited picture,
+    where the others have the edit's texts.
+    """
+
+    model: LatentDiffusion
+    t: float = 0.6
+    num_steps: int = 12
+    guidance_scale: float = 3.0
+
+    def __call__(self, base: EditBase, sources: Tensor, asked: Asked, seed: int = 0) -> "SDEdited":
+        return SDEdited(self, asked, seed)
+
+
+@dataclass
+class SDEdited:
+    how: SDEdit
+    asked: Asked
+    seed: int
+    learning: Learning | None = None
+
+    @property
+    def passes(self) -> int:
+        """Both answers of classifier-free guidance."""
+        return 2 * self.how.num_steps
+
+    @torch.no_grad()
+    def apply(self, pictures: Tensor, strength: float = 1.0) -> Tensor:
+        """strength: of t, at most 1 / t. Small pictures are enlarged to the model's size, and the answer shrunk."""
+        captions, model = list(self.asked.captions), self.how.model
+        if len(captions) < len(pictures):
+            raise ValueError(f"{len(captions)} captions for {len(pictures)} pictures: SDEdit needs one of each")
+        factor, rest = divmod(model.image_size[0], pictures.shape[2])
+        if rest or pictures.shape[2] != pictures.shape[3]:
+            told = f"pictures of {pictures.shape[2]} x {pictures.shape[3]} pixels, a model of {model.image_size[0]}"
+            raise ValueError(f"{told}: give squares whose side divides it")
+        if not strength:
+            return pictures.clamp(-1, 1)
+        shown = pictures.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        parts = [
+            self._drawn(shown[rows], [captions[row] for row in rows], rows, min(1.0, strength * self.how.t))
+            for rows in (part.tolist() for part in torch.arange(len(pictures)).split(AT_ONCE))
+        ]
+        return F.avg_pool2d(torch.cat(parts), factor).clamp(-1, 1)
+
+    def _drawn(self, pictures: Tensor, captions: list[str], rows: list[int], t: float) -> Tensor:
+        model, how = self.how.model, self.how
+        network = DiffusersDenoiser(model.network, model.parametrization.schedule).network
+        denoiser = ClassifierFree(network, model.prompts.null_condition())
+        data = model.latents.encode(pictures)
+        noise = PerSampleRng(self.seed, rows, data.device).normal(*data.shape[1:])
+        x = model.parametrization.add_noise(data, noise, time_like(data, t))
+        times = even_times(how.num_steps, t, 0.0)
+        scale = lambda t: torch.full_like(t, how.guidance_scale)  # noqa: E731
+        drawn = ddim(denoiser, model.parametrization, x, times, model.prompts(captions), scale)
+        return model.latents.decode(drawn)
