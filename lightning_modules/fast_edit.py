@@ -142,10 +142,9 @@ class FastEditModule(LightningModule):
         """Write EDIT.safetensors, all that `python -m fewstep.fast_edit apply` needs beside the base; not audited."""
         source, target, templates, _ = self.texts
         told = self.hparams.base, self.learning.gradient, self.learning.encoding, self.application, templates
-        name = self.hparams.edit
-        save_edit(
-            Path(folder, f"{name}.safetensors"), self.tuned, name, EditAbout(source, target, *told), overwrite=True
-        )
+        seen = {"clips": tuple(self.hparams.clips), "enlarge": self.hparams.enlarge}
+        name, about = self.hparams.edit, EditAbout(source, target, *told, **seen)
+        save_edit(Path(folder, f"{name}.safetensors"), self.tuned, name, about, overwrite=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)

@@ -73,12 +73,12 @@ def pass_rng(seed: int, keys: Sequence[str], number: int, device: torch.device |
 
 
 def estimates(
-    tuned: Tuned, edit: str, pictures: Tensor, encoder: Encoder, rng: PerSampleRng | None, how: GradientMode
+    tuned: Tuned, edit: str | None, pictures: Tensor, encoder: Encoder, rng: PerSampleRng | None, how: GradientMode
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(pictures [B, 3, H, W] as the edit makes them, not clamped, times t [B] that they were estimated at).
 
     pictures: [B, 3, H, W] in [-1, 1]. rng: noise of each row, see `pass_rng`. Gradients reach the edit's weights. Those
-    are to be stepped between two of what this yields: the later are of the changed weights.
+    are to be stepped between two of what this yields: the later are of the changed weights. edit: None asks the base.
     """
     how.check(encoder.encoding)
     base, parametrization, t0 = tuned.base, tuned.base.parametrization, encoder.encoding.t0
@@ -110,7 +110,7 @@ def estimates(
         yield base.decode(x), t
 
 
-def _predictor(tuned: Tuned, edit: str, checkpointing: bool) -> Callable[[Tensor, Tensor], Tensor]:
+def _predictor(tuned: Tuned, edit: str | None, checkpointing: bool) -> Callable[[Tensor, Tensor], Tensor]:
     def predict(x: Tensor, t: Tensor) -> Tensor:
         return tuned.predict(x, t, edit)
 

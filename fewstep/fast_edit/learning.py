@@ -85,8 +85,7 @@ class EditLearning:
         """The estimates of the frozen base from the same noise; of "eff", along its own way to the data."""
         how, rng = self.options.gradient, self._rng(pictures, keys, number)
         self._called += len(pictures) * how.passes
-        unedited: str = None  # type: ignore[assignment]  # as `Tuned.predict` has it
-        return [made for made, _ in estimates(self.tuned, unedited, pictures, self.encoder, rng, how)]
+        return [made for made, _ in estimates(self.tuned, None, pictures, self.encoder, rng, how)]
 
     def _rng(self, pictures: Tensor, keys: Sequence[str], number: int) -> PerSampleRng:
         return pass_rng(self.seed, keys, number, pictures.device)
