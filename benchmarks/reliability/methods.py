@@ -40,6 +40,7 @@ CONFIGS = {  # name -> file under configs/; all that train
     "student_avatars": "collaboration/avatars",
     "student_scenes": "collaboration/avatar_scenes",
     "student_sd15": "collaboration/sd15",
+    "fast_edit": "fast_edit/avatars_glasses",
 }
 TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy", "labels")
 READS_IMAGES = tuple(
@@ -50,7 +51,7 @@ SHORT = (  # a step of theirs takes longest
     *("scorer", "scorer_avatars", "reader", "reader_held_out", "reader_gate", "preference"),
     *("autoencoder", "autoencoder_avatars"),
     *("teacher", "teacher_avatars", "teacher_scenes", "unconditional", "guidance", "guidance_avatars"),
-    *("icd_avatars", "icd_sd15", "icd_sdxl", "student_avatars", "student_scenes", "student_sd15"),
+    *("icd_avatars", "icd_sd15", "icd_sdxl", "student_avatars", "student_scenes", "student_sd15", "fast_edit"),
 )
 COSINE = (
     *("contrastive_avatars", "scorer_avatars", "autoencoder_avatars", "teacher_avatars", "teacher_scenes"),
@@ -278,6 +279,24 @@ def _student(shared: Path) -> dict[str, object]:
     return {**_images(size=16, train=64, batch=4), **small}
 
 
+def _fast_edit(shared: Path) -> dict[str, object]:
+    """An adapter of a random network of pixels, by a random CLIP."""
+    folder = shared / "edit"
+    if not (folder / "done").exists():
+        made = fork(lambda: _write_edit_parts(folder), shared / "edit.output")
+        require(made.wait(240) == 0, f"no base: {made.tail()}")
+    unwanted = dict.fromkeys(("samples", "paired", "attributes"), "null")
+    return {
+        **_images(size=16, train=64, batch=4),
+        **AVATARS,
+        **{f"callbacks.{name}": value for name, value in unwanted.items()},
+        "model.base": folder / "base",
+        "model.clips": f"[{folder / 'clip'}]",
+        "model.enlarge": 1,
+        "model.tuning.rank": 2,
+    }
+
+
 def _paper_icd(shared: Path, kind: str) -> dict[str, object]:
     """With gradients of two batches in a step instead of four."""
     return _icd(shared, kind) | ON_ONE | {"trainer.accumulate_grad_batches": 2}
@@ -313,6 +332,7 @@ SMALL = {
     "student_avatars": lambda shared: _student(shared) | AVATARS | UNREAD,
     "student_scenes": lambda shared: _student(shared) | AVATARS | UNREAD,
     "student_sd15": lambda shared: _student(shared) | ON_ONE,
+    "fast_edit": _fast_edit,
 }
 SCALES = {"sd": (1, 2, 4, 6, 8), "sd15": (1, 8, 12, 16, 20), "sdxl": (1, 4, 6, 8, 10, 12, 14, 16, 18, 20)}
 
@@ -337,5 +357,22 @@ def _write_teacher(folder: Path, kind: str) -> int:
     torch.nn.init.normal_(guided.time_embedding.cond_proj.weight, std=0.3)
     save_guided_network(folder / "guided", guided, SCALES[kind])
     write_pipeline(folder / "pipeline", "sdxl" if kind == "sdxl" else "sd")
+    (folder / "done").touch()
+    return 0
+
+
+def _write_edit_parts(folder: Path) -> int:
+    import torch
+
+    from fewstep.backbones import diffusers_network
+    from fewstep.backbones.pipelines import save_ddpm
+    from fewstep.contrastive.network import CLIPNetwork
+
+    config = {"sample_size": 16, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4}
+    blocks = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+    save_ddpm(folder / "base", diffusers_network("UNet2DModel", config | blocks | {"attention_head_dim": 4}))
+    vision = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    clip = CLIPNetwork(8, vision, {"context_length": 16, "width": 16, "heads": 2, "layers": 1})
+    clip.export(str(folder / "clip"), torch.float32)
     (folder / "done").touch()
     return 0

@@ -31,7 +31,7 @@ class Signal:
 
     @property
     def value(self) -> float:
-        values = self.values.double()
+        values = self.values.cpu().double()  # some devices have no float64
         return float(values.log().mean().exp() if self.geometric else values.mean())
 
     @cached_property
@@ -39,7 +39,7 @@ class Signal:
         """95 % bootstrap interval over pictures; None of a single one."""
         if len(self.values) < 2:
             return None
-        values = self.values.double()
+        values = self.values.cpu().double()
         low, high = bootstrap_mean(values.log() if self.geometric else values)
         return (float(Tensor([low]).exp()), float(Tensor([high]).exp())) if self.geometric else (low, high)
 

@@ -1,5 +1,6 @@
 """Pictures of any size, edited at the size that the base knows: what differs is enlarged and added."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,9 +29,9 @@ def edit_at_own_size(
     if shown.shape == pictures.shape:
         return apply_edit(tuned, pictures, edits, rng, how)
     difference = apply_edit(tuned, shown, edits, rng, how) - shown
-    drawn = (F.interpolate(shown, own, mode="nearest") - pictures).abs().max() < SAME
-    larger = F.interpolate(difference, own, mode="nearest" if drawn else "bilinear")
-    return (pictures + larger).clamp(-1, 1)
+    lost = (F.interpolate(shown, own, mode="nearest") - pictures).abs().flatten(1).amax(1)  # of each by itself
+    blocks, smooth = (F.interpolate(difference, own, mode=mode) for mode in ("nearest", "bilinear"))
+    return (pictures + torch.where((lost < SAME)[:, None, None, None], blocks, smooth)).clamp(-1, 1)
 
 
 def shown_to(base: EditBase, pictures: Tensor) -> Tensor:

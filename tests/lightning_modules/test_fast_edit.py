@@ -214,7 +214,7 @@ def test_the_exported_file_edits_as_the_module_does(places, tmp_path, kind):
     stored = read_edit(file)
     assert (stored.name, stored.about.source, stored.about.target) == ("glasses", ("face",), ("face with glasses",))
     assert (stored.about.application, stored.about.encoding, stored.about.base) == (QUICK, ENCODING, places[0])
-    assert (stored.about.clips, stored.about.enlarge) == ((places[1],), 1)
+    assert (stored.about.clips, stored.about.enlarge) == ((places[1],), 2)
     rng = PerSampleRng(0, ["k0", "k1", "k2"])
     edited = apply_edit(load_edits(load_base(places[0]), [stored]), pictures(3), "glasses", rng, QUICK)
     torch.testing.assert_close(net.predict_step(batch(3), 0)["image"], edited, atol=1e-5, rtol=1e-5)

@@ -1,6 +1,7 @@
 """The options of the commands, in groups."""
 
 import argparse
+import math
 from pathlib import Path
 
 from fewstep.picture_size import size_argument
@@ -12,9 +13,12 @@ def weighted_file(text: str) -> tuple[Path, float]:
     """FILE=0.7, or FILE alone for 1."""
     name, equals, weight = text.rpartition("=")
     try:
-        return (Path(name), float(weight)) if equals else (Path(text), 1.0)
+        file, share = (Path(name), float(weight)) if equals else (Path(text), 1.0)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text[:60]!r}: write FILE=0.7, or FILE alone") from None
+    if not math.isfinite(share):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: the weight must be a finite number, such as 0.7")
+    return file, share
 
 
 def attribute(text: str) -> tuple[str, str]:

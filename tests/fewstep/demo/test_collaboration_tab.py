@@ -152,12 +152,14 @@ def test_the_tab_in_the_browser(places, tmp_path):
         page.browser.wait(f"({FIELD})('Prompts')")
         assert page.text("Prompts").splitlines() == CAPTIONS
         drawn = "[...document.querySelectorAll('.told')].some(e => /repaired/.test(e.innerText))"
-        page.browser.do("[...document.querySelectorAll('button.primary')].find(e => e.innerText == 'Draw').click()")
+        button = "[...document.querySelectorAll('button.primary')].find(e => e.innerText == 'Draw')"
+        page.browser.wait(f"!!{button}")
+        page.browser.do(f"{button}.click()")
         page.browser.wait(drawn)
         assert page.sizes() == [16] * 8
         captions = page.browser.do("[...document.querySelectorAll('.caption-label')].map(e => e.innerText)")
         assert [caption.partition(" · ")[0] for caption in captions[::2]] == CAPTIONS
         assert {caption.partition(" · ")[0] for caption in captions[1::2]} <= {"keep", "refine"}
         page.fill("Prompts", "a red cube")
-        page.browser.do("[...document.querySelectorAll('button.primary')].find(e => e.innerText == 'Draw').click()")
+        page.browser.do(f"{button}.click()")
         page.browser.wait("document.querySelector('.wrong')?.innerText.includes('has no attributes')")

@@ -38,6 +38,7 @@ class Eye(nn.Module):
     def __init__(self, fooled=False):
         super().__init__()
         self.fooled = fooled
+        self.register_buffer("kind", torch.tensor(float(fooled)))  # weights, by which networks are told apart
 
     def embed_images(self, images):
         seen = torch.stack([images[:, :, rows].mean((1, 2, 3)) for rows in STRIPES.values()], 1)
@@ -164,7 +165,7 @@ def test_an_edit_may_pass_with_a_marked_picture():
     report = Auditor(TRAINED, HELD_OUT, judge=judge())(sources, edits)
     assert report.passed
     assert [row for row, marks in enumerate(report.marks) if marks] == [5]
-    assert report.marks[5] == ["asked"]
+    assert report.marks[5] == ["trained_direction", "asked"]
 
 
 def test_a_mean_that_is_beyond_by_chance_is_no_failure():
@@ -197,6 +198,14 @@ def test_intervals_are_bootstraps_and_the_file_gets_plain_values():
     assert alone.to_dict()["signals"]["direction_gap"]["interval"] is None
 
 
+@pytest.mark.parametrize("judged", [False, True])
+def test_an_edit_that_does_nothing_is_caught(judged):
+    sources = persons()
+    report = Auditor(TRAINED, HELD_OUT, posterior_base() if judged else None, judge() if judged else None)
+    assert "trained direction 0.00 below 0.2" in report(sources, sources).verdict
+    assert not report(sources, sources).passed
+
+
 def test_a_bound_on_the_distance_is_one_more_signal():
     sources = persons()
     auditor = Auditor(TRAINED, HELD_OUT, distance=lambda a, b: (a - b).abs().mean((1, 2, 3)), audit=Audit(distance=0.1))
@@ -214,7 +223,7 @@ def test_the_sheet_shows_every_picture():
 def test_what_cannot_be_meant_is_one_line():
     sources = persons()
     with pytest.raises(ValueError, match="the held-out CLIP is the one of the training"):
-        Auditor(TRAINED, TRAINED)
+        Auditor(TRAINED, Direction(Eye(fooled=True), HAT))  # loaded anew
     with pytest.raises(ValueError, match="references without a judge"):
         Auditor(TRAINED, references=sources)
     with pytest.raises(ValueError, match=rf"0 references show .*, 12 do not: at least {LEAST_REFERENCES} of each"):

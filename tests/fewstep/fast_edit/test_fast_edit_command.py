@@ -141,6 +141,9 @@ def test_an_enlarged_drawing_is_edited_as_the_drawing(tmp_path):
     tuned, small = trained(TunedAdapters(base(), ["hat"], 2)), pictures(1)
     large = small.repeat_interleave(3, 2).repeat_interleave(3, 3)
     edited = edit_at_own_size(tuned, large, "hat", PerSampleRng(0, ["a"]), HOW)
+    photo = torch.rand(1, 3, *large.shape[2:], generator=torch.Generator().manual_seed(0)) - 0.5
+    beside = edit_at_own_size(tuned, torch.cat([photo, large]), "hat", PerSampleRng(0, ["b", "a"]), HOW)
+    torch.testing.assert_close(beside[1:], edited, rtol=0, atol=1e-4)
     alone = apply_edit(tuned, small, "hat", PerSampleRng(0, ["a"]), HOW)
     torch.testing.assert_close(edited, alone.repeat_interleave(3, 2).repeat_interleave(3, 3), rtol=0, atol=1e-4)
     to_picture(large).save(tmp_path / "large.png")
