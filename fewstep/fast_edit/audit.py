@@ -149,23 +149,21 @@ class Auditor:
 
     def _directions(self, sources: Tensor, edits: Tensor) -> list[Signal]:
         """Cosines [N] of how pictures moved and how they should have, in the space of each CLIP, and their gap."""
-        cosines = {}
-        for name, given in (("trained_direction", self.trained), ("held_out_direction", self.held_out)):
-            if given is not None:
-                embed = given.clip.embed_images
-                pairs = zip(edits.split(BATCH), sources.split(BATCH), strict=True)
-                moved = torch.cat([image_direction(embed(edit), embed(source)) for edit, source in pairs])
-                cosines[name] = moved @ given.direction.to(moved)
-        nothing, moved = torch.zeros(len(edits), dtype=torch.bool), self.audit.moved
-        bounds = {"trained_direction": moved, "held_out_direction": None}
-        signals = [
-            Signal(name, values, nothing if bounds[name] is None else values < moved, bounds[name], least=True)
-            for name, values in cosines.items()
-        ]
+        found, least = self._cosines(self.trained, sources, edits), self.audit.moved
+        signals = [Signal("trained_direction", found, found < least, least, least=True)]
         if self.held_out is None:
             return signals
-        gap = cosines["trained_direction"] - cosines["held_out_direction"]
+        held_out = self._cosines(self.held_out, sources, edits)
+        gap = found - held_out
+        signals.append(Signal("held_out_direction", held_out, torch.zeros(len(edits), dtype=torch.bool)))
         return [*signals, Signal("direction_gap", gap, gap > self.audit.gap, self.audit.gap)]
+
+    @staticmethod
+    def _cosines(given: Direction, sources: Tensor, edits: Tensor) -> Tensor:
+        embed = given.clip.embed_images
+        pairs = zip(edits.split(BATCH), sources.split(BATCH), strict=True)
+        moved = torch.cat([image_direction(embed(edit), embed(source)) for edit, source in pairs])
+        return moved @ given.direction.to(moved)
 
 
 def _check(sources: Tensor, edits: Tensor) -> None:
