@@ -55,6 +55,8 @@ def _padded(edit: StoredEdit, wanted: dict[str, Tensor], scale: float) -> dict[s
             filled[key][: edit.rank] = weight
         else:
             filled[key][:, : edit.rank] = weight * factor
+        if not filled[key].isfinite().all():
+            raise ValueError(f"{edit.path}: its alpha of {edit.alpha:g} makes {key:.80} infinite; learn the edit again")
     return filled
 
 

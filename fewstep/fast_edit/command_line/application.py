@@ -58,7 +58,15 @@ def chosen_application(options: argparse.Namespace, known: Application) -> Appli
 
 def loaded(edits: Sequence[StoredEdit], base: str | None, device: str) -> Tuned:
     """On the base that is told or, where none is, on the one that the first edit names."""
-    return load_edits(load_base(base or edits[0].about.base).to(device), edits)
+    first = edits[0]
+    return load_edits(load_base(base or folder_named_by(first, first.about.base, "--base")).to(device), edits)
+
+
+def folder_named_by(edit: StoredEdit, name: str, option: str) -> str:
+    """A name that an edit's file says, where it is a folder here: by no stranger's file is anything downloaded."""
+    if Path(name).is_dir():
+        return name
+    raise ValueError(f"{edit.path} names {name[:100]}, which is no folder here; give {option}, if you trust it")
 
 
 def batches(

@@ -15,7 +15,13 @@ from fewstep.fast_edit.audit_judge import Judge
 from fewstep.fast_edit.audit_report import AuditReport
 from fewstep.fast_edit.audit_sheet import audit_sheet
 from fewstep.fast_edit.clips import load_edit_clip
-from fewstep.fast_edit.command_line.application import batches, chosen_application, loaded, put_file
+from fewstep.fast_edit.command_line.application import (
+    batches,
+    chosen_application,
+    folder_named_by,
+    loaded,
+    put_file,
+)
 from fewstep.fast_edit.command_line.given_pictures import GivenPicture, given_pictures
 from fewstep.fast_edit.command_line.learning import enlarging
 from fewstep.fast_edit.edit_base import EditBase
@@ -39,7 +45,11 @@ def audited(options: argparse.Namespace) -> str:
     require_device(options.device)
     check_reader(options)
     edit = read_edit(options.edit)
-    clips, judge = tuple(options.clip) or edit.about.clips, options.judge_clip or edit.about.judge
+    clips, judge = tuple(options.clip), options.judge_clip
+    if not clips:
+        clips = tuple(folder_named_by(edit, clip, "--clip") for clip in edit.about.clips)
+    if judge is None and edit.about.judge is not None:
+        judge = folder_named_by(edit, edit.about.judge, "--judge-clip")
     if not clips:
         raise ValueError(f"{options.edit} does not tell which CLIP it was learnt from; give --clip")
     how = chosen_application(options, edit.about.application)

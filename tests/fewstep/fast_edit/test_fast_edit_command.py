@@ -54,6 +54,8 @@ def save_base(folder, seed):
 @pytest.fixture
 def run(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()  # where an edit's file finds the CLIPs that it names
 
     def clip(source, enlarge=1):
         if source == "alike":
@@ -95,7 +97,6 @@ def test_apply_writes_what_the_library_gives_and_touches_no_input(run, folder, t
     assert (pixels("out/wide-2.png") == pixels(folder / "pictures" / "wide.png")).all()
     assert before == {file: file.read_bytes() for file in (folder / "pictures").iterdir()}
     mine = tmp_path / "mine"
-    mine.mkdir()
     (mine / "3.png").write_bytes(before[folder / "pictures" / "3.png"])
     run("apply", folder / "hat.safetensors", mine, "--out", "mine", "--overwrite")
     assert (mine / "3.png").read_bytes() == before[folder / "pictures" / "3.png"]
@@ -111,6 +112,19 @@ def test_pictures_are_cut_or_padded_as_asked(run, folder):
     assert np.abs(pixels("padded/wide.png") - as_pixels(read_picture(wide, (8, 16), "none"))).max() <= 1
     run("apply", folder / "hat.safetensors", wide, "--no-residual", "--out", "plain")
     assert pixels("plain/wide.png").shape == (8, 8, 3)
+
+
+def test_a_file_names_nothing_that_is_downloaded(run, folder, tmp_path):
+    tuned, wide = trained(TunedAdapters(load_base(folder / "base"), ["hat"], 2), 2), folder / "pictures" / "wide.png"
+    for named, clip in (("owner/model", "mine"), (str(folder / "base"), "hf-hub:owner/clip")):
+        about = EditAbout(("face",), ("old face",), named, application=HOW, clips=(clip,), judge="other")
+        save_edit(tmp_path / "theirs.safetensors", tuned, "hat", about, overwrite=True)
+        told = run("audit", "theirs.safetensors", wide, code=2)
+        name, option = ("owner/model", "--base") if named == "owner/model" else (clip, "--clip")
+        assert f"theirs.safetensors names {name}, which is no folder here; give {option}, if you trust it" in told
+    save_edit(tmp_path / "theirs.safetensors", tuned, "hat", EditAbout(("face",), ("old face",), "a/b"), overwrite=True)
+    assert "names a/b, which is no folder here; give --base" in run("apply", "theirs.safetensors", wide, code=2)
+    run("apply", "theirs.safetensors", wide, "--base", folder / "base")
 
 
 def test_mix_is_by_weights(run, folder):
@@ -185,7 +199,7 @@ def test_learn_saves_what_passes_and_what_is_forced(run, folder, tmp_path, monke
     assert re.match(
         r"audit failed: realism 3\.00 above 1\.15  sheet aged-audit\.png  nothing is saved; .*--force", told
     )
-    assert [file.name for file in tmp_path.iterdir()] == ["aged-audit.png"]
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["aged-audit.png"]
     run(*command, "--force", "--half", "--t0", 0.5)
     edit = read_edit("aged.safetensors")
     assert (edit.name, edit.about.source, edit.about.target) == ("aged", ("face",), ("old face",))
