@@ -13,11 +13,11 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fewstep.fast_edit.application import Application, apply_edit
-from fewstep.fast_edit.clips import edit_loss, load_edit_clip
+from fewstep.fast_edit.direction.clips import edit_loss, load_edit_clip
+from fewstep.fast_edit.direction.edit_loss import EditLossOptions
 from fewstep.fast_edit.edit_base import load_base
 from fewstep.fast_edit.edit_file import save_edit
 from fewstep.fast_edit.edit_header import EditAbout, check_name
-from fewstep.fast_edit.edit_loss import EditLossOptions
 from fewstep.fast_edit.edit_texts import edit_texts
 from fewstep.fast_edit.encoding import Encoding
 from fewstep.fast_edit.learning import EditLearning, LearningOptions
@@ -36,7 +36,7 @@ class FastEditModule(LightningModule):
     Args:
         base: folder or hub id of a pipeline, see fewstep.fast_edit.edit_base.load_base; frozen.
         edit: a name in fewstep/fast_edit/edits.yaml, or any name where texts are given.
-        clips: of the loss, see fewstep.fast_edit.clips.load_edit_clip; frozen.
+        clips: of the loss, see fewstep.fast_edit.direction.clips.load_edit_clip; frozen.
         source, target: texts of what is in the pictures and what shall be, one each or as many of one as of the other.
         templates: see prompt_templates; None for those of the dictionary, or "imagenet".
         enlarge: how often a CLIP sees every pixel in each direction: 4 for drawings of 16 px and a CLIP of 64.

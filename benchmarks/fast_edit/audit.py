@@ -3,7 +3,7 @@
     python benchmarks/fast_edit/audit.py --num 16 --sheets results/audit
 
 True edits are those of the drawn avatars; the controls are the same sources after Adam on their pixels under the loss
-of the edit (`fewstep.fast_edit.pixel_control`), seen by its CLIP in one view or in four. Every signal with its 95 %
+of the edit (`fewstep.fast_edit.audit.pixel_control`), seen by its CLIP in one view or in four. Every signal with its 95 %
 interval over pictures. Then how often the audit fails: of edits, judged by --group pictures drawn at random --draws
 times, and of single pictures.
 """
@@ -20,16 +20,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars
 from datamodules.prepare.avatar_captions import scoring_caption
-from fewstep.fast_edit.audit import Auditor, Direction
-from fewstep.fast_edit.audit_judge import Judge
-from fewstep.fast_edit.audit_report import AuditReport
-from fewstep.fast_edit.audit_sheet import audit_sheet
+from fewstep.fast_edit.audit.auditor import Auditor, Direction
+from fewstep.fast_edit.audit.judge import Judge
+from fewstep.fast_edit.audit.pixel_control import optimise_pixels
+from fewstep.fast_edit.audit.report import AuditReport
+from fewstep.fast_edit.audit.sheet import audit_sheet
 from fewstep.fast_edit.dictionary import known_edit
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.text_direction import text_direction
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.edit_base import load_base
-from fewstep.fast_edit.edit_loss import EditLoss, EditLossOptions
-from fewstep.fast_edit.pixel_control import optimise_pixels
-from fewstep.fast_edit.text_direction import text_direction
-from fewstep.fast_edit.views import Views
 from fewstep.metrics.intervals import bootstrap_mean
 from fewstep.rewards.attribute_reader import load_attribute_reader
 from fewstep.rewards.clip_scores import load_clip

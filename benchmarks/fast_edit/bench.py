@@ -29,10 +29,10 @@ from benchmarks.fast_edit.sdedit import SDEdit
 from benchmarks.fast_edit.tuned_rivals import TunedEdit
 from benchmarks.icd.results import read_rows, timed
 from fewstep.backbones import load_latent_diffusion
-from fewstep.fast_edit.audit import Direction
-from fewstep.fast_edit.clips import load_edit_clip
+from fewstep.fast_edit.audit.auditor import Direction
+from fewstep.fast_edit.direction.clips import load_edit_clip
+from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.fast_edit.edit_base import load_base
-from fewstep.fast_edit.text_direction import text_direction
 from fewstep.files.contact_sheet import Sample, contact_sheet
 from fewstep.files.pictures import to_picture
 from fewstep.rewards.attribute_reader import load_attribute_reader

@@ -1,10 +1,10 @@
 """The loss that all methods share which optimise one."""
 
 from fewstep.augmentation import Augmentation
-from fewstep.fast_edit.clips import edit_loss
 from fewstep.fast_edit.dictionary import known_edit
-from fewstep.fast_edit.edit_loss import EditLoss, EditLossOptions
-from fewstep.fast_edit.views import Views
+from fewstep.fast_edit.direction.clips import edit_loss
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.views import Views
 from fewstep.rewards.clip_scores import CLIPSimilarity
 
 # As configs/fast_edit/avatars_glasses.yaml has them, in pixels of 16.

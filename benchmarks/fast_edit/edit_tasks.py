@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from benchmarks.fast_edit.audit.auditor import HIDES, rows_of
 from torch import Tensor
 
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars
-from benchmarks.fast_edit.audit import HIDES, rows_of
 from datamodules.prepare.avatar_captions import Seen, captions, scoring_caption
 from fewstep.fast_edit.dictionary import known_edit
 from fewstep.rng import mix_seed

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.fast_edit.edit_losses import loss_of
-from fewstep.fast_edit.clips import load_edit_clip
+from fewstep.fast_edit.direction.clips import load_edit_clip
 from fewstep.fast_edit.edit_base import load_base
 from fewstep.fast_edit.encoding import Encoder, Encoding
 from fewstep.fast_edit.estimates import GradientMode, estimates

@@ -1,4 +1,4 @@
-"""Pixels optimised under the loss of an edit: the adversarial control of fewstep.fast_edit.pixel_control."""
+"""Pixels optimised under the loss of an edit: the adversarial control of fewstep.fast_edit.audit.pixel_control."""
 
 from dataclasses import dataclass, field
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.fast_edit.rivals import AT_ONCE, Asked, Learning
+from fewstep.fast_edit.audit.pixel_control import optimise_pixels
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.fast_edit.learning import content_sha256
-from fewstep.fast_edit.pixel_control import optimise_pixels
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fewstep.fast_edit.direction.edit_loss import EditLoss
 from fewstep.fast_edit.edit_base import EditBase
-from fewstep.fast_edit.edit_loss import EditLoss
 from fewstep.fast_edit.encoding import Encoder, Encoding
 from fewstep.rng import PerSampleRng
 

@@ -4,17 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from benchmarks.fast_edit.audit.auditor import HIDES
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.fast_edit.audit import HIDES
 from benchmarks.fast_edit.edit_tasks import Task
 from benchmarks.fast_edit.rivals import Looked
-from fewstep.fast_edit.audit import Direction
-from fewstep.fast_edit.audit_judge import Judge
-from fewstep.fast_edit.direction_loss import image_direction
+from fewstep.fast_edit.audit.auditor import Direction
+from fewstep.fast_edit.audit.judge import Judge
+from fewstep.fast_edit.audit.realism import denoising_error, high_frequency_ratio
+from fewstep.fast_edit.direction.direction_loss import image_direction
 from fewstep.fast_edit.edit_base import EditBase
-from fewstep.fast_edit.realism import denoising_error, high_frequency_ratio
 from fewstep.rewards.attribute_reader import AttributeReader
 from fewstep.rewards.trunks import resized
 

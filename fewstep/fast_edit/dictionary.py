@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from fewstep.choices import require_choice
-from fewstep.fast_edit.templates import TEMPLATE_SETS
-from fewstep.fast_edit.text_direction import text_pairs
+from fewstep.fast_edit.direction.templates import TEMPLATE_SETS
+from fewstep.fast_edit.direction.text_direction import text_pairs
 from fewstep.one_line import one_line
 
 BUILT_IN = Path(__file__).with_name("edits.yaml")

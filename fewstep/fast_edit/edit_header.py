@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 from fewstep.choices import require_choice, require_range
 from fewstep.fast_edit.application import Application, StrengthOf
+from fewstep.fast_edit.direction.templates import TEMPLATE_SETS
+from fewstep.fast_edit.direction.text_direction import text_pairs
 from fewstep.fast_edit.encoding import Encoding, Kind
 from fewstep.fast_edit.estimates import GradientMode, Mode
-from fewstep.fast_edit.templates import TEMPLATE_SETS
-from fewstep.fast_edit.text_direction import text_pairs
 from fewstep.files.names import LONGEST
 from fewstep.files.plain_reader import (
     each,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fewstep.fast_edit.dictionary import known_edit
-from fewstep.fast_edit.text_direction import text_pairs
+from fewstep.fast_edit.direction.text_direction import text_pairs
 
 
 class EditTexts(NamedTuple):

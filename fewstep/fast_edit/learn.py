@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewstep.choices import require_range
 from fewstep.fast_edit.application import Application, apply_edit
-from fewstep.fast_edit.edit_loss import EditLoss, EditLosses
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLosses
 from fewstep.fast_edit.learning import EditLearning, LearningOptions
 from fewstep.fast_edit.probes import Probe
 from fewstep.fast_edit.tuned import Tuned, TunedCopies

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.choices import require_choice
-from fewstep.fast_edit.edit_loss import EditLoss, EditLosses
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLosses
 from fewstep.fast_edit.encoding import Encoder, Encoding
 from fewstep.fast_edit.estimates import GradientMode, estimates, pass_rng
 from fewstep.fast_edit.tuned import Tuned

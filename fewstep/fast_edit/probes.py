@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewstep.choices import require_range
-from fewstep.fast_edit.templates import prompt_templates
-from fewstep.fast_edit.text_direction import text_pairs
+from fewstep.fast_edit.direction.templates import prompt_templates
+from fewstep.fast_edit.direction.text_direction import text_pairs
 from fewstep.rewards.attribute_reader import AttributeReader
 from fewstep.rewards.attributes import judge
 from fewstep.rewards.clip_scores import CLIPSimilarity

@@ -27,14 +27,14 @@ from benchmarks.fast_edit.tuned_rivals import DDIM, PLAIN, Tuning, pictures_used
 from benchmarks.icd.results import read_rows
 from fewstep.backbones import load_latent_diffusion
 from fewstep.diffusion.solvers import ddim, even_times, time_like
-from fewstep.fast_edit.audit import Direction
-from fewstep.fast_edit.clips import edit_loss
-from fewstep.fast_edit.edit_loss import EditLossOptions
+from fewstep.fast_edit.audit.auditor import Direction
+from fewstep.fast_edit.direction.clips import edit_loss
+from fewstep.fast_edit.direction.edit_loss import EditLossOptions
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.encoding import Encoding
 from fewstep.fast_edit.estimates import GradientMode
 from fewstep.fast_edit.learn import LoopOptions
 from fewstep.fast_edit.tuning import TuningOptions
-from fewstep.fast_edit.views import Views
 from fewstep.files.weights import weights_sha256
 from tests.tiny_clip import tiny_clip
 from tests.tiny_diffusion import write_pipeline

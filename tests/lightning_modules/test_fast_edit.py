@@ -10,15 +10,15 @@ from torch.utils.data import DataLoader
 from fewstep.backbones.pipelines import save_ddpm
 from fewstep.contrastive.network import CLIPNetwork
 from fewstep.fast_edit.application import Application, apply_edit
+from fewstep.fast_edit.direction.edit_loss import EditLossOptions
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.edit_base import load_base
 from fewstep.fast_edit.edit_file import read_edit
-from fewstep.fast_edit.edit_loss import EditLossOptions
 from fewstep.fast_edit.encoding import Encoding
 from fewstep.fast_edit.estimates import GradientMode
 from fewstep.fast_edit.learning import LearningOptions
 from fewstep.fast_edit.loaded_edits import load_edits
 from fewstep.fast_edit.tuning import TuningOptions
-from fewstep.fast_edit.views import Views
 from fewstep.optimizers import AdamW
 from fewstep.rng import PerSampleRng
 from lightning_modules import FastEditModule

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from fewstep.choices import require_range
 from fewstep.fast_edit.application import Application, apply_edit
-from fewstep.fast_edit.audit import Auditor, Direction
-from fewstep.fast_edit.audit_judge import Judge
-from fewstep.fast_edit.audit_report import AuditReport
-from fewstep.fast_edit.audit_sheet import audit_sheet
-from fewstep.fast_edit.clips import load_edit_clip
+from fewstep.fast_edit.audit.auditor import Auditor, Direction
+from fewstep.fast_edit.audit.judge import Judge
+from fewstep.fast_edit.audit.report import AuditReport
+from fewstep.fast_edit.audit.sheet import audit_sheet
 from fewstep.fast_edit.command_line.application import (
     batches,
     chosen_application,
@@ -24,10 +23,11 @@ from fewstep.fast_edit.command_line.application import (
 )
 from fewstep.fast_edit.command_line.given_pictures import GivenPicture, given_pictures
 from fewstep.fast_edit.command_line.learning import enlarging
+from fewstep.fast_edit.direction.clips import load_edit_clip
+from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.fast_edit.edit_file import read_edit
 from fewstep.fast_edit.edit_header import EditAbout
-from fewstep.fast_edit.text_direction import text_direction
 from fewstep.fast_edit.tuned import Tuned
 from fewstep.files.pictures import as_png
 from fewstep.icd.commands import require_device

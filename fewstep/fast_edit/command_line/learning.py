@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 
 from fewstep.choices import require_choice, require_range
 from fewstep.fast_edit.application import Application
-from fewstep.fast_edit.clips import EnlargingCLIP, edit_loss, load_edit_clip
 from fewstep.fast_edit.command_line.application import chosen_application
 from fewstep.fast_edit.dictionary import known_edit
+from fewstep.fast_edit.direction.clips import EnlargingCLIP, edit_loss, load_edit_clip
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.templates import TEMPLATE_SETS
+from fewstep.fast_edit.direction.text_direction import text_pairs
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.fast_edit.edit_header import EditAbout, check_name
-from fewstep.fast_edit.edit_loss import EditLoss, EditLossOptions
 from fewstep.fast_edit.encoding import Encoding
 from fewstep.fast_edit.estimates import GradientMode
 from fewstep.fast_edit.learn import LoopOptions
 from fewstep.fast_edit.learning import LearningOptions
-from fewstep.fast_edit.templates import TEMPLATE_SETS
-from fewstep.fast_edit.text_direction import text_pairs
 from fewstep.fast_edit.tuning import TuningOptions
-from fewstep.fast_edit.views import Views
 from fewstep.icd.commands import require_device
 from fewstep.picture_size import height_and_width
 from fewstep.rewards.clip_scores import CLIPSimilarity

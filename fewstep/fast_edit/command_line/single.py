@@ -4,10 +4,10 @@ import argparse
 from dataclasses import replace
 
 from fewstep.fast_edit.application import apply_edit
-from fewstep.fast_edit.clips import load_edit_clip
 from fewstep.fast_edit.command_line.application import put_picture
 from fewstep.fast_edit.command_line.given_pictures import fitted, given_pictures
 from fewstep.fast_edit.command_line.learning import enlarging, planned, planned_loss, shown_clips
+from fewstep.fast_edit.direction.clips import load_edit_clip
 from fewstep.fast_edit.edit_base import load_base
 from fewstep.fast_edit.learn import Probing, learn
 from fewstep.fast_edit.own_size import edit_at_own_size, shown_to

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.avatars.evaluation_set import read_avatars
 from fewstep.fast_edit.dictionary import DOMAINS, known_edit, read_edits
-from fewstep.fast_edit.text_direction import text_direction
+from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.rewards.clip_scores import load_clip
 
 AVATARS = {  # attribute, value before (None for any) and after

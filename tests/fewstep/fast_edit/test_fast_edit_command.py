@@ -12,7 +12,7 @@ from PIL import Image
 from fewstep.backbones.pipelines import save_ddpm
 from fewstep.fast_edit import __main__ as fast_edit
 from fewstep.fast_edit.application import Application, apply_edit
-from fewstep.fast_edit.audit_report import AuditReport, Signal
+from fewstep.fast_edit.audit.report import AuditReport, Signal
 from fewstep.fast_edit.command_line import auditing, learning, single
 from fewstep.fast_edit.command_line.given_pictures import fitted, given_pictures
 from fewstep.fast_edit.edit_base import load_base

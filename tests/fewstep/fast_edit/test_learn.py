@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from fewstep.fast_edit.application import Application
-from fewstep.fast_edit.clips import edit_loss
-from fewstep.fast_edit.edit_loss import EditLossOptions
+from fewstep.fast_edit.direction.clips import edit_loss
+from fewstep.fast_edit.direction.edit_loss import EditLossOptions
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.encoding import Encoding
 from fewstep.fast_edit.estimates import GradientMode
 from fewstep.fast_edit.learn import FULL_LR, LORA_LR, LoopOptions, Probing, learn
 from fewstep.fast_edit.learning import LearningOptions
 from fewstep.fast_edit.probes import TextProbe
 from fewstep.fast_edit.tuning import TuningOptions
-from fewstep.fast_edit.views import Views
 from fewstep.files.weights import weights_sha256
 from tests.tiny_clip import tiny_clip
 from tests.tiny_edit_base import base, pictures

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from fewstep.fast_edit.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.text_direction import text_direction
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.encoding import Encoder, Encoding
 from fewstep.fast_edit.estimates import GradientMode, estimates, pass_rng
 from fewstep.fast_edit.learning import EditLearning, LearningOptions
-from fewstep.fast_edit.text_direction import text_direction
 from fewstep.fast_edit.tuned import TunedAdapters
-from fewstep.fast_edit.views import Views
 from tests.tiny_clip import tiny_clip
 from tests.tiny_edit_base import Calls, base, pictures, trained
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fewstep.fast_edit.clips import EnlargingCLIP, edit_loss, load_edit_clip
+from fewstep.fast_edit.direction.clips import EnlargingCLIP, edit_loss, load_edit_clip
 from fewstep.fast_edit.edit_texts import edit_texts
 from fewstep.fast_edit.probes import AttributeProbe, TextProbe
 from fewstep.rewards.attribute_reader import AttributeReader

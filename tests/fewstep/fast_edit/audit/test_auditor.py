@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fewstep.fast_edit.audit import LEAST_REFERENCES, Audit, Auditor, Direction
-from fewstep.fast_edit.audit_judge import Judge
-from fewstep.fast_edit.audit_report import Signal
-from fewstep.fast_edit.audit_sheet import audit_sheet
-from fewstep.fast_edit.realism import high_frequency_ratio, high_pass_energy
+from fewstep.fast_edit.audit.auditor import LEAST_REFERENCES, Audit, Auditor, Direction
+from fewstep.fast_edit.audit.judge import Judge
+from fewstep.fast_edit.audit.realism import high_frequency_ratio, high_pass_energy
+from fewstep.fast_edit.audit.report import Signal
+from fewstep.fast_edit.audit.sheet import audit_sheet
 from fewstep.metrics.intervals import bootstrap_mean
 from tests.tiny_edit_base import posterior_base
 

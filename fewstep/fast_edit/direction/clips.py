@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fewstep.choices import require_range
-from fewstep.fast_edit.edit_loss import EditLoss, EditLossOptions
-from fewstep.fast_edit.text_direction import text_direction
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.rewards.clip_scores import CLIPSimilarity, load_clip
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fewstep.fast_edit.templates import TEMPLATE_SETS, prompt_templates
-from fewstep.fast_edit.text_direction import text_direction
+from fewstep.fast_edit.direction.templates import TEMPLATE_SETS, prompt_templates
+from fewstep.fast_edit.direction.text_direction import text_direction
 from tests.tiny_clip import tiny_clip, word_clip
 
 

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from fewstep.augmentation import Augmentation
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.in_range import in_range
-from fewstep.fast_edit.views import Views
 
 ALL = Augmentation(shift=2, scale=0.1, blur=1.0, contrast=0.2, noise=0.1)
 KINDS = {"shift": 2, "scale": 0.1, "blur": 1.0, "contrast": 0.2, "noise": 0.1, "smear": 1.0}

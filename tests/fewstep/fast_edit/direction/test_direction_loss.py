@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fewstep.fast_edit.direction_loss import LEAST_SHARE, OFFSET, direction_loss, image_direction
+from fewstep.fast_edit.direction.direction_loss import LEAST_SHARE, OFFSET, direction_loss, image_direction
 
 
 def units(*shape, seed=0):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fewstep.choices import require_range
-from fewstep.fast_edit.edit_loss import EditLoss
+from fewstep.fast_edit.direction.edit_loss import EditLoss
 
 
 def optimise_pixels(loss: EditLoss, pictures: Tensor, steps: int = 30, lr: float = 0.03, seed: int = 0) -> Tensor:

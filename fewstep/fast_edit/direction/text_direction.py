@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fewstep.fast_edit.templates import prompt_templates
+from fewstep.fast_edit.direction.templates import prompt_templates
 from fewstep.rewards.clip_scores import CLIPSimilarity
 
 LEAST_DIFFERENCE = 0.01  # of mean unit vectors; rounding leaves 1e-6 between equal texts, an edit's texts differ by 0.3

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from fewstep.choices import require_range
-from fewstep.fast_edit.audit_judge import Judge
-from fewstep.fast_edit.audit_report import AuditReport, Signal
-from fewstep.fast_edit.direction_loss import image_direction
+from fewstep.fast_edit.audit.judge import Judge
+from fewstep.fast_edit.audit.realism import FLAT, denoising_error, high_pass_energy
+from fewstep.fast_edit.audit.report import AuditReport, Signal
+from fewstep.fast_edit.direction.direction_loss import image_direction
 from fewstep.fast_edit.edit_base import EditBase
-from fewstep.fast_edit.realism import FLAT, denoising_error, high_pass_energy
 from fewstep.files.weights import weights_sha256
 from fewstep.rewards.clip_scores import CLIPSimilarity
 

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fewstep.augmentation import Augmentation
-from fewstep.fast_edit.edit_loss import EditLoss, EditLossOptions
-from fewstep.fast_edit.text_direction import text_direction
-from fewstep.fast_edit.views import Views
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.text_direction import text_direction
+from fewstep.fast_edit.direction.views import Views
 from tests.tiny_clip import tiny_clip
 
 PLAIN = Views(1)

@@ -3,7 +3,7 @@
 from PIL import Image
 from torch import Tensor
 
-from fewstep.fast_edit.audit_report import AuditReport
+from fewstep.fast_edit.audit.report import AuditReport
 from fewstep.files.contact_sheet import Sample, contact_sheet
 from fewstep.files.pictures import to_picture
 

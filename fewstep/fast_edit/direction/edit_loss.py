@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.choices import require_choice, require_range
-from fewstep.fast_edit.direction_loss import OFFSET, Form, direction_loss
+from fewstep.fast_edit.direction.direction_loss import OFFSET, Form, direction_loss
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.in_range import in_range
-from fewstep.fast_edit.views import Views
 from fewstep.losses import l1
 from fewstep.rewards.clip_scores import CLIPSimilarity
 

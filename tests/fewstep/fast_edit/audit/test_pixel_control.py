@@ -7,14 +7,14 @@ import torch
 
 from benchmarks.avatars.evaluation_set import read_avatars
 from datamodules.prepare.avatar_captions import scoring_caption
-from fewstep.fast_edit.audit import Auditor, Direction
-from fewstep.fast_edit.audit_judge import Judge
+from fewstep.fast_edit.audit.auditor import Auditor, Direction
+from fewstep.fast_edit.audit.judge import Judge
+from fewstep.fast_edit.audit.pixel_control import optimise_pixels
 from fewstep.fast_edit.dictionary import known_edit
+from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.text_direction import text_direction
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.edit_base import load_base
-from fewstep.fast_edit.edit_loss import EditLoss, EditLossOptions
-from fewstep.fast_edit.pixel_control import optimise_pixels
-from fewstep.fast_edit.text_direction import text_direction
-from fewstep.fast_edit.views import Views
 from fewstep.rewards.attribute_reader import load_attribute_reader
 from fewstep.rewards.clip_scores import load_clip
 from tests.tiny_clip import tiny_clip

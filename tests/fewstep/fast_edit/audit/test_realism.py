@@ -9,8 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import DiscreteSchedule, RectifiedFlow, per_sample
-from fewstep.fast_edit.edit_base import EditBase
-from fewstep.fast_edit.realism import (
+from fewstep.fast_edit.audit.realism import (
     FLAT,
     TIMES,
     base_times,
@@ -18,6 +17,7 @@ from fewstep.fast_edit.realism import (
     high_frequency_ratio,
     high_pass_energy,
 )
+from fewstep.fast_edit.edit_base import EditBase
 from tests.tiny_edit_base import SCHEDULE, SIZES, Posterior, base, pictures, pixel_unet, posterior_base
 
 
