@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.metrics.both_stages import in_both_stages
 from callbacks.metrics.measurements import Measured, publish
@@ -46,6 +46,7 @@ class KIDCallback(Callback):
         self.samples = TwoSamples(network, max_images, seed, real_field, cache_dir)
         self.subsets, self.subset_size, self.interval = subsets, subset_size, interval
         self.measured: Measured = {}
+        self.influence: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.samples.place(trainer, default=FIDInception)
@@ -63,11 +64,11 @@ class KIDCallback(Callback):
         result = kid(real, generated, self.subsets, self.subset_size, self.samples.seed)
         protocol |= {"metric": "kernel distance", "subsets": self.subsets, "subset_size": self.subset_size}
         values = {f"{stage}/{name}": result.mean, f"{stage}/{name}_std": result.std}
-        intervals = {}
-        if self.interval:
-            of_subsets = result.std**2 / self.subsets
-            influence = kid_influence(real, generated)
-            intervals[f"{stage}/{name}"] = influence_interval(result.mean, influence, variance=of_subsets)
+        self.influence = {f"{stage}/{name}": kid_influence(real, generated)} if self.interval else {}
+        of_subsets = result.std**2 / self.subsets
+        intervals = {
+            key: influence_interval(result.mean, each, variance=of_subsets) for key, each in self.influence.items()
+        }
         self.measured = publish(trainer, module, values, protocol, intervals)
 
 
@@ -96,6 +97,7 @@ class CMMDCallback(Callback):
         self.samples = TwoSamples(network, max_images, seed, real_field, cache_dir)
         self.interval = interval
         self.measured: Measured = {}
+        self.influence: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.samples.place(trainer, default=CLIPImage)
@@ -108,7 +110,8 @@ class CMMDCallback(Callback):
         name = "cmmd" if network == "clip_l14_336" else f"cmmd_{network}"
         protocol |= {"metric": "CMMD", "sigma": 10.0, "scale": 1000.0}
         key, value = f"{stage}/{name}", cmmd(real, generated)
-        intervals = {key: influence_interval(value, cmmd_influence(real, generated))} if self.interval else {}
+        self.influence = {key: cmmd_influence(real, generated)} if self.interval else {}
+        intervals = {k: influence_interval(value, each) for k, each in self.influence.items()}
         self.measured = publish(trainer, module, {key: value}, protocol, intervals)
 
 

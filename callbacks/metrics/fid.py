@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.metrics.both_stages import in_both_stages
 from callbacks.metrics.image_outputs import counted
@@ -45,6 +45,7 @@ class FIDCallback(Callback):
         self.samples = TwoSamples(network, KEPT, 0, None if reference else real_field, cache_dir)
         self.reference, self.real_field, self.interval = reference, real_field, interval
         self.measured: Measured = {}
+        self.influence: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.samples.place(trainer, default=FIDInception)
@@ -81,14 +82,14 @@ class FIDCallback(Callback):
             "features": self._features.protocol,
         }
         value = frechet_distance(real, generated)
-        intervals = {key: self._interval(value, real, generated, trainer)} if self.interval else {}
+        self.influence = {key: self._influence(real, generated, trainer)} if self.interval else {}
+        intervals = {k: influence_interval(value, each, generated.num) for k, each in self.influence.items()}
         self.measured = publish(trainer, module, {key: value}, protocol, intervals)
 
-    def _interval(self, value: float, real: Gaussian, generated: Gaussian, trainer: Trainer) -> tuple[float, float]:
-        """A reference counts as known exactly."""
+    def _influence(self, real: Gaussian, generated: Gaussian, trainer: Trainer) -> Tensor:
+        """Of each sample on the distance. A reference counts as known exactly."""
         real_rows, generated_rows, _ = self.samples.gather(trainer)
-        influence = frechet_influence(real, generated, generated_rows, real_rows if self._given is None else None)
-        return influence_interval(value, influence, generated.num)
+        return frechet_influence(real, generated, generated_rows, real_rows if self._given is None else None)
 
     def _whole(self, moments: FeatureMoments, trainer: Trainer) -> FeatureMoments:
         """The moments over all processes."""

@@ -29,6 +29,13 @@ class KeepsRows(Protocol):
 
 
 @runtime_checkable
+class KeepsInfluence(Protocol):
+    """A callback that keeps what each sample does to its distances, where it takes their intervals."""
+
+    influence: dict[str, Tensor]  # log key -> influences [N], in the order of the samples
+
+
+@runtime_checkable
 class GivesIntervals(Protocol):
     """A callback that takes its intervals when it is asked, after a test."""
 

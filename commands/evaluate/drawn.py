@@ -60,6 +60,8 @@ class DrawnModule(LightningModule):
         self.settings = {"nfe_p95": float(np.quantile(passes, 0.95, method="higher"))}
         seconds = [row["seconds"] for row in rows]
         self.settings["seconds_p95"] = float(np.quantile(seconds, 0.95, method="higher"))
+        if len(seconds) > 1:
+            self.settings["seconds_p95_interval"] = list(bootstrap_quantile(np.array(seconds), 0.95))
         self.settings |= {name: about[name] for name in ("policy", "seed") if name in about}
         self.kept = None  # nothing is made here that could be kept
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from torch import Tensor
 
 from callbacks.care.ema import EMA
-from callbacks.metrics.measurements import GivesIntervals, Measures
+from callbacks.metrics.measurements import GivesIntervals, KeepsInfluence, KeepsRows, Measures
 from commands.evaluate.build import ADVICE, Built
 from commands.evaluate.drawn import DrawnModule
 from commands.evaluate.metrics_by_name import SamplingCost
 from commands.evaluate.pipeline import PipelineModule
+from commands.report.names import settings
 
 VERSIONS_OF = ("fewstep", "torch", "lightning", "pot")
 VERSIONS_OF_IMAGES = ("torchvision", "torchmetrics", "diffusers", "transformers", "open-clip-torch", "torch-fidelity")
@@ -74,6 +76,7 @@ def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[
         image = next((file.read_bytes() for file in pictures if file.exists()), None)
     values = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("test/")}
     intervals, protocol = _beside(built.metrics, values, num_bootstrap, seed)
+    rows, influence = ({k: v for k, v in each.items() if k in values} for each in _behind(built.metrics))
     run = {
         "checkpoint": str(built.checkpoint),
         "config": str(built.config),
@@ -84,6 +87,9 @@ def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[
         "sampling": cost.sampling() | getattr(built.model, "settings", {}),
         "step": built.step,
         "seed": seed,
+        "settings": settings(built.content),
+        "rows": rows,
+        "influence": influence,
         "seconds": round(seconds, 2),
         "device": _device(trainer),
         "versions": _versions(images),
@@ -104,6 +110,17 @@ def _beside(
         beside = ("value", "interval")
         protocol |= {k: {n: v for n, v in entry.items() if n not in beside} for k, entry in measured.items()}
     return intervals, protocol
+
+
+def _behind(metrics: Sequence[Callback]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Values of the test rows, and influences of samples, by metric name; without those that are not all finite."""
+    rows = {k: v for metric in metrics if isinstance(metric, KeepsRows) for k, v in dict(metric.rows).items()}
+    influence = {k: v for metric in metrics if isinstance(metric, KeepsInfluence) for k, v in metric.influence.items()}
+    return _finite(rows), _finite(influence)
+
+
+def _finite(columns: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    return {k: v.double().tolist() for k, v in columns.items() if v.ndim == 1 and v.isfinite().all()}
 
 
 def _versions(images: bool) -> dict[str, str]:

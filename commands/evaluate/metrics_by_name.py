@@ -21,7 +21,9 @@ from callbacks.pictures.sample_picture import SamplePicture
 from commands import config_text
 from commands.config_errors import explain
 from commands.moved_paths import new_path
+from commands.picture_metrics import reads_vectors
 from commands.trusted_code import check, enforce, resolve
+from fewstep.metrics.intervals import influence_interval
 from fewstep.one_line import one_line
 
 
@@ -80,19 +82,6 @@ def _merged(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def require_pictures(names: Sequence[str], data: LightningDataModule) -> None:
-    """ValueError in one line for a metric of pictures where the data are vectors, before its network is fetched."""
-    if _of_vectors(data) and (of_pictures := [name for name in names if CHOICES[name].of_pictures]):
-        raise ValueError(
-            f"--metrics {of_pictures[0]} measures pictures, and {type(data).__name__} reads vectors; "
-            "without --metrics the run is measured by what fits its data"
-        )
-
-
-def _of_vectors(data: LightningDataModule) -> bool:
-    return hasattr(type(data), "y_names")
-
-
 def by_name(names: Sequence[str], options: Mapping[str, dict[str, Any]]) -> list[Callback]:
     """A callback per name, and the picture of the samples where the metrics are of pictures."""
     entries = {
@@ -118,7 +107,7 @@ def of_config(
     }
     chosen = _instantiate(reading, config, vet)
     known = [type(callback) for callback in chosen]
-    if _of_vectors(data) and AccuracyCallback not in known:  # vectors, not labels: always measured so
+    if reads_vectors(type(data)) and AccuracyCallback not in known:  # vectors, not labels: always measured so
         chosen += [kind() for kind in (TransportMetrics, SamplePicture) if kind not in known]
     return chosen
 
@@ -165,7 +154,7 @@ class SamplingCost(Callback):
     """
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._sums = torch.zeros(4, dtype=torch.float64)  # samples, seconds, samples with nfe, nfe
+        self._parts: list[tuple[float, float, float, float]] = []  # samples, seconds, samples with nfe, nfe
 
     def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._start = _clock(trainer)
@@ -184,18 +173,31 @@ class SamplingCost(Callback):
         counted = batch["weight"].cpu() > 0
         outputs = outputs if isinstance(outputs, dict) else {}
         seconds, nfe = outputs.get("seconds"), outputs.get("nfe")
-        taken = _clock(trainer) - self._start if seconds is None else float(seconds.cpu()[counted].sum())
         passes = (0.0, 0.0) if nfe is None else (float(counted.sum()), float(nfe.cpu()[counted].sum()))
-        self._sums += torch.tensor([float(counted.sum()), taken, *passes], dtype=torch.float64)
+        if seconds is None:
+            self._parts.append((float(counted.sum()), _clock(trainer) - self._start, *passes))
+            return
+        self._parts += [(1.0, taken, 0.0, 0.0) for taken in seconds.cpu()[counted].tolist()]
+        self._parts.append((0.0, 0.0, *passes))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._sums = torch.tensor(gather(trainer, self._sums.tolist()), dtype=torch.float64).sum(0)
+        self._parts = [part for each in gather(trainer, self._parts) for part in each]
 
-    def sampling(self) -> dict[str, float]:
-        """{"samples", "seconds_per_sample", "nfe"}, over all processes; without what is not known."""
-        samples, seconds, with_nfe, nfe = self._sums.tolist()
-        known = {"samples": int(samples)}
-        known |= {"seconds_per_sample": float(f"{seconds / samples:.4g}")} if samples else {}
+    def sampling(self) -> dict[str, Any]:
+        """{"samples", "seconds_per_sample", "nfe"} of all processes, without what is not known.
+
+        "seconds_per_sample_interval": 95 %, over batches, or over samples where the outputs have the seconds of each.
+        """
+        table = torch.tensor(self._parts, dtype=torch.float64).reshape(-1, 4)
+        samples, seconds, with_nfe, nfe = table.sum(0).tolist()
+        table = table[table[:, 0] > 0]
+        known: dict[str, Any] = {"samples": int(samples)}
+        if samples:
+            known["seconds_per_sample"] = float(f"{seconds / samples:.4g}")
+        if len(table) > 1:  # of a ratio of means, by its influences
+            influence = (table[:, 1] - seconds / samples * table[:, 0]) / table[:, 0].mean()
+            ends = influence_interval(seconds / samples, influence)
+            known["seconds_per_sample_interval"] = [float(f"{end:.4g}") for end in ends]
         return known | ({"nfe": nfe / with_nfe} if with_nfe else {})
 
 

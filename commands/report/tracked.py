@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
-from commands.report.page import PLOT
+from commands.report.comparison import by_task
+from commands.report.drawing import draw
+from commands.report.names import run_labels
 from commands.report.plots import COSTS, curves, trade_offs
-from commands.report.rows import metric_rows, run_labels
+from commands.report.rows import metric_rows
 
 TABLE = "evaluation"
 COLUMNS = ["run", "metric", "value", "low", "high", *COSTS]
@@ -28,22 +31,27 @@ def record(out: Path, runs: Sequence[dict[str, Any]], mode: Literal["offline", "
 def values(runs: Sequence[dict[str, Any]]) -> list[list[Any]]:
     """Lines of the table, with None for what is not known."""
     labels, lines = run_labels(runs), []
-    for row in metric_rows(runs):
-        for run, label, cell in zip(runs, labels, row["cells"], strict=True):
-            costs = [run.get("sampling", {}).get(cost) for cost in COSTS]
-            lines.append([label, row["name"], cell["value"], cell["low"], cell["high"], *costs])
+    for members in by_task(runs):
+        mine = [runs[i] for i in members]
+        for row in metric_rows(mine):
+            for number, run, cell in zip(members, mine, row["cells"], strict=True):
+                costs = [run.get("sampling", {}).get(cost) for cost in COSTS]
+                lines.append([labels[number], row["name"], cell["value"], cell["low"], cell["high"], *costs])
     return lines
 
 
 def drawings(runs: Sequence[dict[str, Any]]) -> dict[str, str]:
     """{log key: page with one plot of the report}."""
-    from jinja2 import Environment
-
-    rows, labels = metric_rows(runs), run_labels(runs)
-    page = Environment(autoescape=True, trim_blocks=True).from_string(PLOT + "{{ xy(plot) }}")
-    found = {"curves": curves(rows, runs), "fronts": trade_offs(rows, runs, labels)}
-    return {
-        f"{kind}/{re.sub(r'[^a-zA-Z0-9]+', '_', plot['title'] + ' by ' + plot['x_title'])}": page.render(plot=plot)
-        for kind, plots in found.items()
-        for plot in plots
-    }
+    names, found = run_labels(runs), {}
+    for members in by_task(runs):
+        mine = [runs[i] for i in members]
+        rows = metric_rows(mine)
+        plots = {
+            "curves": curves(rows, mine, members),
+            "fronts": trade_offs(rows, mine, [names[i] for i in members], members),
+        }
+        for kind, each in plots.items():
+            for plot in each:
+                name = re.sub(r"[^a-zA-Z0-9]+", "_", f"{plot.title} by {plot.x_title}")
+                found[f"{kind}/{name}"] = f"<h4>{escape(plot.title)}</h4>{draw(plot)}"
+    return found

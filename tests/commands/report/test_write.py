@@ -4,7 +4,8 @@ import re
 import pytest
 
 from commands.report import write as report
-from commands.report.rows import LABEL_WIDTH, PLOT_WIDTH, labels, metric_rows, whiskers
+from commands.report.rows import metric_rows
+from commands.report.text import print_table
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
 
@@ -20,21 +21,6 @@ def run(name="a", nll=1.0, w2=0.5, half=0.034, **more):
         "device": "cpu",
         "versions": {"torch": "2.15.0"},
     } | more
-
-
-@pytest.mark.parametrize(
-    ("paths", "expected"),
-    [
-        (["runs/w/a/checkpoints/best.ckpt"], ["a/best"]),
-        (["runs/w/a/checkpoints/best.ckpt", "runs/w/b/checkpoints/best.ckpt"], ["a", "b"]),
-        (["runs/w/a/checkpoints/best.ckpt", "runs/w/a/checkpoints/last.ckpt"], ["best", "last"]),
-        (["runs/v/a/checkpoints/best.ckpt", "runs/w/a/checkpoints/last.ckpt"], ["v/a/best", "w/a/last"]),
-        (["x/best.ckpt", "x/best.ckpt"], ["x/best", "x/best"]),
-        (["x/a.ckpt", "x/a/b.ckpt"], ["a", "a/b"]),
-    ],
-)
-def test_labels_are_what_tells_checkpoints_apart(paths, expected):
-    assert labels(paths) == expected
 
 
 def test_rows_are_ordered_and_floors_stand_beside_their_metric():
@@ -57,36 +43,28 @@ def test_values_are_rounded_to_the_second_digit_of_their_interval(value, half, t
     assert (cell["text"], cell["interval"]) == (text, interval)
 
 
-def test_best_is_the_lowest_and_a_missing_value_never_is():
-    rows = metric_rows([run("a", nll=2.0), run("b", nll=1.0), run("c", nll=None)])
-    assert [cell["best"] for cell in rows[0]["cells"]] == [False, True, False]
-    assert rows[0]["cells"][2]["text"] == "–"
-    assert not metric_rows([run()])[0]["cells"][0]["best"]  # nothing to be better than
+def test_best_is_what_is_better_than_every_other_by_more_than_chance():
+    def best(*values, half=0.034):
+        row = metric_rows([run(name, nll=value, half=half) for name, value in zip("abcd", values, strict=False)])[0]
+        return [cell["best"] for cell in row["cells"]]
+
+    assert best(2.0, 1.0, None) == [False, True, False]
+    assert best(2.0, 1.0, 1.04) == [False, False, False]  # sqrt(2) * 0.034 is more than what lies between
+    assert best(2.0, 1.0, 1.05) == [False, True, False]
+    assert best(2.0, 1.0, half=1.0) == [False, False]
+    assert best(1.0) == [False]  # nothing to be better than
+
+
+def test_a_value_without_an_interval_is_never_best():
+    rows = metric_rows([run("a", w2=0.4), run("b", w2=0.5)])
+    assert [cell["best"] for cell in rows[1]["cells"]] == [False, False]
+    assert rows[1]["cells"][1]["apart"] is None
 
 
 def test_a_floor_that_differs_between_runs_is_left_out():
     other = run("b")
     other["metrics"]["test/conditional_w2_floor"] = 0.4
     assert metric_rows([run(), other])[1]["floor"] is None
-
-
-def test_whiskers_keep_order_and_proportion_inside_the_plot():
-    runs = [run("a", nll=1.0, half=0.1), run("b", nll=2.0, half=0.3), run("c", nll=1.5, half=0.2)]
-    plot = whiskers(metric_rows(runs)[0], ["a", "b", "c"])
-    a, b, c = plot["dots"]
-    assert c["value"] == pytest.approx((a["value"] + b["value"]) / 2, abs=0.2)  # 1.5 lies half way
-    assert b["high"] - b["low"] == pytest.approx(3 * (a["high"] - a["low"]), abs=0.5)
-    inside = [d[k] for d in plot["dots"] for k in ("low", "value", "high")] + [t["x"] for t in plot["ticks"]]
-    assert all(LABEL_WIDTH <= x <= LABEL_WIDTH + PLOT_WIDTH for x in inside)
-    per_unit = b["value"] - a["value"]
-    for tick in plot["ticks"]:  # a tick's text says where it stands
-        assert tick["x"] == pytest.approx(a["value"] + per_unit * (float(tick["text"]) - 1.0), abs=0.6)
-    assert 3 <= len(plot["ticks"]) <= 8
-
-
-def test_a_metric_without_spread_can_be_drawn():
-    plot = whiskers(metric_rows([run(nll=0.0, half=0.0)])[0], ["a"])
-    assert LABEL_WIDTH < plot["dots"][0]["value"] < LABEL_WIDTH + PLOT_WIDTH
 
 
 def test_the_report_is_complete_and_needs_nothing_else(tmp_path):
@@ -103,6 +81,7 @@ def test_the_report_is_complete_and_needs_nothing_else(tmp_path):
     assert "different data" not in page
     table = (out / "report.md").read_text()
     assert "| Negative log-likelihood (nats) ↓ | **1.000** [0.966 … 1.034] | 2.000 [1.966 … 2.034] |  |" in table
+    assert "| Negative log-likelihood (nats) ↓ | +1.000 [+0.952 … +1.048], rows not paired |" in table
     assert "![samples of a](samples-a.png)" in table
 
 
@@ -113,10 +92,31 @@ def test_markup_in_names_stays_text(tmp_path):
     assert "<img" not in page
 
 
-def test_different_data_are_pointed_out(tmp_path):
-    other = run("b", data={"class_path": "datamodules.PairedVectorsDataModule", "init_args": {"path": "data/roll"}})
-    report.write(tmp_path, [run(), other], [None, None], "")
-    assert "measured on different data" in (tmp_path / "report.html").read_text()
+def test_runs_of_other_data_stand_in_tables_of_their_own(tmp_path, capsys):
+    """What differs in training alone is not another task."""
+    data = {"class_path": "datamodules.PairedVectorsDataModule", "init_args": {"path": "data/weather", "num_pairs": 32}}
+    other = run("roll", nll=0.5, data={**data, "init_args": {"path": "data/roll"}})
+    runs = [run("a"), other, run("c", nll=2.0, data=data)]
+    report.write(tmp_path, runs, [None] * 3, "")
+    page, table = ((tmp_path / name).read_text() for name in ("report.html", "report.md"))
+    assert "in 2 tables" in " ".join(page.split())
+    assert page.count("<table>") == 2
+    assert page.index("Tested on data/weather") < page.index("Tested on data/roll")
+    assert "| metric | a | c | floor |" in table
+    assert "| metric | roll | floor |" in table
+    assert "**0.500**" not in table  # the lowest of all, and the only one of its table
+    print_table(runs)
+    printed = capsys.readouterr().out
+    assert printed.index("Tested on data/weather") < printed.index("Tested on data/roll")
+
+
+def test_rows_are_kept_beside_the_numbers(tmp_path):
+    runs = [run("a", rows={"test/nll": [0.5, 1.5]}), run("b", nll=2.0, rows={"test/nll": [1.5, 2.5]}, influence={})]
+    report.write(tmp_path, runs, [None, None], "")
+    kept = json.loads((tmp_path / "rows.json").read_text())["runs"]
+    assert kept[1] == {"run": "b", "rows": {"test/nll": [1.5, 2.5]}, "influence": {}}
+    assert all("rows" not in each for each in json.loads((tmp_path / "metrics.json").read_text())["runs"])
+    assert "| Negative log-likelihood (nats) ↓ | +1.000 [+1.000 … +1.000] |" in (tmp_path / "report.md").read_text()
 
 
 def test_metrics_json_comes_last(tmp_path):
@@ -148,7 +148,7 @@ def test_a_report_about_other_checkpoints_is_kept(tmp_path):
 
 
 def test_the_table_on_the_terminal(capsys):
-    report.print_table([run("a[b]", nll=1.0), run("c", nll=2.0)])
+    print_table([run("a[b]", nll=1.0), run("c", nll=2.0)])
     text = capsys.readouterr().out
     assert "a[b]" in text
     assert re.search(r"test/conditional_w2\s+0\.5000\s+0\.5000\s+0\.3000", text)
