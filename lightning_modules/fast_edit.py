@@ -20,7 +20,9 @@ from fewstep.fast_edit.edit_file import save_edit
 from fewstep.fast_edit.edit_header import EditAbout, check_name
 from fewstep.fast_edit.edit_texts import edit_texts
 from fewstep.fast_edit.encoding import Encoding
+from fewstep.fast_edit.growth import Growth
 from fewstep.fast_edit.learning import EditLearning, LearningOptions
+from fewstep.fast_edit.probe_options import ProbeOptions
 from fewstep.fast_edit.tuned import TunedCopies
 from fewstep.fast_edit.tuning import TuningOptions
 from fewstep.files.weights import weights_sha256
@@ -43,8 +45,11 @@ class FastEditModule(LightningModule):
         learning: encoding, gradient and reference; None for the defaults with the dictionary's t0.
         loss: weights of the terms, and views.
         tuning: an adapter or a whole network.
-        application: of validation, test, predict and the exported file; None for the defaults with the same encoding.
+        application: of validation, test, predict and the exported file; None for the defaults with the encoding of
+            learning; one that is given has a t0 of its own.
         optimizer: see fewstep.optimizers.AdamW; the papers decay no weights.
+        growth: of its learning rate; None for none.
+        probe: looks at the edits of validation and test and can end the run, see ProbeOptions; None for none.
 
     A batch has `image` [B, 3, H, W]; no captions are read. With gradient.mode "eff" a batch gives an optimizer step for
     each of its estimates: gradients are then clipped to 1 here, not by the trainer, and one iteration is one step of
@@ -65,9 +70,11 @@ class FastEditModule(LightningModule):
         tuning: TuningOptions | None = None,
         application: Application | None = None,
         optimizer: AdamW = AdamW(lr=2e-3, schedule="constant"),
+        growth: Growth | None = None,
+        probe: ProbeOptions | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["learning", "loss", "tuning", "application", "optimizer"])
+        self.save_hyperparameters(ignore=["learning", "loss", "tuning", "application", "optimizer", "growth", "probe"])
         check_name(edit, "edit")
         self.texts = edit_texts(edit, source, target, templates)
         given = Encoding() if self.texts.t0 is None else Encoding(self.texts.t0)
@@ -76,12 +83,13 @@ class FastEditModule(LightningModule):
         self.automatic_optimization = self.learning.gradient.updates == 1
         towers = [load_edit_clip(clip, enlarge) for clip in clips]
         self.loss = edit_loss(towers, *self.texts[:3], loss or EditLossOptions())
+        self.look = None if probe is None else probe.of(self.texts, enlarge)
         frozen = load_base(base)
-        self.hashes = {"base": frozen.weights_sha256}
+        self.hashes = {"base": frozen.sha256}
         self.hashes |= {f"clip {place}": weights_sha256(tower) for place, tower in enumerate(towers)}
         self.tuned = (tuning or TuningOptions()).of(frozen, [edit], run_seed())
         self.source, self.optimizer = EditLearning(self.tuned, edit, self.loss, self.learning, run_seed()), optimizer
-        self.weights = _trained(self.tuned, edit)  # all that is trained and stored
+        self.weights, self.growth = _trained(self.tuned, edit), growth  # all that is trained and stored
 
     def setup(self, stage: str) -> None:
         if not self.automatic_optimization and (self.trainer.world_size > 1 or self.trainer.precision == "16-mixed"):
@@ -116,6 +124,8 @@ class FastEditModule(LightningModule):
         losses = self.loss(edited, sources, self.loss.reference(sources), views)
         for name, values in losses.terms.items():
             log_mean(self, f"{stage}/{name}_loss", values, batch["weight"], prog_bar=name == "direction")
+        for name, values in ({} if self.look is None else self.look(edited)).items():
+            log_mean(self, f"{stage}/{name}", values, batch["weight"], prog_bar=name == "probe_share")
         passes = torch.full((len(sources),), self.application.passes(self.hparams.edit), device=sources.device)
         return {"image": edited, "reference": sources, "loss": losses.total, "nfe": passes}
 
@@ -147,7 +157,7 @@ class FastEditModule(LightningModule):
         save_edit(Path(folder, f"{name}.safetensors"), self.tuned, name, about, overwrite=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)
+        return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches, self.growth)
 
 
 def _trained(tuned: Any, edit: str) -> nn.Module:

@@ -7,7 +7,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from fewstep.backbones import diffusers_network
 from fewstep.backbones.pipelines import DDPM_SCHEDULER
 from fewstep.diffusion.predictions import Parametrization
-from fewstep.diffusion.schedules import per_sample, schedule_of_config
+from fewstep.diffusion.schedules import DiscreteSchedule, per_sample, schedule_of_config
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.files.weights import weights_sha256
 
@@ -21,6 +21,7 @@ SIZES = {
     "attention_head_dim": 8,
 }
 SCHEDULE = schedule_of_config(DDPM_SCHEDULER)
+COSINE = DiscreteSchedule("squaredcos_cap_v2")
 
 
 def pixel_unet(seed=0, **config):
@@ -39,14 +40,28 @@ class Posterior(UNet2DModel):
         return UNet2DOutput(sample=sigma * (sample - alpha * self.mean) / variance)
 
 
-def base(network=None, prediction="eps", seed=0):
+class CosinePosterior(Posterior):
+    """The same as v on the squared cosine schedule."""
+
+    def forward(self, sample, timestep):
+        alpha, sigma = (per_sample(level, sample) for level in COSINE((timestep + 1) / 1000))
+        noise = sigma * (sample - alpha * self.mean) / (alpha**2 * self.spread**2 + sigma**2)
+        return UNet2DOutput(sample=alpha * noise - sigma * (sample - sigma * noise) / alpha)
+
+
+def base(network=None, prediction="eps", seed=0, schedule=SCHEDULE):
     network = (pixel_unet(seed) if network is None else network).requires_grad_(False)
-    return EditBase(network, Parametrization(SCHEDULE, prediction), (8, 8), weights_sha256(network))
+    return EditBase(network, Parametrization(schedule, prediction), (8, 8), weights_sha256(network))
 
 
 def posterior_base():
     torch.manual_seed(0)
     return base(Posterior.from_config(SIZES).eval())
+
+
+def cosine_posterior_base():
+    torch.manual_seed(0)
+    return base(CosinePosterior.from_config(SIZES).eval(), "v", schedule=COSINE)
 
 
 def trained(tuned, seed=1):

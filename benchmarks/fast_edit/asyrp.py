@@ -18,6 +18,7 @@ from benchmarks.fast_edit.rivals import Learning, Memory, in_batches
 from fewstep.diffusion.solvers import even_times, time_like
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.fast_edit.encoding import Encoding
+from fewstep.fast_edit.schedule_times import base_times
 
 
 class Block(nn.Module):
@@ -73,12 +74,16 @@ class AsyrpEdit:
     learning: Learning | None
 
     @property
+    def times(self) -> tuple[float, ...]:
+        return even_times(self.num_steps, self.encoding.t0, 0.0)
+
+    @property
     def steps(self) -> list[tuple[float, float]]:
-        return list(pairwise(even_times(self.num_steps, self.encoding.t0, 0.0)))
+        return list(pairwise(base_times(self.base, self.times)))
 
     @property
     def edited_steps(self) -> list[tuple[float, float]]:
-        return [step for step in self.steps if step[0] >= self.t_edit - 1e-9]
+        return [step for time, step in zip(self.times[:-1], self.steps, strict=True) if time >= self.t_edit - 1e-9]
 
     @property
     def passes(self) -> int:

@@ -39,7 +39,7 @@ class Asyrp:
         parts = sources.split(loop.batch_size)
         _, spent = timed(lambda: [encoder(base.encode(part)) for part in parts], sources.device)
         told = Learning(spent / len(sources), encoding.passes, len(sources))
-        block = _block_of(base, sources, encoding.t0, seed)
+        block = _block_of(base, sources, encoder.times[-1], seed)
         edit = AsyrpEdit(base, block, encoding, self.num_steps, self.t_edit * encoding.t0, asked.memory, told)
         optimizer = torch.optim.Adam(block.parameters(), self.lr)
         seconds, passes, best, state = 0.0, 0, -1.0, dict[str, Tensor]()

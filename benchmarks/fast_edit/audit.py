@@ -4,8 +4,8 @@
 
 True edits are those of the drawn avatars; the controls are the same sources after Adam on their pixels under the loss
 of the edit (`fewstep.fast_edit.audit.pixel_control`), seen by its CLIP in one view or in four. Every signal with its
-95 % interval over pictures. Then how often the audit fails: of edits, judged by --group pictures drawn at random --draws
-times, and of single pictures.
+95 % interval over pictures. Then how often the audit fails: of edits, judged by --group pictures drawn at random
+--draws times, and of single pictures.
 """
 
 import argparse

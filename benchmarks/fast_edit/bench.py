@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.fast_edit.edit_losses import loss_of
 from benchmarks.fast_edit.edit_tasks import EDITS, FIRST, Task, read_pictures, task_of
-from benchmarks.fast_edit.methods import ENDS, METHODS, OWN, SDEDIT, applications
+from benchmarks.fast_edit.flow_edit import FlowEdit
+from benchmarks.fast_edit.icd_rival import ICD
+from benchmarks.fast_edit.methods import CAPTIONED, ENDS, FLOW_EDIT, ICD_EDIT, METHODS, OWN, SDEDIT, applications
 from benchmarks.fast_edit.rivals import Asked, Edited, Memory, Rival
 from benchmarks.fast_edit.scores import Scores, look_of
 from benchmarks.fast_edit.sdedit import SDEdit
@@ -35,6 +37,7 @@ from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.fast_edit.edit_base import load_base
 from fewstep.files.contact_sheet import Sample, contact_sheet
 from fewstep.files.pictures import to_picture
+from fewstep.icd.pair import InvertibleConsistency
 from fewstep.rewards.attribute_reader import load_attribute_reader
 
 IDENTITY = ("base", "edit", "seed", "method", "num")  # what a line is about
@@ -48,11 +51,12 @@ def main(arguments: list[str] | None = None) -> None:
     add("--data", default="data/avatars64", help="avatars in the size of the base")
     add("--edits", nargs="+", default=list(FIRST), choices=list(EDITS))
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    add("--only", nargs="+", choices=[*ENDS, *METHODS, SDEDIT], help="methods; default all that the bases allow")
+    add("--only", nargs="+", choices=[*ENDS, *METHODS, *CAPTIONED], help="methods; default all that the bases allow")
     add("--strengths", type=float, nargs="+", default=[0.25, 0.5, 0.75, 1.0, 1.5])
     add("--cross", action="store_true", help="apply what was tuned in every way, at strength 1")
     add("--num", type=int, default=128, help="held-out pictures")
-    add("--text-base", help="of text to image, for SDEdit, such as assets/sd_avatars")
+    add("--text-base", help="of text to image, for SDEdit and FlowEdit, such as assets/sd_avatars")
+    add("--icd", help="export of an ICD run on avatars, for iCD")
     add("--clip", default="assets/clip_avatars", help="of the loss")
     add("--held-out", default="assets/clip_avatars_scorer", help="another CLIP")
     add("--probe", default="assets/avatar_judge", help="reader of the looks")
@@ -70,10 +74,14 @@ class Bench:
         self.options, self.base, self.memory = options, load_base(options.base), Memory()
         self.methods: dict[str, Rival] = dict(METHODS)
         if options.text_base is not None:
-            self.methods[SDEDIT] = SDEdit(load_latent_diffusion(options.text_base))
+            text_base = load_latent_diffusion(options.text_base)
+            self.methods |= {SDEDIT: SDEdit(text_base), FLOW_EDIT: FlowEdit(text_base)}
+        if options.icd is not None:
+            self.methods[ICD_EDIT] = ICD(InvertibleConsistency.load(options.icd))
         self.names = options.only or [*ENDS, *self.methods]
-        if SDEDIT in self.names and SDEDIT not in self.methods:
-            raise SystemExit("SDEdit needs a base that knows captions: give --text-base assets/sd_avatars")
+        for name, option in CAPTIONED.items():
+            if name in self.names and name not in self.methods:
+                raise SystemExit(f"{name} needs a base that knows captions: give {option}")
         self.learn_from, self.held_out = read_pictures(options.data)
         side = self.learn_from.image.shape[2]
         if self.base.sample_size != (side, side):
@@ -105,7 +113,7 @@ class Bench:
             return {"learning": None, "points": [_point(OWN, 1.0, 0, 0.0, scores(drawn))]}
         asked = Asked(
             loss_of(self.clips["clip"], task.name), task.t0, task.having,
-            look_of(task, self.readers["probe"]), task.captions, self.memory,
+            look_of(task, self.readers["probe"]), task.captions, self.memory, task.captions_before,
         )  # fmt: skip
         edited = self.methods[method](self.base, task.sources, asked, seed)
         points = []

@@ -18,6 +18,7 @@ from benchmarks.icd.results import timed
 from fewstep.diffusion.solvers import ddim, even_times, time_like
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.fast_edit.encoding import Encoder, Encoding
+from fewstep.fast_edit.schedule_times import base_times
 
 
 class Boundary(NamedTuple):
@@ -64,7 +65,7 @@ class BoundaryDiffusion:
         encoder = Encoder(base, encoding)
         walk = lambda: torch.cat([encoder(base.encode(part)) for part in pictures.split(AT_ONCE)])  # noqa: E731
         states, walked = timed(walk, pictures.device)
-        fit = partial(fitted, base, states, len(sources), encoding.t0, seed)
+        fit = partial(fitted, base, states, len(sources), encoder.times[-1], seed)
         boundaries, spent = timed(fit, pictures.device)
         told = Learning(walked / len(pictures), encoding.passes, len(pictures))
         edit = BoundaryEdit(base, *boundaries, encoding, self.num_steps, asked.memory, told)
@@ -103,7 +104,8 @@ class BoundaryEdit:
         return in_batches(lambda rows, _: self._decoded(encoder(self.base.encode(rows)), strength), pictures, 0)
 
     def _decoded(self, x: Tensor, strength: float) -> Tensor:
-        times, parametrization = even_times(self.num_steps, self.encoding.t0, 0.0), self.base.parametrization
+        times = base_times(self.base, even_times(self.num_steps, self.encoding.t0, 0.0))
+        parametrization = self.base.parametrization
         start, end = (time_like(x, time) for time in times[:2])
         x = self.of_states.moved(x, strength * self.of_states.gap)
         added = (strength * self.of_h.gap * self.of_h.normal).expand(len(x), *self.of_h.normal.shape)

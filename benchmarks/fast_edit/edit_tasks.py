@@ -1,12 +1,12 @@
 """The edits of the comparison: what pictures each is learnt from, looked at and judged by, and what they shall show."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from benchmarks.fast_edit.audit.auditor import HIDES, rows_of
 from torch import Tensor
 
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars
+from benchmarks.fast_edit.audit import HIDES, rows_of
 from datamodules.prepare.avatar_captions import Seen, captions, scoring_caption
 from fewstep.fast_edit.dictionary import known_edit
 from fewstep.rng import mix_seed
@@ -33,7 +33,8 @@ class Task:
 
     sources, having: of the base's own training data, without and with what is asked. looked_at: likewise without, for
     the looks of learning. shown: from val and test, without, for judgement; the first of them have a true edit, `true`.
-    captions: of `shown` as they shall be, complete. wordings: (before, after), in pairs, in a scorer's grammar.
+    captions: of `shown` as they shall be, captions_before: as they are; complete. wordings: (before, after), in pairs,
+    in a scorer's grammar.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task:
     true: Tensor
     captions: list[str]
     wordings: tuple[list[str], list[str]]
+    captions_before: list[str] = field(default_factory=list)
 
 
 def read_pictures(path: str) -> tuple[Avatars, Avatars]:
@@ -73,10 +75,11 @@ def task_of(
     judged, drawn = held_out[pairs], held_out[rows]
     wordings = [[scoring_caption([seen]) for seen in side] for side in (judged.attributes, judged.edited_attributes)]
     told = [captions(STYLE, [asked_of(seen, attribute, value)])[0].text for seen in drawn.attributes]
+    before = [captions(STYLE, [seen])[0].text for seen in drawn.attributes]
     images = learn_from.image
     return Task(
         name, attribute, value, known_edit(name).t0, images[lacking[:num]], images[having], images[lacking[num:]],
-        drawn.image, judged.edited, told, (wordings[0][:WORDINGS], wordings[1][:WORDINGS]),
+        drawn.image, judged.edited, told, (wordings[0][:WORDINGS], wordings[1][:WORDINGS]), before,
     )  # fmt: skip
 
 

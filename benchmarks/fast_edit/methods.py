@@ -26,7 +26,8 @@ METHODS: dict[str, Rival] = {
     "BoundaryDiffusion": BoundaryDiffusion(),
     "pixels": Pixels(),
 }
-SDEDIT = "SDEdit"  # only where there is a base that knows captions
+SDEDIT, FLOW_EDIT, ICD_EDIT = "SDEdit", "FlowEdit", "iCD"
+CAPTIONED = {SDEDIT: "--text-base", FLOW_EDIT: "--text-base", ICD_EDIT: "--icd"}  # only where there is such a base
 ENDS = ("no edit", "true edit")  # that bound what can be reached
 OWN = "own"  # the way in which a method itself applies an edit
 

@@ -60,7 +60,7 @@ class Memory:
         self.encoders: dict[tuple[str, Encoding], Encoder] = {}
 
     def __call__(self, base: EditBase, encoding: Encoding) -> Encoder:
-        key = (base.weights_sha256, encoding)
+        key = (base.sha256, encoding)
         return self.encoders.setdefault(key, Encoder(base, encoding, REMEMBERED))
 
     @contextmanager
@@ -76,8 +76,8 @@ class Memory:
 @dataclass(frozen=True)
 class Asked:
     """loss: of the edit. t0: time that it starts from. having: [M, 3, H, W], real pictures with what it brings, other
-    ones than the sources. captions: of the pictures that `apply` is given, as they shall be. look: what a way of
-    editing reaches; it is called with one."""
+    ones than the sources. captions: of the pictures that `apply` is given, as they shall be, captions_before: as they
+    are. look: what a way of editing reaches; it is called with one."""
 
     loss: EditLoss
     t0: float
@@ -85,6 +85,7 @@ class Asked:
     look: Callable[[Callable[[Tensor], Tensor]], Looked]
     captions: Sequence[str] = ()
     memory: Memory = field(default_factory=Memory)
+    captions_before: Sequence[str] = ()
 
 
 class Edited(Protocol):

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from benchmarks.fast_edit.audit.auditor import HIDES
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.fast_edit.audit import HIDES
 from benchmarks.fast_edit.edit_tasks import Task
 from benchmarks.fast_edit.rivals import Looked
 from fewstep.fast_edit.audit.auditor import Direction

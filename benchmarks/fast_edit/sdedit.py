@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from benchmarks.fast_edit.rivals import AT_ONCE, Asked, Learning
+from benchmarks.fast_edit.captioned import at_size_of
+from benchmarks.fast_edit.rivals import Asked, Learning
 from fewstep.backbones import DiffusersDenoiser, LatentDiffusion
 from fewstep.diffusion.guidance import ClassifierFree
 from fewstep.diffusion.solvers import ddim, even_times, time_like
@@ -45,22 +45,12 @@ class SDEdited:
 
     @torch.no_grad()
     def apply(self, pictures: Tensor, strength: float = 1.0) -> Tensor:
-        """strength: of t, at most 1 / t. Small pictures are enlarged to the model's size, and the answer shrunk."""
-        captions, model = list(self.asked.captions), self.how.model
-        if len(captions) < len(pictures):
-            raise ValueError(f"{len(captions)} captions for {len(pictures)} pictures: SDEdit needs one of each")
-        factor, rest = divmod(model.image_size[0], pictures.shape[2])
-        if rest or pictures.shape[2] != pictures.shape[3]:
-            told = f"pictures of {pictures.shape[2]} x {pictures.shape[3]} pixels, a model of {model.image_size[0]}"
-            raise ValueError(f"{told}: give squares whose side divides it")
+        """strength: of t, at most 1 / t."""
         if not strength:
             return pictures.clamp(-1, 1)
-        shown = pictures.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-        parts = [
-            self._drawn(shown[rows], [captions[row] for row in rows], rows, min(1.0, strength * self.how.t))
-            for rows in (part.tolist() for part in torch.arange(len(pictures)).split(AT_ONCE))
-        ]
-        return F.avg_pool2d(torch.cat(parts), factor).clamp(-1, 1)
+        t = min(1.0, strength * self.how.t)
+        edit = lambda shown, rows: self._drawn(shown, [self.asked.captions[row] for row in rows], rows, t)  # noqa: E731
+        return at_size_of(self.how.model.image_size[0], pictures, self.asked.captions, edit)
 
     def _drawn(self, pictures: Tensor, captions: list[str], rows: list[int], t: float) -> Tensor:
         model, how = self.how.model, self.how

@@ -16,6 +16,7 @@ CONFIGS = {  # name -> file under configs/; all that train
     "ot_energy": "ot_conditional/swiss_roll_energy",
     "weather": "ot_conditional/weather",
     "weather_energy": "ot_conditional/weather_energy",
+    "table": "ot_conditional/table",
     "labels": "ot_conditional/fashion_mnist",
     "contrastive": "contrastive/emoji",
     "scorer": "contrastive/emoji_scorer",
@@ -41,17 +42,21 @@ CONFIGS = {  # name -> file under configs/; all that train
     "student_scenes": "collaboration/avatar_scenes",
     "student_sd15": "collaboration/sd15",
     "fast_edit": "fast_edit/avatars_glasses",
+    "fast_edit_faces": "fast_edit/celeba_hq",
+    "fast_edit_dogs": "fast_edit/afhq_dog",
+    "fast_edit_churches": "fast_edit/lsun_church",
 }
-TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy", "labels")
+TABLES = ("ot", "paper", "ot_energy", "weather", "weather_energy", "table", "labels")
 READS_IMAGES = tuple(
     name for name in CONFIGS if name not in TABLES
 )  # with loader processes; tables in the process itself
-STOPS_EARLY = ("ot_energy", "weather", "weather_energy")  # made to stop at their second validation
+STOPS_EARLY = ("ot_energy", "weather", "weather_energy", "table")  # made to stop at their second validation
 SHORT = (  # a step of theirs takes longest
     *("scorer", "scorer_avatars", "reader", "reader_held_out", "reader_gate", "preference"),
     *("autoencoder", "autoencoder_avatars"),
     *("teacher", "teacher_avatars", "teacher_scenes", "unconditional", "guidance", "guidance_avatars"),
     *("icd_avatars", "icd_sd15", "icd_sdxl", "student_avatars", "student_scenes", "student_sd15", "fast_edit"),
+    *("fast_edit_faces", "fast_edit_dogs", "fast_edit_churches"),
 )
 COSINE = (
     *("contrastive_avatars", "scorer_avatars", "autoencoder_avatars", "teacher_avatars", "teacher_scenes"),
@@ -59,7 +64,7 @@ COSINE = (
 )
 # Options without which the learning rate depends on `max_steps`; the others are still in their warm-up after STEPS.
 CONSTANT = {
-    **dict.fromkeys(("ot", "weather", "labels"), "model.schedule"),
+    **dict.fromkeys(("ot", "weather", "table", "labels"), "model.schedule"),
     **dict.fromkeys(COSINE, "model.optimizer.schedule"),
 }
 
@@ -283,7 +288,7 @@ def _fast_edit(shared: Path) -> dict[str, object]:
     """An adapter of a random network of pixels, by a random CLIP."""
     folder = shared / "edit"
     if not (folder / "done").exists():
-        made = fork(lambda: _write_edit_parts(folder), shared / "edit.output")
+        made = fork(lambda: write_edit_parts(folder), shared / "edit.output")
         require(made.wait(240) == 0, f"no base: {made.tail()}")
     unwanted = dict.fromkeys(("samples", "paired", "attributes"), "null")
     return {
@@ -297,6 +302,13 @@ def _fast_edit(shared: Path) -> dict[str, object]:
     }
 
 
+def _published_edit(shared: Path) -> dict[str, object]:
+    """A whole network, by the sentences that fit the random CLIP."""
+    lacking = ("callbacks.paired", "callbacks.attributes", "model.enlarge", "model.tuning.rank")
+    options = {name: value for name, value in _fast_edit(shared).items() if name not in lacking}
+    return options | {"model.templates": "plain"}
+
+
 def _paper_icd(shared: Path, kind: str) -> dict[str, object]:
     """With gradients of two batches in a step instead of four."""
     return _icd(shared, kind) | ON_ONE | {"trainer.accumulate_grad_batches": 2}
@@ -308,6 +320,7 @@ SMALL = {
     "ot_energy": _stops_early,
     "weather": _stops_early,
     "weather_energy": _stops_early,
+    "table": lambda shared: _stops_early(shared) | {"data.num_pairs": 128, "callbacks.export": "null"},
     "labels": _labels,
     "contrastive": _contrastive,
     "scorer": _scorer,
@@ -333,6 +346,7 @@ SMALL = {
     "student_scenes": lambda shared: _student(shared) | AVATARS | UNREAD,
     "student_sd15": lambda shared: _student(shared) | ON_ONE,
     "fast_edit": _fast_edit,
+    **dict.fromkeys(("fast_edit_faces", "fast_edit_dogs", "fast_edit_churches"), _published_edit),
 }
 SCALES = {"sd": (1, 2, 4, 6, 8), "sd15": (1, 8, 12, 16, 20), "sdxl": (1, 4, 6, 8, 10, 12, 14, 16, 18, 20)}
 
@@ -361,7 +375,8 @@ def _write_teacher(folder: Path, kind: str) -> int:
     return 0
 
 
-def _write_edit_parts(folder: Path) -> int:
+def write_edit_parts(folder: Path) -> int:
+    """FOLDER/base and FOLDER/clip, random; returns 0, as the exit code of a fork."""
     import torch
 
     from fewstep.backbones import diffusers_network

@@ -33,6 +33,7 @@ class Adapters:
     targets: ends of the names of Linear and Conv2d layers; default UNET_TARGETS and JOINT_TARGETS, as far as present.
     merged: compute with W + (alpha / rank) B A instead of adding B A x. The same to rounding, faster where layers are
         narrow, and each adapter in a call that is differentiated holds weights of its own: for small float32 networks.
+    base_sha256: the hash of the model's weights, where it is known already.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Adapters:
         alpha: float = 8,
         targets: Sequence[str] | None = None,
         merged: bool = False,
+        base_sha256: str | None = None,
     ) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -56,7 +58,7 @@ class Adapters:
             raise ValueError("the network has adapters already; load it afresh")
         layers = matching_layers(model, targets)
         self.model, self.names, self.rank, self.alpha = model, tuple(names), rank, alpha
-        self.base_sha256, self.base_dtype = weights_sha256(model), str(next(model.parameters()).dtype)
+        self.base_sha256, self.base_dtype = base_sha256 or weights_sha256(model), str(next(model.parameters()).dtype)
         model.requires_grad_(False)
         for name in names:
             config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers)  # type: ignore[arg-type]  # float alpha

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.backbones.pretrained import check_weights, diffusers_network
 from fewstep.files.hub import check_keys, read_weights, weights_file
+from fewstep.one_line import one_line
 
 State = dict[str, Tensor]
 Parts = list[tuple[str, str, str]]  # theirs, ours, "layer", "resnet" or "attention"
@@ -38,27 +39,34 @@ def load_released_unet(
     state = {name: weight.float() for name, weight in read_weights(weights_file(source, Path(source).name)).items()}
     if "label_emb.weight" in state:
         raise ValueError(f"{source} is told classes (label_emb); use a network that was trained without")
-    if "input_blocks.0.0.weight" in state:
-        config, parts = _adm(state, source, head_channels)
-        renamed = _renamed(state, parts, _OF_ADM, lambda s, old: _joint_attention(s, old, head_channels, interleaved))
-    elif "temb.dense.0.weight" in state:
-        config, parts = _ddpm(state)
-        renamed = _renamed(state, parts, _OF_DDPM, _separate_attention)
-    else:
-        raise ValueError(f"{source} has neither the names of guided-diffusion (ADM) nor of DDPM's PyTorch port")
-    if state:
-        raise ValueError(
-            f"{source} has an unknown {min(state)} ({len(state)} such); is it a plain ADM or DDPM network?"
-        )
-    with torch.device("meta"):  # draws no random weights
-        model = diffusers_network("UNet2DModel", config | {"sample_size": image_size, "norm_num_groups": _GROUPS})
+    try:
+        config, renamed = _converted(state, head_channels, interleaved)
+        with torch.device("meta"):  # draws no random weights
+            model = diffusers_network("UNet2DModel", config | {"sample_size": image_size, "norm_num_groups": _GROUPS})
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:  # the last three of weights of odd shapes
+        raise ValueError(f"cannot convert {source}, is it complete? {one_line(error)}") from None
     check_keys(renamed, model.state_dict(), str(source))
     model.load_state_dict(renamed, assign=True)
     check_weights(model, source, "network")
     return model.eval().requires_grad_(False)
 
 
-def _adm(state: State, source: str | Path, head_channels: int) -> tuple[dict[str, Any], Parts]:
+def _converted(state: State, head_channels: int, interleaved: bool) -> tuple[dict[str, Any], State]:
+    """The config and the weights under our names; they are taken out of `state`."""
+    if "input_blocks.0.0.weight" in state:
+        config, parts = _adm(state, head_channels)
+        renamed = _renamed(state, parts, _OF_ADM, lambda s, old: _joint_attention(s, old, head_channels, interleaved))
+    elif "temb.dense.0.weight" in state:
+        config, parts = _ddpm(state)
+        renamed = _renamed(state, parts, _OF_DDPM, _separate_attention)
+    else:
+        raise ValueError("it has neither the names of guided-diffusion (ADM) nor of DDPM's PyTorch port")
+    if state:
+        raise ValueError(f"it has an unknown {min(state)} ({len(state)} such); is it a plain ADM or DDPM network?")
+    return config, renamed
+
+
+def _adm(state: State, head_channels: int) -> tuple[dict[str, Any], Parts]:
     """The config and the parts. Blocks are numbered through all levels, each of some layers and a step down or up."""
     num = len({name.split(".")[1] for name in state if name.startswith("output_blocks.")})
 
@@ -70,7 +78,7 @@ def _adm(state: State, source: str | Path, head_channels: int) -> tuple[dict[str
 
     layers = next((block for block in range(num) if up(block)), num - 1)
     if layers < 1 or num % (layers + 1):
-        raise ValueError(f"{source} has {num} output blocks, {layers + 1} to the first step up; it is no ADM network")
+        raise ValueError(f"it has {num} output blocks, {layers + 1} to the first step up; it is no ADM network")
     levels = num // (layers + 1)
     parts: Parts = [("time_embed.0", "time_embedding.linear_1", "layer"), ("out.0", "conv_norm_out", "layer")]
     parts += [("time_embed.2", "time_embedding.linear_2", "layer"), ("out.2", "conv_out", "layer")]
@@ -85,7 +93,7 @@ def _adm(state: State, source: str | Path, head_channels: int) -> tuple[dict[str
         for layer in range(layers):
             parts.append((f"input_blocks.{first + layer}.0", f"{ours}.resnets.{layer}", "resnet"))
             parts += [(f"input_blocks.{first + layer}.1", f"{ours}.attentions.{layer}", "attention")] * attends[-1]
-        widths.append(_rows(state, f"input_blocks.{first}.0.out_layers.3.weight", source))
+        widths.append(len(_weight(state, f"input_blocks.{first}.0.out_layers.3")))
         if level < levels - 1:
             down = f"input_blocks.{first + layers}.0"
             resnet = (down, f"{ours}.downsamplers.0", "resnet")
@@ -98,7 +106,7 @@ def _adm(state: State, source: str | Path, head_channels: int) -> tuple[dict[str
         if level and (step := up(first + layers)):
             resnet = (step, f"{ours}.upsamplers.0", "resnet")
             parts.append(resnet if by_resnets else (f"{step}.conv", f"{ours}.upsamplers.0.conv", "layer"))
-    shifts = _rows(state, "input_blocks.1.0.emb_layers.1.weight", source) == 2 * widths[0]
+    shifts = len(_weight(state, "input_blocks.1.0.emb_layers.1")) == 2 * widths[0]
     plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if by_resnets else ("DownBlock2D", "UpBlock2D")
     for width in (*(width for width, has in zip(widths, attends, strict=True) if has), widths[-1]):
         if width % head_channels:
@@ -129,7 +137,7 @@ def _ddpm(state: State) -> tuple[dict[str, Any], Parts]:
                 parts.append((f"{theirs}.{level}.block.{layer}", f"{ours}.resnets.{layer}", "resnet"))
                 parts += [(f"{theirs}.{level}.attn.{layer}", f"{ours}.attentions.{layer}", "attention")] * attend
             parts.append((f"{theirs}.{level}.{theirs}sample.conv", f"{ours}.{theirs}samplers.0.conv", "layer"))
-    widths = [len(state.get(f"down.{level}.block.0.conv2.weight", ())) for level in range(levels)]
+    widths = [len(_weight(state, f"down.{level}.block.0.conv2")) for level in range(levels)]
     config: dict[str, Any] = {
         "attention_head_dim": None,
         "norm_eps": 1e-6,
@@ -144,15 +152,15 @@ def _shape(
 ) -> dict[str, Any]:
     down = ["AttnDownBlock2D" if attend else plain[0] for attend in attends]
     up = ["AttnUpBlock2D" if attend else plain[1] for attend in reversed(attends)]
-    channels = {"in_channels": state[f"{first}.weight"].shape[1], "out_channels": len(state[f"{last}.weight"])}
+    channels = {"in_channels": _weight(state, first).shape[1], "out_channels": len(_weight(state, last))}
     blocks = {"block_out_channels": widths, "down_block_types": down, "up_block_types": up}
     return channels | blocks | {"layers_per_block": layers}
 
 
-def _rows(state: Mapping[str, Tensor], name: str, source: str | Path) -> int:
-    if name not in state:
-        raise ValueError(f"{source} lacks {name}; it is no ADM network")
-    return len(state[name])
+def _weight(state: State, part: str) -> Tensor:
+    if f"{part}.weight" not in state:
+        raise ValueError(f"it lacks {part}.weight")
+    return state[f"{part}.weight"]
 
 
 def _renamed(

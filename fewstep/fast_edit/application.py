@@ -13,6 +13,7 @@ from fewstep.choices import require_choice, require_range
 from fewstep.diffusion.solvers import ddim, even_times, time_like
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.fast_edit.encoding import Encoder, Encoding
+from fewstep.fast_edit.schedule_times import base_times
 from fewstep.fast_edit.tuned import Tuned, predict_mixed, with_base
 from fewstep.rng import PerSampleRng, standard_normal
 
@@ -22,7 +23,7 @@ Edits = str | Mapping[str, float]  # an edit's name, or the share of each in wha
 
 @dataclass(frozen=True)
 class Application:
-    """How an edit is applied.
+    """How an edit is applied. Times are those of DDPM's linear schedule on every base, see `base_times`.
 
     Args:
         encoding: how pictures become x_t0.
@@ -130,9 +131,9 @@ def _decode(tuned: Tuned, x: Tensor, edits: Edits, how: Application) -> tuple[Te
     """(x_t0 decoded with the edits, and without any where that is asked for), each [B, C, h, w]."""
     jump = tuned.base.parametrization.jump
     plain = x if how.residual else None
-    for start, end in pairwise(how.times):
+    for time, (start, end) in zip(how.times[:-1], pairwise(base_times(tuned.base, how.times)), strict=True):
         t, s = time_like(x, start), time_like(x, end)
-        shares = how.shares(edits, start)
+        shares = how.shares(edits, time)
         output, of_plain = predict_mixed(tuned, x, t, shares, plain)
         if plain is not None and of_plain is not None:
             plain = jump(plain, of_plain, t, s)
@@ -144,9 +145,10 @@ def _decode(tuned: Tuned, x: Tensor, edits: Edits, how: Application) -> tuple[Te
 def project(base: EditBase, pictures: Tensor, rng: PerSampleRng | None, t: float, num_steps: int) -> Tensor:
     """Pictures [B, 3, H, W] noised to time t and decoded by the frozen base in num_steps steps, not clamped.
 
-    As SDEdit (Meng et al. 2022) does with a guide; here it takes from an edit what the base's data do not have.
+    t: in (0, 1], of DDPM's linear schedule. As SDEdit (Meng et al. 2022) does with a guide; here it takes from an edit
+    what the base's data do not have.
     """
     require_range("t", t, 0, 1, above=True)
-    data = base.encode(pictures)
-    x = base.parametrization.add_noise(data, standard_normal(rng, data, *data.shape[1:]), time_like(data, t))
-    return base.decode(ddim(base.denoiser, base.parametrization, x, even_times(num_steps, t, 0.0), {}))
+    data, times = base.encode(pictures), base_times(base, even_times(num_steps, t, 0.0))
+    x = base.parametrization.add_noise(data, standard_normal(rng, data, *data.shape[1:]), time_like(data, times[0]))
+    return base.decode(ddim(base.denoiser, base.parametrization, x, times, {}))

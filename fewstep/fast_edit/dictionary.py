@@ -1,26 +1,33 @@
 """Known edits by name: what stands in the picture, what shall stand there, and how far back to go for it."""
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fewstep.choices import require_choice
-from fewstep.fast_edit.direction.templates import TEMPLATE_SETS
+from fewstep.fast_edit.direction.templates import TEMPLATE_SETS, prompt_templates
 from fewstep.fast_edit.direction.text_direction import text_pairs
 from fewstep.one_line import one_line
 
 BUILT_IN = Path(__file__).with_name("edits.yaml")
+NEEDED = {"domain", "source", "target", "t0"}
+OPTIONAL = ("templates", "judge_source", "judge_target", "judge_templates", "asked")
+TEXTS = ("source", "target", "judge_source", "judge_target", "judge_templates")
 DOMAINS = ("face", "dog", "church", "bedroom", "avatar")
 
 
 @dataclass(frozen=True)
 class KnownEdit:
-    """source, target: texts in pairs, see `text_direction`. t0: time in (0, 1] up to which pictures are noised.
+    """source, target: texts in pairs, see `text_direction`. t0: time in (0, 1] up to which pictures are noised, a share
+    of DDPM's linear schedule, see `base_times`.
 
-    domain: what the pictures show. templates: a name of `prompt_templates`. ValueError in one line.
+    domain: what the pictures show. templates: a name of `prompt_templates`. judge_source, judge_target: the same edit
+    in the words of the CLIP that judges it, each to be put into each of judge_templates; none where it reads the same
+    words. asked: {attribute: value}, what a reader of attributes shall find. ValueError in one line.
     """
 
     name: str
@@ -29,6 +36,10 @@ class KnownEdit:
     target: tuple[str, ...]
     t0: float
     templates: str = "imagenet"
+    judge_source: tuple[str, ...] = ()
+    judge_target: tuple[str, ...] = ()
+    judge_templates: tuple[str, ...] = ("{}",)
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_choice("domain", self.domain, DOMAINS)
@@ -36,6 +47,21 @@ class KnownEdit:
         require_choice("templates", self.templates, TEMPLATE_SETS)
         if isinstance(self.t0, bool) or not isinstance(self.t0, int | float) or not 0 < self.t0 <= 1:
             raise ValueError(f"t0={self.t0!r}: must be a time in (0, 1], a share of the schedule")
+        if self.judge_source or self.judge_target:
+            text_pairs(self.judge_source, self.judge_target)
+        prompt_templates(self.judge_templates)
+        if not isinstance(self.asked, dict) or not all(
+            isinstance(word, str) and word for pair in self.asked.items() for word in pair
+        ):
+            raise ValueError(f"asked={self.asked!r}: give {{attribute: value}}, both texts")
+
+    def judge_sentences(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(before, after), sentences in pairs, for the CLIP that judges."""
+        before, after = (
+            tuple(template.replace("{}", text) for template in self.judge_templates for text in texts)
+            for texts in (self.judge_source, self.judge_target)
+        )
+        return before, after
 
 
 def known_edit(name: str, path: str | Path = BUILT_IN) -> KnownEdit:
@@ -64,10 +90,10 @@ def read_edits(path: str | Path = BUILT_IN) -> dict[str, KnownEdit]:
 
 
 def _edit(path: str | Path, name: str, entry: Any) -> KnownEdit:
-    needed = {"domain", "source", "target", "t0"}
-    if not isinstance(entry, dict) or not needed <= set(entry) <= {*needed, "templates"}:
-        raise ValueError(f"{path}: {name} needs {', '.join(sorted(needed))} and may have templates, nothing else")
-    texts = {side: _texts(entry[side]) for side in ("source", "target")}
+    if not isinstance(entry, dict) or not NEEDED <= set(entry) <= {*NEEDED, *OPTIONAL}:
+        told = f"needs {', '.join(sorted(NEEDED))} and may have {', '.join(OPTIONAL)}, nothing else"
+        raise ValueError(f"{path}: {name} {told}")
+    texts = {key: _texts(entry[key]) for key in TEXTS if key in entry}
     try:
         return KnownEdit(name, **{**entry, **texts})
     except ValueError as error:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fewstep.backbones import DiffusersDenoiser, LatentDiffusion, has_guidance_e
 from fewstep.backbones.unconditional import is_unconditional, load_unconditional
 from fewstep.diffusion.latent_space import LatentSpace
 from fewstep.diffusion.predictions import Parametrization
+from fewstep.fast_edit.base_identity import base_sha256
 from fewstep.files.weights import weights_sha256
 from fewstep.picture_size import height_and_width
 
@@ -24,7 +26,7 @@ class EditBase:
     parametrization: its schedule and what it predicts. sample_size: (height, width) of the pictures that it was trained
     on; it takes others whose sides are multiples of `factor`. weights_sha256: of the network as it was loaded.
     latents: of the autoencoder; None where states are the pictures themselves. condition: what the network is told in
-    place of a prompt, each [1, ...]; {} where it knows no prompts.
+    place of a prompt, each [1, ...]; {} where it knows no prompts. encoders: hashes of the weights that made it.
     """
 
     network: nn.Module
@@ -33,6 +35,13 @@ class EditBase:
     weights_sha256: str
     latents: LatentSpace | None = None
     condition: Mapping[str, Tensor] = field(default_factory=dict)
+    encoders: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of all that decides its answers, see `base_sha256`: edits belong to one base."""
+        told = self.latents, self.condition, self.encoders
+        return base_sha256(self.weights_sha256, self.parametrization, *told)
 
     @property
     def factor(self) -> int:
@@ -99,5 +108,7 @@ def load_base(source: str | Path) -> EditBase:
 def base_of_latents(model: LatentDiffusion) -> EditBase:
     """A model of text to image, asked with its null condition, unguided; its control network is left out."""
     null = dict(model.prompts.null_condition())
+    encoders = {name: weights_sha256(encoder) for name, encoder in model.prompts.networks.items()}
     network = model.network.eval().requires_grad_(False)
-    return EditBase(network, model.parametrization, model.image_size, weights_sha256(network), model.latents, null)
+    told = model.image_size, weights_sha256(network), model.latents, null, encoders
+    return EditBase(network, model.parametrization, *told)

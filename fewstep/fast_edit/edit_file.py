@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fewstep.fast_edit.edit_header import EditAbout, about_of, check_name, check_told, told_of
@@ -20,23 +21,21 @@ from fewstep.one_line import one_line
 
 ENTRY = "fewstep_edit"  # of the header's metadata: one JSON text
 MOST_HEADER = 1 << 22  # bytes: dozens of times that of a LoRA file of Stable Diffusion
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class StoredEdit:
     """What a file holds. state: float32, and as large as rank and targets say; whether it fits a base is not known.
 
-    base_sha256, base_kind, sample_size: of the base: its weights, "pixel" or "latent", (height, width) of the pictures
-    that it was trained on. kind: "lora", with rank, alpha and the layers (`targets`) that are adapted, or "full",
-    without. versions: of what wrote it.
+    base_sha256: of the base, see EditBase.sha256. kind: "lora", with rank, alpha and the layers (`targets`) that are
+    adapted, or "full", without. versions: of what wrote it.
     """
 
     path: Path
     name: str
     about: EditAbout
     base_sha256: str
-    base_kind: str
-    sample_size: tuple[int, int]
     kind: str
     state: dict[str, Tensor]
     versions: Mapping[str, str]
@@ -59,12 +58,7 @@ def save_edit(
     if half:
         state = {key: value.half() for key, value in state.items()}
     _check_finite(state)
-    base = {
-        "name": about.base,
-        "sha256": tuned.base.weights_sha256,
-        "kind": "pixel" if tuned.base.latents is None else "latent",
-        "sample_size": list(tuned.base.sample_size),
-    }
+    base = {"name": about.base, "sha256": tuned.base.sha256}
     told: dict[str, Any] = {**told_of(about), "name": name, "base": base, "kind": "full"}
     if isinstance(tuned, TunedAdapters):
         layers = sorted({key.rsplit(".", 2)[0] for key in state})
@@ -99,11 +93,9 @@ def read_edit(path: str | Path) -> StoredEdit:
         if told["kind"] == "lora":
             lora = {"rank": told["rank"], "alpha": told["alpha"], "targets": tuple(told["targets"])}
             _check_ranks(state, told["rank"], told["targets"])
-        base, (height, width) = told["base"], told["base"]["sample_size"]
-        return StoredEdit(
-            path, told["name"], about_of(told), base["sha256"], base["kind"], (height, width), told["kind"],
-            {key: value.float() for key, value in state.items()}, told["versions"], **lora,
-        )  # fmt: skip
+        state = {key: value.float() for key, value in state.items()}
+        about, sha256 = about_of(told), told["base"]["sha256"]
+        return StoredEdit(path, told["name"], about, sha256, told["kind"], state, told["versions"], **lora)
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise ValueError(f"cannot read the edit {path}: {one_line(error)}") from None
 
@@ -148,6 +140,6 @@ def _check_ranks(state: Mapping[str, Tensor], rank: int, targets: Sequence[str])
 
 def _check_finite(state: Mapping[str, Tensor]) -> None:
     for key, value in state.items():
-        if not value.is_floating_point() or not value.isfinite().all():
+        if value.dtype not in DTYPES or not value.isfinite().all():
             told = f"{key:.80} ({value.dtype}) does not hold finite numbers, of which float16 has none above 65504"
             raise ValueError(f"{told}; learn the edit again")

@@ -37,10 +37,11 @@ class EditAbout:
     """What an edit is of and how it was learnt and judged; with its weights, all that a file holds.
 
     source, target: texts in pairs, see `text_direction`. base: what it was called, a folder or a hub id. gradient,
-    encoding: of its training. application: how it is applied unless something else is asked for. audit: the report, of
-    plain values; None where nobody has judged it. forced: whether it was kept though the audit had failed. clips: that
-    it was learnt from, judge: the CLIP that was held out, as `load_edit_clip` takes them; enlarge: how they were shown
-    pictures.
+    encoding: of its training. application: how it is applied unless something else is asked for. All times are those of
+    DDPM's linear schedule, see `base_times`. audit: the report, of plain values; None where nobody has judged it.
+    forced: whether it was kept though the audit had failed. clips: that it was learnt from, judge: the CLIP that was
+    held out, as `load_edit_clip` takes them; enlarge: how they were shown pictures. judge_source, judge_target:
+    sentences in pairs for the judge, where it reads other words; else empty.
     """
 
     source: tuple[str, ...]
@@ -55,9 +56,13 @@ class EditAbout:
     clips: tuple[str, ...] = ()
     judge: str | None = None
     enlarge: int = 1
+    judge_source: tuple[str, ...] = ()
+    judge_target: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         text_pairs(self.source, self.target)
+        if self.judge_source or self.judge_target:
+            text_pairs(self.judge_source, self.judge_target)
         require_choice("templates", self.templates, TEMPLATE_SETS)
         self.gradient.check(self.encoding)
 
@@ -89,6 +94,8 @@ def about_of(told: Mapping[str, Any]) -> EditAbout:
         tuple(told["clips"]),
         told["judge"],
         told["enlarge"],
+        tuple(told.get("judge_source", ())),
+        tuple(told.get("judge_target", ())),
     )
 
 
@@ -113,12 +120,6 @@ def _steps(value: Any, name: str) -> None:
     require_range(name, value, 1, MOST_STEPS)
 
 
-def _sides(value: Any, name: str) -> None:
-    each(positive)(value, name)
-    if [type(side) for side in value] != [int, int]:
-        refuse(value, name, "a height and a width")
-
-
 ENCODING = fields({"t0": positive, "kind": either(*get_args(Kind)), "num_steps": _steps})
 GRADIENT = fields(
     {"mode": either(*get_args(Mode)), "t_lo": positive, "checkpointing": flag}
@@ -129,11 +130,12 @@ APPLICATION = fields(
     | dict.fromkeys(("num_steps", "projection_steps"), _steps)
     | dict.fromkeys(("split", "strength", "projection"), number)
 )
-BASE = fields({"name": text, "sha256": text, "kind": either("pixel", "latent"), "sample_size": _sides})
+BASE = fields({"name": text, "sha256": text})
 LORA = fields({"rank": _steps, "alpha": positive, "targets": each(text)})
 HEADER = fields(
     {"name": check_name, "base": BASE, "kind": either("lora", "full"), "templates": text, "forced": flag}
     | {"gradient": GRADIENT, "encoding": ENCODING, "application": APPLICATION, "audit": optional(mapping)}
     | {"source": each(text), "target": each(text), "versions": named(text)}
-    | {"clips": each(text), "judge": optional(text), "enlarge": _steps}
-)
+    | {"clips": each(text), "judge": optional(text), "enlarge": _steps},
+    judge_source=each(text), judge_target=each(text),
+)  # fmt: skip

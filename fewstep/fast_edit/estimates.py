@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from fewstep.choices import require_choice, require_range
 from fewstep.diffusion.solvers import even_times, time_like
 from fewstep.fast_edit.encoding import Encoder, Encoding
+from fewstep.fast_edit.schedule_times import base_times
 from fewstep.fast_edit.tuned import Tuned
 from fewstep.rng import PerSampleRng, standard_normal, standard_uniform
 
@@ -32,7 +33,7 @@ class GradientMode:
         mode: one of them.
         num_steps: of "last_k", "eff" and "full", at equal distances from t0 to 0.
         last_k: of "last_k", from 1 to num_steps.
-        t_lo: of "random_t", above 0 and at most t0.
+        t_lo: of "random_t", above 0 and at most t0; both times of DDPM's linear schedule, see `base_times`.
         checkpointing: keep no activations and compute them again in the backward pass; one pass more for each.
     """
 
@@ -75,7 +76,7 @@ def pass_rng(seed: int, keys: Sequence[str], number: int, device: torch.device |
 def estimates(
     tuned: Tuned, edit: str | None, pictures: Tensor, encoder: Encoder, rng: PerSampleRng | None, how: GradientMode
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(pictures [B, 3, H, W] as the edit makes them, not clamped, times t [B] that they were estimated at).
+    """(pictures [B, 3, H, W] as the edit makes them, not clamped, times t [B] of the base that it was asked at).
 
     pictures: [B, 3, H, W] in [-1, 1]. rng: noise of each row, see `pass_rng`. Gradients reach the edit's weights. Those
     are to be stepped between two of what this yields: the later are of the changed weights. edit: None asks the base.
@@ -85,17 +86,16 @@ def estimates(
     predict = _predictor(tuned, edit, how.checkpointing)
     data = base.encode(pictures)
     if how.mode == "random_t":
-        steps = parametrization.schedule.num_train_timesteps
-        t = how.t_lo + (t0 - how.t_lo) * standard_uniform(rng, data)
-        t = ((t * steps).round() / steps).clamp(min=1 / steps)  # a time that the network was trained on
+        drawn = [how.t_lo + (t0 - how.t_lo) * share for share in standard_uniform(rng, data).tolist()]
+        t = time_like(data, 0.0).new_tensor(base_times(base, drawn))
         x = parametrization.add_noise(data, standard_normal(rng, data, *data.shape[1:]), t)
     else:
         x = encoder(data, rng)
-        t = time_like(x, t0)
+        t = time_like(x, encoder.times[-1])
     if how.passes == 1:
         yield base.decode(parametrization.data(x, predict(x, t), t)), t
         return
-    times = even_times(how.num_steps, t0, 0.0)
+    times = base_times(base, even_times(how.num_steps, t0, 0.0))
     with_gradient = how.last_k if how.mode == "last_k" else how.num_steps
     for step, (start, end) in enumerate(pairwise(times)):
         t, s = time_like(x, start), time_like(x, end)

@@ -15,6 +15,7 @@ from torch import Tensor
 from fewstep.choices import require_range
 from fewstep.fast_edit.application import Application, apply_edit
 from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLosses
+from fewstep.fast_edit.growth import grown
 from fewstep.fast_edit.learning import EditLearning, LearningOptions
 from fewstep.fast_edit.probes import Probe
 from fewstep.fast_edit.tuned import Tuned, TunedCopies
@@ -66,7 +67,7 @@ class LoopOptions:
 
     def factor(self, number: int) -> float:
         """Of the learning rate in pass `number`, the first of which is 0."""
-        return min(self.lr_cap, self.lr_growth**number)
+        return grown(self.lr_growth, number, self.lr_cap)
 
     def order(self, rows: int, number: int) -> list[list[int]]:
         """The batches of pass `number`, of which the last may be smaller."""

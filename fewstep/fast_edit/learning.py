@@ -16,7 +16,7 @@ from fewstep.fast_edit.tuned import Tuned
 from fewstep.rng import PerSampleRng, mix_seed
 
 Reference = Literal["source", "frozen_estimate"]
-MOST_KEPT = 4096  # sources whose features, and encodings by DDIM, are kept
+MOST_KEPT = 4096  # sources whose features, and encodings by DDIM, are kept, on the CPU
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,10 @@ class EditLearning:
         unknown = [row for row, key in enumerate(keys) if key not in self._features]
         if unknown:
             found = self.loss.reference(pictures[unknown])
-            self._features |= {keys[row]: features for row, features in zip(unknown, found, strict=True)}
-        features = torch.stack([self._features[key] for key in keys])
+            self._features |= {
+                keys[row]: features.to("cpu", copy=True) for row, features in zip(unknown, found, strict=True)
+            }
+        features = torch.stack([self._features[key] for key in keys]).to(pictures.device)
         for key in list(self._features)[: max(0, len(self._features) - MOST_KEPT)]:
             del self._features[key]
         return features

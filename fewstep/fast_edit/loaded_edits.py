@@ -16,8 +16,8 @@ def load_edits(base: EditBase, files: Sequence[str | Path | StoredEdit]) -> Tune
     """All of them by name, of one kind: "lora" in the base's own network, "full" in copies of it.
 
     LoRA files may differ in rank, alpha and layers: all get the largest rank, filled up with zeros, and all layers.
-    What each adds stays the same but for rounding. ValueError in one line for no file, two of one name, and one of
-    another base.
+    What each adds stays the same but for rounding; where the base is of float32, each call merges it. ValueError in one
+    line for no file, two of one name, and one of another base.
     """
     edits = [file if isinstance(file, StoredEdit) else read_edit(file) for file in files]
     if not edits:
@@ -26,10 +26,10 @@ def load_edits(base: EditBase, files: Sequence[str | Path | StoredEdit]) -> Tune
     if hasattr(base.network, "peft_config"):
         raise ValueError("the base has adapters already; load it afresh")
     for edit in edits:
-        if edit.base_sha256 != base.weights_sha256:
+        if edit.base_sha256 != base.sha256:
             raise ValueError(
                 f"{edit.path} is an edit of another base, {edit.about.base} ({edit.base_sha256}, here "
-                f"{base.weights_sha256}); load the one that it was learnt on"
+                f"{base.sha256}); load the one that it was learnt on"
             )
         _check_fits(edit, base.network)
     names = [edit.name for edit in edits]
@@ -40,7 +40,8 @@ def load_edits(base: EditBase, files: Sequence[str | Path | StoredEdit]) -> Tune
         return copies
     rank, scale = max(edit.rank for edit in edits), edits[0].alpha / edits[0].rank
     layers = sorted({layer for edit in edits for layer in edit.targets})
-    tuned = TunedAdapters(base, names, rank, scale * rank, layers)
+    merged = all(weight.dtype == torch.float32 for weight in base.network.parameters())
+    tuned = TunedAdapters(base, names, rank, scale * rank, layers, merged)
     for edit in edits:
         tuned.load_state(edit.name, _padded(edit, tuned.state(edit.name), scale))
     return tuned

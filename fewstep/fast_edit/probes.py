@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from fewstep.choices import require_range
 from fewstep.fast_edit.direction.templates import prompt_templates
 from fewstep.fast_edit.direction.text_direction import text_pairs
+from fewstep.fast_edit.direction.views import Views
 from fewstep.rewards.attribute_reader import AttributeReader
 from fewstep.rewards.attributes import judge
 from fewstep.rewards.clip_scores import CLIPSimilarity
@@ -23,6 +24,10 @@ class AttributeProbe:
         if not wanted:
             raise ValueError("an attribute probe needs what it looks for, such as {glasses: glasses}")
         self.reader, self.wanted = reader.eval().requires_grad_(False), dict(wanted)
+
+    def to(self, device: torch.device | str) -> "AttributeProbe":
+        self.reader.to(device)
+        return self
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -53,8 +58,28 @@ class TextProbe:
             means = torch.stack([F.normalize(clip.embed_prompts(several).mean(0), dim=0) for several in texts])
         self.texts = means.unflatten(0, (len(pairs), 2))  # source and target of each
 
+    def to(self, device: torch.device | str) -> "TextProbe":
+        self.clip.to(device)
+        return self
+
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
         embedded = self.clip.embed_images(pictures)
         cosines = torch.einsum("bd,psd->bps", embedded, self.texts.to(embedded))
         return (self.scale * cosines).softmax(2)[..., 1].mean(1)
+
+
+class ViewedProbe:
+    """The mean over changed views of what a probe says: of views that a loss with another seed has not seen.
+
+    For where there is none but the network of the loss: what pleases it in a few views need not please it in others.
+    """
+
+    def __init__(self, probe: Probe, views: Views, seed: int) -> None:
+        require_range("views.count", views.count, 2)  # the first is the picture as it is
+        self.probe, self.views, self.seed = probe, views, seed
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        shown = self.views.changed(pictures, self.seed)
+        return self.probe(shown.flatten(0, 1)).unflatten(0, shown.shape[:2]).mean(0)

@@ -57,7 +57,7 @@ class TunedAdapters:
         targets: Sequence[str] | None = None,
         merged: bool = False,
     ) -> None:
-        self.adapters = Adapters(base.network, names, rank, alpha, targets, merged)
+        self.adapters = Adapters(base.network, names, rank, alpha, targets, merged, base.weights_sha256)
         self.base, self.names = base, self.adapters.names
 
     def parameters(self, name: str) -> list[nn.Parameter]:

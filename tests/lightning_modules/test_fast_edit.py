@@ -3,23 +3,30 @@
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader
 
+from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
 from fewstep.backbones.pipelines import save_ddpm
 from fewstep.contrastive.network import CLIPNetwork
 from fewstep.fast_edit.application import Application, apply_edit
+from fewstep.fast_edit.direction.clips import load_edit_clip
 from fewstep.fast_edit.direction.edit_loss import EditLossOptions
 from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.edit_base import load_base
 from fewstep.fast_edit.edit_file import read_edit
 from fewstep.fast_edit.encoding import Encoding
 from fewstep.fast_edit.estimates import GradientMode
+from fewstep.fast_edit.growth import Growth
 from fewstep.fast_edit.learning import LearningOptions
 from fewstep.fast_edit.loaded_edits import load_edits
+from fewstep.fast_edit.probe_options import ProbeOptions
+from fewstep.fast_edit.probes import AttributeProbe, TextProbe
 from fewstep.fast_edit.tuning import TuningOptions
 from fewstep.optimizers import AdamW
+from fewstep.rewards.attribute_reader import AttributeReader
 from fewstep.rng import PerSampleRng
 from lightning_modules import FastEditModule
 from tests.tiny_edit_base import Calls, pictures, pixel_unet
@@ -44,12 +51,12 @@ def places(tmp_path_factory):
     return str(folder / "base"), str(folder / "clip")
 
 
-def module(places, **options):
+def module(places, kind=FastEditModule, **options):
     base, clip = places
     settings = {"source": "face", "target": "face with glasses", "templates": "plain", "enlarge": 2}
     settings |= {"learning": LearningOptions(ENCODING), "application": QUICK, "tuning": TuningOptions(rank=2)}
     settings |= {"loss": EditLossOptions(views=Views(1)), "optimizer": AdamW(1e-2, schedule="constant")}
-    return FastEditModule(base, "glasses", [clip], **{**settings, **options})
+    return kind(base, "glasses", [clip], **{**settings, **options})
 
 
 def batch(rows, **fields):
@@ -183,6 +190,80 @@ def test_the_efficient_mode_steps_at_every_estimate_and_once_for_the_learning_ra
     assert len({str(weights) for weights in steps[1:]}) == 5
     with pytest.raises(MisconfigurationException, match="gradient clipping is not supported for manual"):
         trainer(tmp_path, max_steps=1, gradient_clip_val=1.0).fit(module(places, learning=EFF), Data())
+
+
+def test_the_learning_rate_grows_to_its_cap_and_a_resumed_run_goes_on(places, tmp_path):
+    growth, rates = Growth(2.0, every=2, cap=3.0), []
+
+    class Noted(FastEditModule):
+        def on_train_batch_start(self, *_):
+            rates.append(self.optimizers().param_groups[0]["lr"])
+
+    def run(steps, checkpoint=None):
+        net = module(places, growth=growth, kind=Noted)
+        runner = trainer(tmp_path, max_steps=steps)
+        runner.fit(net, Data(), ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        return net, runner
+
+    whole, _ = run(6)
+    assert rates == pytest.approx([0.01, 0.01, 0.02, 0.02, 0.03, 0.03])
+    rates.clear()
+    _, first = run(3)
+    first.save_checkpoint(tmp_path / "third.ckpt")
+    resumed, _ = run(6, str(tmp_path / "third.ckpt"))
+    assert rates == pytest.approx([0.01, 0.01, 0.02, 0.02, 0.03, 0.03])
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_growth_without_end_meets_its_cap():
+    assert [Growth(1.3)(step) for step in (0, 49, 50, 10**6)] == pytest.approx([1, 1, 1.3, 3])
+    assert Growth(0.5, every=1)(3) == pytest.approx(0.125)
+    assert Growth()(10**6) == 1
+    with pytest.raises(ValueError, match=r"growth\.cap=0\.5"):
+        Growth(cap=0.5)
+
+
+@pytest.mark.parametrize("kind", ["reader", "clip"])
+def test_a_probe_looks_at_the_edits_of_validation(places, tmp_path, kind):
+    """The third row, which only fills up the batch, does not count."""
+    torch.manual_seed(0)
+    values = {"glasses": ["none", "round"]}
+    reader = AttributeReader(values, "convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, 32).eval()
+    reader.save_pretrained(tmp_path / "reader")
+    told = (
+        {"reader": str(tmp_path / "reader"), "wanted": {"glasses": "round"}}
+        if kind == "reader"
+        else {"clip": places[1]}
+    )
+    net = module(places)
+    stored = set(net.state_dict())
+    edits = module_outputs(net)["image"]
+    if kind == "reader":
+        scores = AttributeProbe(reader, told["wanted"])(edits)
+    else:
+        scores = TextProbe(load_edit_clip(places[1], 2), "face", "face with glasses", "plain")(edits)
+    between = scores[:2].mean().item()  # one of the two is above
+    net = module(places, probe=ProbeOptions(**told, threshold=between))
+    (found,) = trainer(tmp_path).validate(net, Data(), verbose=False)
+    assert found["val/probe_share"] == 0.5
+    assert found["val/probe_score"] == pytest.approx(between, rel=1e-4)
+    assert set(net.state_dict()) == stored
+
+
+def test_what_the_probe_finds_ends_the_run_and_a_resumed_one(places, tmp_path):
+    def run(threshold, checkpoint=None):
+        stopping = EarlyStopping("val/probe_share", mode="max", stopping_threshold=0.9, patience=1000)
+        runner = trainer(tmp_path, max_steps=4, callbacks=[stopping, MonitoredMetrics()])
+        net = module(places, probe=ProbeOptions(clip=places[1], threshold=threshold))
+        runner.fit(net, Data(), ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        return runner
+
+    stopped = run(0.0)
+    assert stopped.global_step == 1
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    assert run(0.0, str(tmp_path / "stopped.ckpt")).global_step == 1
+    assert run(1.0).global_step == 4
 
 
 def test_predict_edits_within_the_mask(places, tmp_path):

@@ -40,7 +40,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Audit:
-    """Bounds of the means over pictures.
+    """Bounds of the means over pictures; that of `asked` holds for the mean itself, the others for its interval.
 
     moved: the least cosine between how pictures moved and the edit's direction, in the space of the training's CLIP: an
     edit that does nothing has 0. True edits of avatars have 0.68 to 0.96.
@@ -132,7 +132,7 @@ class Auditor:
         if self.judge is not None:
             before, after = self.judge.read(sources), self.judge.read(edits)
             right, kept = self.judge.has_asked(after), self.judge.kept(before, after)
-            signals.append(Signal("asked", right.double(), ~right, self.audit.asked, least=True))
+            signals.append(Signal("asked", right.double(), ~right, self.audit.asked, least=True, by_mean=True))
             signals.append(Signal("kept", kept, kept < self.audit.kept, self.audit.kept, least=True))
         if self.distance is not None:
             parts = zip(edits.split(BATCH), sources.split(BATCH), strict=True)

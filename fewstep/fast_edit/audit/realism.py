@@ -8,21 +8,13 @@ from torch import Tensor
 
 from fewstep.augmentation import blurred
 from fewstep.choices import require_range
-from fewstep.diffusion.schedules import DiscreteSchedule
 from fewstep.diffusion.solvers import time_like
 from fewstep.fast_edit.edit_base import EditBase
+from fewstep.fast_edit.schedule_times import base_times
 from fewstep.rng import PerSampleRng
 
 TIMES = (0.02, 0.05, 0.1)  # steps 20, 50 and 100 of 1000, on DDPM's schedule
 FLAT = 1e-4  # least high-pass energy that counts, a hundredth of that of pixel art: half a grey level's is 5e-6
-
-
-def base_times(base: EditBase, times: Sequence[float] = TIMES) -> tuple[float, ...]:
-    """Times of the base with the same sigma / alpha as these times have on DDPM's linear schedule."""
-    for time in times:
-        require_range("times", time, 0, 1, above=True)
-    levels = DiscreteSchedule("linear", 1e-4, 0.02).log_snr(torch.tensor(times, dtype=torch.float64))
-    return tuple(base.parametrization.schedule.time(levels).tolist())
 
 
 @torch.no_grad()
@@ -36,6 +28,8 @@ def denoising_error(
     i), so that rows of an edit and its source are compared under the same noise. draws * len(times) network passes.
     """
     require_range("draws", draws, 1)
+    for time in times:
+        require_range("times", time, 0, 1, above=True)
     places, errors = base_times(base, times), []
     for start in range(0, len(pictures), batch):
         data = base.encode(pictures[start : start + batch])

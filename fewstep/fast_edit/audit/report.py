@@ -18,8 +18,9 @@ class Signal:
     """One thing that is measured of every picture.
 
     values: [N]. bound: the most that their mean may be, or the least (`least`); None where it is only told. It fails
-    where the whole interval of the mean lies beyond: of few pictures, a true edit's mean is beyond by chance.
-    marked: bool [N], the pictures that fail by themselves. geometric: the mean is that of ratios, exp(mean(log)).
+    where the whole interval of the mean lies beyond: of few pictures, a true edit's mean is beyond by chance. by_mean:
+    it fails where the mean itself does, as for what an edit claims. marked: bool [N], the pictures that fail by
+    themselves. geometric: the mean is that of ratios, exp(mean(log)).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Signal:
     bound: float | None = None
     least: bool = False
     geometric: bool = False
+    by_mean: bool = False
 
     @property
     def value(self) -> float:
@@ -47,7 +49,7 @@ class Signal:
     def passed(self) -> bool:
         if self.bound is None:
             return True
-        low, high = self.interval or (self.value, self.value)
+        low, high = (None if self.by_mean else self.interval) or (self.value, self.value)
         return high >= self.bound if self.least else low <= self.bound
 
     def __str__(self) -> str:

@@ -13,38 +13,48 @@ from fewstep.fast_edit.application import Application, apply_edit
 from fewstep.fast_edit.command_line.given_pictures import GivenPicture, fitted, given_pictures
 from fewstep.fast_edit.edit_base import load_base
 from fewstep.fast_edit.edit_file import StoredEdit, check_together, read_edit
+from fewstep.fast_edit.edit_header import EditAbout
 from fewstep.fast_edit.loaded_edits import load_edits
 from fewstep.fast_edit.own_size import edit_at_own_size
 from fewstep.fast_edit.tuned import Tuned
 from fewstep.files.durable import replace_file
 from fewstep.files.names import write_new
 from fewstep.files.pictures import as_png, read_whole, to_picture
+from fewstep.files.places import require_writable
 from fewstep.icd.commands import require_device
 from fewstep.picture_size import Size, height_and_width
 from fewstep.rng import PerSampleRng
 
 
-def applied(options: argparse.Namespace, files: Mapping[Path, float]) -> str:
+def apply_to_files(options: argparse.Namespace, files: Mapping[Path, float]) -> str:
     """Of several edits the first one's file says how they are applied, unless the options do."""
     require_device(options.device)
     require_range("--batch-size", options.batch_size, 1)
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out {options.out} is no folder")
+    require_writable(options.out)
     edits = [read_edit(file) for file in files]
     check_together(edits)
     shares = {edit.name: weight for edit, weight in zip(edits, files.values(), strict=True)}
     how = chosen_application(options, edits[0].about.application)
     pictures = given_pictures(options.pictures)
     crop = options.crop or (None if how.residual and options.size is None else "center")
-    tuned = loaded(edits, options.base, options.device)
+    tuned = load_on_base(edits, options.base, options.device)
     size = options.size or tuned.base.sample_size
-    edit = edit_at_own_size if crop is None else apply_edit
+    run = edit_at_own_size if crop is None else apply_edit
     for keys, images in batches(pictures, options.batch_size, size, crop):
         rng = PerSampleRng(options.seed, keys, options.device)
-        for key, edited in zip(keys, edit(tuned, images.to(options.device), shares, rng, how), strict=True):
+        for key, edited in zip(keys, run(tuned, images.to(options.device), shares, rng, how), strict=True):
             put_picture(options.out / f"{key}.png", edited, options.overwrite, pictures)
-    told = ", ".join(f"{name} {weight * how.strength:g}" for name, weight in shares.items())
+    told = ", ".join(f"{edit.name} {shares[edit.name] * how.strength:g}{told_of_audit(edit.about)}" for edit in edits)
     return f"{options.out}  {len(pictures)} pictures  {told}  {how.passes(shares)} network passes each"
+
+
+def told_of_audit(about: EditAbout) -> str:
+    """What a user should know of an edit that has not passed."""
+    if about.audit is None:
+        return " (not audited)"
+    if about.audit.get("passed") is True:
+        return ""
+    return " (forced)" if about.forced else " (failed its audit)"
 
 
 def chosen_application(options: argparse.Namespace, known: Application) -> Application:
@@ -56,7 +66,7 @@ def chosen_application(options: argparse.Namespace, known: Application) -> Appli
     return replace(known, residual=known.residual and not options.no_residual, **given)
 
 
-def loaded(edits: Sequence[StoredEdit], base: str | None, device: str) -> Tuned:
+def load_on_base(edits: Sequence[StoredEdit], base: str | None, device: str) -> Tuned:
     """On the base that is told or, where none is, on the one that the first edit names."""
     first = edits[0]
     return load_edits(load_base(base or folder_named_by(first, first.about.base, "--base")).to(device), edits)

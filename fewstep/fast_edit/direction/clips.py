@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fewstep.choices import require_range
 from fewstep.fast_edit.direction.edit_loss import EditLoss, EditLossOptions
+from fewstep.fast_edit.direction.image_towers import put_image_tower, split_off_tower
 from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.rewards.clip_scores import CLIPSimilarity, load_clip
 
@@ -31,10 +32,11 @@ def load_edit_clip(source: str | Path, enlarge: int = 1) -> CLIPSimilarity:
     """For a loss: frozen, differentiable, float32 on the CPU.
 
     source: a folder, "hf-hub:owner/name", or "MODEL:WEIGHTS" with an open_clip name and a tag or file of weights, such
-    as "ViT-B-16-quickgelu:openai". enlarge: see EnlargingCLIP. ValueError in one line.
+    as "ViT-B-16-quickgelu:openai"; each may be followed by "+FILE", the weights of another image tower (see
+    put_image_tower). enlarge: see EnlargingCLIP. ValueError in one line.
     """
     require_range("enlarge", enlarge, 1)
-    text = str(source)
+    text, tower = split_off_tower(str(source))
     model, _, weights = text.partition(":")
     if Path(text).is_dir():
         clip = load_clip(f"local-dir:{text}", None, differentiable=True)
@@ -45,6 +47,8 @@ def load_edit_clip(source: str | Path, enlarge: int = 1) -> CLIPSimilarity:
     else:
         told = "give a folder, hf-hub:owner/name or MODEL:WEIGHTS such as ViT-B-16-quickgelu:openai"
         raise ValueError(f"there is no CLIP {text!r}: {told}")
+    if tower is not None:
+        put_image_tower(clip, tower)
     return clip if enlarge == 1 else EnlargingCLIP(clip, enlarge)
 
 

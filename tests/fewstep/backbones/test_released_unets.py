@@ -179,6 +179,29 @@ def test_a_converted_network_answers_as_the_original(case, tmp_path):
         assert torch.equal(base.predict(x, torch.tensor([0.004, 0.701])), found(x, steps).sample[:, :3])
 
 
+# What the architecture is read off.
+READ = ("input_blocks.0.0.weight", "input_blocks.1.0.out_layers.3.weight", "input_blocks.1.0.emb_layers.1.weight")
+READ += ("out.2.weight", "conv_in.weight", "conv_out.weight", "temb.dense.0.weight", "down.1.block.0.conv2.weight")
+
+
+@pytest.mark.parametrize("architecture", [adm, ddpm])
+def test_a_file_that_lacks_a_weight_or_its_shape_is_one_line(architecture, tmp_path):
+    weights, path = Weights(), tmp_path / "x.safetensors"
+    architecture(weights, torch.randn(1, 3, 8, 8), torch.tensor([3]))
+    names = [name for name in weights if name.endswith("weight")]
+    for state in (
+        *({other: weight for other, weight in weights.items() if other != name} for name in names[::6]),
+        *({other: weight for other, weight in weights.items() if other != name} for name in READ if name in names),
+        {name: weight.flatten() for name, weight in weights.items()},
+        {name: weight.sum() for name, weight in weights.items()},
+        {name: weights[name] for name in names[:4]},
+    ):
+        save_file(dict(state), path)
+        with pytest.raises(ValueError, match=r"x\.safetensors") as caught:
+            load_released_unet(path, 8, 16)
+        assert "\n" not in str(caught.value)
+
+
 def test_what_it_cannot_convert_is_one_line(tmp_path):
     weights = Weights()
     adm(weights, torch.randn(1, 3, 8, 8), torch.tensor([3]))

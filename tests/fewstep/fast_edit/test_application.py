@@ -5,7 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
+from fewstep.backbones.pipelines import DDPM_SCHEDULER
 from fewstep.diffusion.solvers import ddim, even_times
 from fewstep.fast_edit.application import Application, apply_edit, project
 from fewstep.fast_edit.edit_base import load_base
@@ -55,6 +57,21 @@ def test_the_grid_is_that_of_the_application():
     calls = Calls(tuned.networks["edit"])
     applied(tuned, replace(PLAIN, encoding=Encoding(0.35), num_steps=6))
     assert [steps[0] for steps in calls.timesteps] == [349, 291, 232, 174, 116, 57]
+
+
+def test_every_step_has_the_alphas_of_the_step_that_the_network_is_told():
+    """A grid between trained times, decoded with diffusers' numbers and no function of ours."""
+    tuned = TunedCopies(base())
+    found = applied(tuned, replace(PLAIN, encoding=Encoding(0.35), num_steps=6))
+    alphas_bar = DDIMScheduler(**{k: v for k, v in DDPM_SCHEDULER.items() if k != "clip_sample"}).alphas_cumprod
+    steps = (349, 291, 232, 174, 116, 57)
+    x = alphas_bar[349].sqrt() * pictures() + (1 - alphas_bar[349]).sqrt() * PerSampleRng(0, ["a", "b"]).normal(3, 8, 8)
+    with torch.no_grad():
+        for step, after in zip(steps, (*steps[1:], None), strict=True):
+            eps = tuned.networks["edit"](x, torch.full((2,), step)).sample
+            x = (x - (1 - alphas_bar[step]).sqrt() * eps) / alphas_bar[step].sqrt()
+            x = x if after is None else alphas_bar[after].sqrt() * x + (1 - alphas_bar[after]).sqrt() * eps
+    torch.testing.assert_close(found, x.clamp(-1, 1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("strength_of", ["weights", "outputs"])

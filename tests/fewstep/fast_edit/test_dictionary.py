@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.avatars.evaluation_set import read_avatars
+from datamodules.prepare.avatar_captions import scoring_caption
 from fewstep.fast_edit.dictionary import DOMAINS, known_edit, read_edits
 from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.rewards.clip_scores import load_clip
@@ -59,11 +60,19 @@ def test_avatar_edits_use_the_words_of_their_captions(avatars):
         assert edit.templates == "plain"
 
 
+@pytest.fixture(scope="module")
+def scorer():
+    return load_clip("local-dir:assets/clip_avatars_scorer", None)
+
+
+@pytest.mark.parametrize("judged", [False, True], ids=["trained", "judge"])
 @pytest.mark.parametrize("name", AVATARS)
-def test_directions_of_texts_are_those_of_true_edits(avatars, clip, name):
-    """Drawn edits of this kind go along the direction, those of other attributes across it."""
+def test_directions_of_texts_are_those_of_true_edits(avatars, clip, scorer, name, judged):
+    """Drawn edits of this kind go along the direction, those of other attributes across it; for either CLIP."""
     edit, (attribute, before, after) = known_edit(name), AVATARS[name]
-    direction = text_direction(clip, edit.source, edit.target, edit.templates)
+    texts = (*edit.judge_sentences(), "plain") if judged else (edit.source, edit.target, edit.templates)
+    clip = scorer if judged else clip
+    direction = text_direction(clip, *texts)
     changes = list(zip(avatars.changed, avatars.attributes, avatars.edited_attributes, strict=True))
     same = [
         row
@@ -76,6 +85,18 @@ def test_directions_of_texts_are_those_of_true_edits(avatars, clip, name):
     assert len(same) > 5
     assert cosine[: len(same)].mean() > 0.45
     assert cosine[len(same) :].mean().abs() < 0.2
+
+
+def test_the_judge_of_avatars_is_asked_in_words_of_its_captions(avatars):
+    told = [scoring_caption([seen]) for seen in avatars.attributes + avatars.edited_attributes]
+    said = words(told)
+    for name, (attribute, _, after) in AVATARS.items():
+        edit = known_edit(name)
+        before, then = edit.judge_sentences()
+        assert words(before + then) <= said
+        assert edit.asked == {attribute: after}
+        asked = scoring_caption([{"background": "white", **edit.asked}]).removeprefix("white backdrop; figure: ")
+        assert all("backdrop; figure: skin " in text and asked.strip() in text for text in then)
 
 
 def test_an_unknown_name_is_one_line_with_its_neighbours():
@@ -104,7 +125,7 @@ GOOD = "domain: face, source: face, target: old face"
         ("a: {" + GOOD + ", t0: 350}", "a: t0=350"),
         ("a: {" + GOOD + ", t0: often}", "a: t0='often'"),
         ("a: {" + GOOD + "}", "a needs domain, source, t0, target"),
-        ("a: {" + GOOD + ", t0: 0.4, strength: 2}", "and may have templates, nothing else"),
+        ("a: {" + GOOD + ", t0: 0.4, strength: 2}", "and may have templates, judge_source, "),
         ("a: {" + GOOD.replace("face,", "cat,", 1) + ", t0: 0.4}", "domain='cat': choose one of face, dog"),
         ("a: {" + GOOD + ", t0: 0.4, templates: many}", "templates='many'"),
         ("a: {" + GOOD.replace("old face", "face") + ", t0: 0.4}", "a: source and target are both 'face'"),

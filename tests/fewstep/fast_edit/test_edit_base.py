@@ -1,15 +1,19 @@
 """One model without conditions, whatever the folder holds: pixels, or latents under the empty prompt."""
 
+from dataclasses import replace
+from unittest.mock import Mock
+
 import pytest
 import torch
 
 from fewstep.backbones import DiffusersDenoiser, load_latent_diffusion
 from fewstep.backbones.pipelines import save_ddpm
 from fewstep.diffusion.guidance import ClassifierFree
-from fewstep.fast_edit.edit_base import load_base
+from fewstep.diffusion.schedules import DiscreteSchedule
+from fewstep.fast_edit.edit_base import base_of_latents, load_base
 from fewstep.fast_edit.tuned import TunedAdapters
 from tests.tiny_diffusion import CAPTIONS, KINDS, denoising_network, perturbed, write_pipeline
-from tests.tiny_edit_base import pictures, pixel_unet
+from tests.tiny_edit_base import COSINE, SCHEDULE, base, pictures, pixel_unet
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,37 @@ def test_the_hash_is_of_the_weights_as_loaded(of_pixels, tmp_path):
     assert base.weights_sha256 == again.weights_sha256
     save_ddpm(tmp_path, pixel_unet(4), "v")
     assert load_base(tmp_path).weights_sha256 != base.weights_sha256
+
+
+def test_a_base_of_pixels_is_known_by_its_schedule_and_prediction_too():
+    other = DiscreteSchedule("linear", 1e-4, 0.021)
+    bases = [base(), base(prediction="v"), base(schedule=COSINE), base(schedule=other), base(seed=1)]
+    assert len({each.sha256 for each in bases}) == 5
+    again = base(schedule=DiscreteSchedule(betas=SCHEDULE.betas()))
+    assert again.sha256 == base().sha256
+
+
+def test_a_base_of_latents_is_known_by_its_autoencoder_and_text_encoder_too(tmp_path):
+    folder = write_pipeline(tmp_path / "pipeline", "sd")
+    known, model = load_base(folder), load_latent_diffusion(folder)
+    seen = [known.sha256]
+    assert base_of_latents(model).sha256 == known.sha256
+    for network in (model.latents.autoencoder, model.prompts.networks["text_encoder"]):
+        next(network.parameters()).data.view(-1)[0] += 0.1
+        assert base_of_latents(model).weights_sha256 == known.weights_sha256
+        seen.append(base_of_latents(model).sha256)
+    model.latents.scale *= 2
+    seen.append(base_of_latents(model).sha256)
+    nothing = {name: torch.zeros_like(row) for name, row in known.condition.items()}
+    seen.append(replace(known, condition=nothing).sha256)
+    assert len(set(seen)) == 5
+
+
+def test_the_weights_are_hashed_once(monkeypatch):
+    found, twice = base(), Mock()
+    monkeypatch.setattr("fewstep.backbones.adapters.weights_sha256", twice)
+    assert TunedAdapters(found).adapters.base_sha256 == found.weights_sha256
+    twice.assert_not_called()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,7 @@ from fewstep.fast_edit.estimates import GradientMode
 from fewstep.fast_edit.loaded_edits import load_edits
 from fewstep.fast_edit.tuned import TunedAdapters, TunedCopies
 from fewstep.rng import PerSampleRng
-from tests.tiny_edit_base import base, pictures, pixel_unet, trained
+from tests.tiny_edit_base import COSINE, base, pictures, pixel_unet, trained
 
 HOW = Application(Encoding(0.4, "ddim", 3), num_steps=2, split=0.1, projection=0.05, strength=0.5)
 ABOUT = EditAbout(
@@ -53,11 +53,11 @@ def test_what_was_saved_comes_back(make, tmp_path):
     path = save_edit(tmp_path / "new" / "glasses.safetensors", tuned, "glasses", ABOUT)
     edit = read_edit(path)
     assert (edit.name, edit.about) == ("glasses", ABOUT)
-    assert (edit.base_sha256, edit.base_kind, edit.sample_size) == (tuned.base.weights_sha256, "pixel", (8, 8))
+    assert edit.base_sha256 == tuned.base.sha256
     assert edit.versions["torch"] == importlib.metadata.version("torch")
     again = load_edits(base(), [path])
     assert again.names == ("glasses",)
-    torch.testing.assert_close(predicted(again, "glasses"), predicted(tuned, "glasses"), rtol=0, atol=0)
+    torch.testing.assert_close(predicted(again, "glasses"), predicted(tuned, "glasses"), rtol=0, atol=1e-5)
     assert far(predicted(again, "glasses"), predicted(again, None))
     rng = PerSampleRng(0, ["a", "b"])
     edited = apply_edit(again, pictures(), "glasses", rng, edit.about.application)
@@ -123,12 +123,36 @@ def test_another_base_another_kind_and_a_name_that_comes_twice_are_refused(tmp_p
         load_edits(base(), [one, foreign])
     with pytest.raises(ValueError, match=r"foreign\.safetensors is an edit of another base, models/avatars \("):
         load_edits(base(), [foreign])
+    for other in (base(prediction="v"), base(schedule=COSINE)):  # of the same weights
+        with pytest.raises(ValueError, match=r"one\.safetensors is an edit of another base"):
+            load_edits(other, [one])
     with pytest.raises(ValueError, match="there is no edit to load"):
         load_edits(base(), [])
     used = base()
     load_edits(used, [one])
     with pytest.raises(ValueError, match="the base has adapters already; load it afresh"):
         load_edits(used, [one])
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_edits_are_merged_where_the_base_is_of_float32_and_keep_their_strength(merged, tmp_path):
+    tuned, found = adapters(), base()
+    path, asked = save_edit(tmp_path / "glasses.safetensors", tuned, "glasses", ABOUT), []
+    if not merged:
+        found.network.conv_in.double()
+    again = load_edits(found, [path])
+    for name, part in found.network.named_modules():
+        if name.endswith("lora_A.glasses_adapter"):
+            part.register_forward_hook(lambda *_, name=name: asked.append(name))
+    if merged:
+        for strength in (0.0, 0.5, 1.0, 1.5):
+            with again.scaled(strength), tuned.scaled(strength):
+                expected = predicted(tuned, "glasses")
+                torch.testing.assert_close(predicted(again, "glasses"), expected, rtol=0, atol=2e-5)
+    else:
+        found.network.conv_in.float()
+        predicted(again, "glasses")
+    assert bool(asked) is not merged
 
 
 def change(told, state, where, value):
@@ -147,7 +171,7 @@ def change(told, state, where, value):
         ("schema", 2, "it has schema 2, this version of fewstep reads 1"),
         ("name", "../out", "name is '../out', expected a name of letters, digits and _"),
         ("base", None, " has no base"),
-        ("base.sample_size", [8], "base.sample_size is [8], expected a height and a width"),
+        ("base.sha256", 8, "base.sha256 is 8, expected a text"),
         ("kind", "hypernetwork", "kind is 'hypernetwork', expected one of lora, full"),
         ("rank", 10**9, "rank=1000000000: must be at least 1 and at most 1000"),
         ("rank", 3, "and the rank is 3"),
@@ -198,6 +222,27 @@ def test_files_of_something_else_are_one_line(content, message, tmp_path):
         read_edit(path)
     with pytest.raises(ValueError, match=r"there is no edit .*none; give a file that"):
         read_edit(tmp_path / "none")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float64, torch.int32, torch.bool])
+def test_weights_of_other_kinds_are_one_line(dtype, tmp_path):
+    path = save_edit(tmp_path / "glasses.safetensors", adapters(), "glasses", ABOUT)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({name: weight.to(dtype) for name, weight in load_file(path).items()}, path, metadata)
+    with pytest.raises(ValueError, match=rf"^cannot read the edit .*\({dtype}\)") as caught:
+        read_edit(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_ends_too_early_is_one_line(tmp_path):
+    path = save_edit(tmp_path / "glasses.safetensors", adapters(), "glasses", ABOUT)
+    content = path.read_bytes()
+    for end in (*range(64), *range(64, len(content), len(content) // 60), len(content) - 1):
+        path.write_bytes(content[:end])
+        with pytest.raises(ValueError, match=r"^cannot read the edit") as caught:
+            read_edit(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_made_of_them(tmp_path):

@@ -10,7 +10,7 @@ from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.solvers import ddim, even_times
 from fewstep.fast_edit.encoding import Encoder, Encoding
 from fewstep.rng import PerSampleRng
-from tests.tiny_edit_base import SCHEDULE, Calls, Posterior, base, pictures, posterior_base
+from tests.tiny_edit_base import COSINE, SCHEDULE, Calls, Posterior, base, pictures, posterior_base
 
 WALK = Encoding(0.4, "ddim", 5)
 
@@ -80,16 +80,23 @@ def test_the_memory_knows_pictures_by_content_base_and_encoding():
     assert encoder.passes == 12 * 5
 
 
-@pytest.mark.parametrize("changed", ["t0", "num_steps", "base"])
+@pytest.mark.parametrize("changed", ["t0", "num_steps", "base", "schedule", "prediction"])
 def test_whatever_changes_the_answer_changes_the_key(changed):
     found, row = base(), pictures(1)[0]
-    encodings = {"t0": replace(WALK, t0=0.3), "num_steps": replace(WALK, num_steps=6), "base": WALK}
-    other = Encoder(base(seed=1) if changed == "base" else found, encodings[changed], remember=1)
+    encodings = {"t0": replace(WALK, t0=0.3), "num_steps": replace(WALK, num_steps=6)}
+    bases = {"base": base(seed=1), "schedule": base(schedule=COSINE), "prediction": base(prediction="v")}
+    other = Encoder(bases.get(changed, found), encodings.get(changed, WALK), remember=1)
     own = Encoder(found, WALK, remember=1)
     assert own._key(row) != other._key(row)
     assert own._key(row) == Encoder(base(), WALK, remember=9)._key(row.clone())
     assert own._key(row) != own._key(row.reshape(3, 4, 16))
     assert not torch.equal(own(row[None]), other(row[None]))
+
+
+def test_what_is_kept_holds_no_batch():
+    encoder = Encoder(base(), WALK, remember=4)
+    x = encoder(pictures(4))
+    assert {state.untyped_storage().nbytes() for state in encoder._known.values()} == {x[0].nbytes}
 
 
 def test_switching_the_kind_takes_effect():

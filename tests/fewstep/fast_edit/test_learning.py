@@ -96,6 +96,14 @@ def test_sources_are_looked_at_once_and_without_gradient(clip, monkeypatch):
     assert all(weight.grad is not None for weight in source.tuned.parameters("edit"))
 
 
+def test_features_that_are_kept_hold_no_batch(clip):
+    source = learning(clip)
+    totals(source, 0, pictures(4), list("abcd"))
+    assert {kept.untyped_storage().nbytes() for kept in source._features.values()} == {
+        kept.nbytes for kept in source._features.values()
+    }
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_frozen_estimate_is_what_an_edit_is_that_changes_nothing(clip, mode):
     """So the direction is undefined and its cosine 0 (-log(1/2)), and nothing is left to the L1 term."""

@@ -5,8 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from fewstep.fast_edit.direction.clips import EnlargingCLIP, edit_loss, load_edit_clip
+from fewstep.fast_edit.direction.views import Views
 from fewstep.fast_edit.edit_texts import edit_texts
-from fewstep.fast_edit.probes import AttributeProbe, TextProbe
+from fewstep.fast_edit.probe_options import ProbeOptions
+from fewstep.fast_edit.probes import AttributeProbe, TextProbe, ViewedProbe
 from fewstep.rewards.attribute_reader import AttributeReader
 from tests.tiny_clip import tiny_clip
 from tests.tiny_edit_base import pictures
@@ -33,6 +35,32 @@ def test_a_reader_is_asked_for_all_attributes_at_once():
         AttributeProbe(reader, {})
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "a probe needs its reader or its clip, one of them"),
+        ({"reader": "R", "clip": "C", "wanted": {"hat": "red"}}, "one of them"),
+        ({"reader": "R"}, "probe.wanted is what probe.reader shall find"),
+        ({"clip": "C", "wanted": {"hat": "red"}}, "give both or none"),
+        ({"clip": "C", "threshold": 1.5}, "probe.threshold=1.5"),
+    ],
+    ids=["nobody", "both", "unasked", "not asked", "threshold"],
+)
+def test_a_probe_that_cannot_look_is_one_line(options, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        ProbeOptions(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_probe_is_told_at_once_what_its_reader_does_not_know(tmp_path):
+    reader = AttributeReader(VALUES, "convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, 32)
+    reader.save_pretrained(tmp_path)
+    texts = edit_texts("edit", "face", "face with glasses", "plain")
+    for wanted, told in (({"hatt": "red"}, "'hatt' is none of those"), ({"hat": "blue"}, "known values are none, red")):
+        with pytest.raises(ValueError, match=told):
+            ProbeOptions(str(tmp_path), wanted).of(texts)
+
+
 def test_texts_are_compared_by_the_softmax_of_clip(clip):
     images, texts = pictures(3, 16, 16), ["a photo of a cat", "a photo of a dog"]
     cosines = clip.embed_images(images) @ clip.embed_prompts(texts).T
@@ -52,6 +80,23 @@ def test_templates_are_averaged_as_unit_vectors_and_pairs_as_probabilities(clip)
     torch.testing.assert_close(found, (each[0] + each[1]) / 2, rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="source and target are both 'cat'"):
         TextProbe(clip, "cat", "cat")
+
+
+def test_views_are_averaged_without_the_picture_as_it_is():
+    images, views = pictures(3, 16, 16), Views(4)
+    seen = []
+
+    def brightness(shown):
+        seen.append(shown)
+        return shown.mean((1, 2, 3))
+
+    found = ViewedProbe(brightness, views, 5)(images)
+    torch.testing.assert_close(found, views(images, 5)[1:].mean((0, 2, 3, 4)))
+    assert not any(torch.equal(row, image) for row in torch.cat(seen) for image in images)
+    assert torch.equal(ViewedProbe(brightness, views, 5)(images), found)
+    assert not torch.allclose(ViewedProbe(brightness, views, 6)(images), found, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"views\.count=1: must be at least 2"):
+        ViewedProbe(brightness, Views(1), 5)
 
 
 def test_an_enlarging_clip_sees_drawings_as_large_pixels(clip):

@@ -177,6 +177,17 @@ def test_a_mean_that_is_beyond_by_chance_is_no_failure():
     assert (few.passed, many.passed) == (True, False)
     assert (str(few), str(many)) == ("realism 1.20", "realism 1.20 above 1.15")
     assert not Signal("realism", values[:1], nothing[:1], 1.15).passed  # of one picture nothing else is known
+    assert not Signal("realism", values, nothing, 1.15, by_mean=True).passed
+
+
+def test_what_an_edit_claims_is_bounded_by_the_mean():
+    """8 of 12 pictures have an interval that reaches 0.8, and are not 0.8."""
+    sources = persons()
+    edits = torch.cat([with_hats(sources[:8]), sources[8:]])
+    report = Auditor(TRAINED, HELD_OUT, judge=judge())(sources, edits)
+    assert [signal.name for signal in report.signals if not signal.passed] == ["asked"]
+    assert report.signals[-2].interval[1] >= 0.8
+    assert report.verdict == "audit failed: asked 0.67 below 0.8"
 
 
 def test_intervals_are_bootstraps_and_the_file_gets_plain_values():
