@@ -2,6 +2,7 @@
 
     python -m fewstep.demo RUN/export                       then open the address that it prints
     python -m fewstep.demo RUN/export --examples FOLDER     the same, with pictures and captions to begin with
+    python -m fewstep.demo --edit glasses.safetensors --edit old.safetensors    what `fewstep.fast_edit learn` wrote
     python -m fewstep.demo --collaboration RUN/export --oracle clip     the same for drafts and their repairs
 
 It needs the extra `demo` (gradio), answers this machine only unless --host or --share says otherwise, and reports
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 
+from fewstep.installed_command import in_its_words
 from fewstep.one_line import one_line
 from fewstep.picture_size import size_argument
 from fewstep.shell_command import QUIET
@@ -40,17 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from fewstep.demo.collaboration_answers import CollaborationAnswers
     from fewstep.demo.examples import read_examples
+    from fewstep.demo.fast_edit_answers import FastEditAnswers
     from fewstep.demo.page import launch
     from fewstep.icd.pair import InvertibleConsistency
 
     try:
-        if options.export is None and options.collaboration is None:
-            raise ValueError("give EXPORT to edit pictures, --collaboration STUDENT to draw them, or both")
-        if options.export is None and options.examples is not None:
-            raise ValueError("--examples are for editing; give EXPORT, too")
+        if options.export is None and options.collaboration is None and not options.edit:
+            raise ValueError(
+                "give EXPORT or --edit FILE to edit pictures, --collaboration STUDENT to draw them, or several"
+            )
+        if options.export is None and not options.edit and options.examples is not None:
+            raise ValueError("--examples are for editing; give EXPORT or --edit, too")
         examples = [] if options.examples is None else read_examples(options.examples)  # before a network is loaded
         dtype = getattr(torch, options.dtype)
         places = options.export, options.pipeline, options.network
+        edits = FastEditAnswers.load(options.edit, options.base, options.device) if options.edit else None
         pair = together = None
         if options.collaboration is not None:
             settings = {name: getattr(options, name) for name in COLLABORATION}
@@ -58,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             together = CollaborationAnswers.load(options.collaboration, **settings, **common)
         if options.export is not None:
             pair = InvertibleConsistency.load(*places, dtype, options.device, options.size)
-        page, address = launch(pair, options.device, options.host, options.port, options.share, examples, together)
+        place = options.device, options.host, options.port, options.share
+        page, address = launch(pair, *place, examples, together, edits)
     except (ValueError, OSError) as error:  # OSError: the port is taken
         if os.environ.get("FEWSTEP_TRACEBACK"):
             raise
@@ -72,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m fewstep.demo", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(in_its_words("python -m fewstep.demo"), description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("export", type=Path, nargs="?", metavar="EXPORT", help="what an ICD run exported: RUN/export")
     add("--examples", type=Path, metavar="FOLDER", help="what the page opens with: examples.json and its pictures")
@@ -84,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
     add("--pipeline", help="folder or hub id of the teacher, if not where it was in training")
     add("--network", help="folder of the guidance-distilled network, likewise")
     add("--size", type=size_argument, help="of pictures, if not that of training: 512, or 512x768 for height x width")
+    add = parser.add_argument_group("learnt edits", "a tab for them; files of one base").add_argument
+    told = "of `fewstep.fast_edit learn`, such as avatar_glasses.safetensors; several times for several sliders"
+    add("--edit", type=Path, action="append", default=[], metavar="FILE", help=told)
+    add("--base", help="their base, if not where it was in training")
     add = parser.add_argument_group(
         "collaboration", "a tab for it; options as of `fewstep.collaboration draw`"
     ).add_argument

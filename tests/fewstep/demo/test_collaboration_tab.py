@@ -129,9 +129,10 @@ def test_a_line_brings_no_markup_along():
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        ([], "error: give EXPORT to edit pictures, --collaboration STUDENT to draw them, or both"),
-        (["--examples", "x", "--collaboration", "y"], "error: --examples are for editing; give EXPORT, too"),
+        ([], "error: give EXPORT or --edit FILE to edit pictures, --collaboration STUDENT to draw them, or several"),
+        (["--examples", "x", "--collaboration", "y"], "error: --examples are for editing; give EXPORT or --edit, too"),
         (["--collaboration", "y", "--prompts", "none.txt"], "error: none.txt"),
+        (["--edit", "nowhere.safetensors"], "error: there is no edit nowhere.safetensors"),
         (["--collaboration", "nowhere"], "error: nowhere is a pipeline that names no teacher"),
     ],
 )
