@@ -3,6 +3,8 @@
 Half-precision inputs are compared in float32.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 
@@ -23,6 +25,9 @@ def l2(prediction: Tensor, target: Tensor) -> Tensor:
 def l1(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error [B]."""
     return _mean(_difference(prediction, target).abs())
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": l2, "l1": l1, "pseudo_huber": pseudo_huber}
 
 
 def _difference(prediction: Tensor, target: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ Starodubcev et al. 2024, "Invertible Consistency Distillation for Text-Guided Im
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from lightning import LightningModule
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from fewstep.choices import DTYPES, require_choice
 from fewstep.diffusion.guidance import require_trained
 from fewstep.distillation.options import DistillationOptions
 from fewstep.distillation.students import StudentOptions
+from fewstep.files.plain_reader import optional
+from fewstep.icd.code_scale import code_scale, scale_of_codes
 from fewstep.icd.pair import Editing
 from fewstep.icd.pair_distillation import PairDistillation
 from fewstep.optimizers import AdamW
@@ -33,7 +37,7 @@ class ICDModule(LightningModule):
             where the pipeline's own is one.
         guidance_scales: scales w to train the decoder on, 1 (unguided) among them; None means all that the network
             knows. Sampling and editing may use these and no others.
-        distillation: boundaries, weights and distance of the losses, see fewstep.distillation.options.
+        distillation: boundaries, weights, distances and phases of the losses, see fewstep.distillation.options.
         students: adapters or whole networks, see fewstep.distillation.students.StudentOptions.
         objective: "summed", an optimizer step for all terms, or "separate", one for each, as in the authors' code.
         optimizer: see fewstep.optimizers.AdamW.
@@ -71,6 +75,7 @@ class ICDModule(LightningModule):
             model.network.enable_gradient_checkpointing()
         self.distillation = PairDistillation.of(model, guidance_scales, distillation, students)
         self.encoders, self.pair = self.distillation.encoders, self.distillation.pair
+        self._codes = torch.zeros(2)  # of this validation: sum of the mean squares of codes, and how many codes
         self.editing = editing or Editing(guidance_scale=max(self.pair.guidance_scales))
         require_trained(self.editing.guidance_scale, self.pair.guidance_scales)
         self.weights, self.optimizer = self.distillation.students.weights, optimizer  # all that is trained and stored
@@ -81,11 +86,11 @@ class ICDModule(LightningModule):
         self.distillation.to(self.trainer.strategy.root_device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        draw = self.distillation.draw(batch)
+        draw, step = self.distillation.draw(batch), self.global_step
         if not self.automatic_optimization:
-            weights = self.distillation.weights_in_authors_order()
+            weights = self.distillation.weights_in_authors_order(step)
             return step_for_each_term(self, weights, partial(self.distillation.term, draw=draw))
-        total, terms = self.distillation.objective(draw)
+        total, terms = self.distillation.objective(draw, step)
         loss = total.mean()
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}_loss": values.detach().mean() for name, values in terms.items()})
@@ -97,12 +102,25 @@ class ICDModule(LightningModule):
             self.encoders.check_stored(batch)
         return self._evaluate("val", batch)
 
+    def on_validation_epoch_start(self) -> None:
+        self._codes = torch.zeros(2, device=self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """How large codes are, of the averaged weights; pictures are drawn so from now on."""
+        if not self.trainer.sanity_checking:
+            total, rows = self.trainer.strategy.reduce(self._codes, reduce_op="sum").tolist()
+            self.pair = replace(self.pair, code_scale=scale_of_codes(total, rows))
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         return self._evaluate("test", batch)
 
     def _evaluate(self, stage: str, batch: dict[str, Any]) -> dict[str, Tensor]:
         draw = self.distillation.draw(batch, sample_rng(batch["key"], self.device))
-        errors, generated, reconstructed = self.distillation.examine(draw, self.editing.guidance)
+        noise_scale = self.pair.scale_of_noise(self.editing.noise_scale)
+        errors, generated, reconstructed = self.distillation.examine(draw, self.editing.guidance, noise_scale)
+        if stage == "val":
+            squares = errors["code_mean_square"] * batch["weight"]
+            self._codes += torch.stack([squares.sum(), batch["weight"].sum()])
         for name, values in errors.items():
             log_mean(self, f"{stage}/{name}", values, batch["weight"], prog_bar=name == "latent_mse")
         pictures = {"image": generated, "reference": batch["image"], "reconstruction": reconstructed}
@@ -111,7 +129,7 @@ class ICDModule(LightningModule):
     def generate_images(self, prompts: list[str], rng: PerSampleRng, guidance_scale: float | None = None) -> Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] of prompts; as validation draws them, or at another trained scale."""
         w = self.editing.guidance_scale if guidance_scale is None else guidance_scale
-        return self.pair.generate(prompts, rng, w, self.editing.guided_below)
+        return self.pair.generate(prompts, rng, w, self.editing.guided_below, self.editing.noise_scale)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """`image` [B, 3, H, W] in [-1, 1]: drawn, reconstructed or edited, see InvertibleConsistency.answer."""
@@ -119,13 +137,17 @@ class ICDModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.encoders.store_hashes(checkpoint)
+        checkpoint["code_scale"] = self.pair.code_scale
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.encoders.check_hashes(checkpoint)
+        scale = checkpoint.get("code_scale")  # earlier versions did not measure it
+        optional(code_scale)(scale, "the checkpoint's code_scale")
+        self.pair = replace(self.pair, code_scale=scale)
 
     def export(self, folder: str) -> None:
         """Write the students, in the formats of peft and diffusers, and icd.json, which says how to use them."""
-        self.distillation.export(folder, self.hparams.pipeline, self.hparams.network)
+        self.distillation.export(folder, self.hparams.pipeline, self.hparams.network, self.pair.code_scale)
 
     def configure_optimizers(self) -> dict[str, Any]:
         return self.optimizer.configure(self.parameters(), lambda: self.trainer.estimated_stepping_batches)

@@ -17,11 +17,10 @@ from fewstep.diffusion.predictions import Parametrization
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.consistency import ConsistencyDistillation, Draw, Weights
 from fewstep.distillation.students import StudentOptions, Students
-from fewstep.losses import l1, l2, pseudo_huber
+from fewstep.losses import DISTANCES, pseudo_huber
 from fewstep.metrics.latent_lpips import LatentLPIPS
 from fewstep.rng import PerSampleRng
 
-DISTANCES = {"l2": l2, "l1": l1, "pseudo_huber": pseudo_huber}
 PERCEPTUAL = "lpips"
 WEIGHTINGS = ("uniform", "snr", "snr_plus_one", "truncated_snr")
 

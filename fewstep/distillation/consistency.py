@@ -35,6 +35,7 @@ class Weights:
     forward_preservation: float = 1.5
     reverse_preservation: float = 1.5
     full_cycle: float = 0.0
+    code_moment: float = 0.0
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
@@ -191,6 +192,21 @@ class ConsistencyDistillation:
         code, times = encoded[-1], self.boundaries.decode_times
         x = (yield from self._chain("reverse", code, times, draw.condition, gradient=True))[-1]
         return (self.cycle_distance or self.distance)(x, draw.data)
+
+    def code_moment(self, draw: Draw) -> Losses:
+        """(mean z^2 - alpha^2 mean data^2 - sigma^2)^2, where z is the encoder's state at the end of a segment.
+
+        What goes there and back is blind to a scale of the codes; this fixes it: noised data have that mean square over
+        their elements in the mean over noise, at t = 1 about 1. An addition of fewstep's; trains `forward` only, by its
+        last jump.
+        """
+        times = self.boundaries.encode_times[:-1]
+        x = self.parametrization.add_noise(draw.data, draw.noise, time_like(draw.data, self.boundaries.start))
+        states = yield from self._chain("forward", x, times, draw.condition)
+        raised = yield from self._ascend(_at(draw.low, times, states), draw, gradient=True)
+        alpha, sigma = self.parametrization.schedule(draw.high)
+        wanted = alpha.square() * draw.data.float().square().flatten(1).mean(1) + sigma.square()
+        return (raised.float().square().flatten(1).mean(1) - wanted).square()
 
     def term(self, name: str, networks: Networks, draw: Draw) -> Tensor:
         """One loss [B] by its name in `Weights`, not weighted: for an optimizer step per term, as the authors do."""

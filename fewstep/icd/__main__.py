@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fewstep.installed_command import in_its_words
 from fewstep.picture_size import size_argument
 from fewstep.shell_command import run_command
 
@@ -22,12 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m fewstep.icd", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(in_its_words("python -m fewstep.icd"), description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="{generate,invert,edit}")
     generate = _command(commands, "generate", "a picture of a prompt, or of a code that `invert` wrote")
     generate.add_argument("--prompt", required=True, help="what the picture shall show")
     generate.add_argument("--code", type=Path, metavar="FILE", help="start from this code instead of from noise")
     _add_guidance(generate, guided_below=1.0)
+    noise = "factor of the noise; default: the scale of the pair's codes where it was measured, else 1"
+    generate.add_argument("--noise-scale", type=float, metavar="S", help=noise)
     invert = _command(commands, "invert", "the code of a picture, and the picture that is decoded from it")
     _add_picture(invert)
     invert.add_argument("--code", type=Path, metavar="FILE", help="also write the code, to this .safetensors file")
@@ -42,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-    command.add_argument("export", type=Path, metavar="EXPORT", help="what an ICD run exported: RUN/export")
+    told = "what an ICD run exported: RUN/export; or give --forward-adapter and --reverse-adapter"
+    command.add_argument("export", type=Path, nargs="?", metavar="EXPORT", help=told)
     command.add_argument("--out", type=Path, default=Path(f"{name}.png"), help="PNG to write; %(default)s if not given")
     command.add_argument("--overwrite", action="store_true", help="replace files; otherwise NAME-2.png is written")
     command.add_argument("--steps-sheet", type=Path, metavar="FILE", help="also write a picture of every step")
@@ -54,7 +58,24 @@ def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     command.add_argument("--network", help="folder of the guidance-distilled network, likewise")
     size = "of pictures in pixels, if not that of training: 512 for squares, 512x768 for height x width"
     command.add_argument("--size", type=size_argument, help=size)
+    _add_adapters(command)
     return command
+
+
+def _add_adapters(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("adapters of others, in place of EXPORT; with --pipeline and --network")
+    add = group.add_argument
+    add("--forward-adapter", metavar="FILE", help="of the encoder, as the authors of iCD released it")
+    add("--reverse-adapter", metavar="FILE", help="of the decoder")
+    ends = "of the segments that they were trained on; default 0,0.26,0.52,0.78,1"
+    add("--boundaries", type=_numbers, metavar="T,T,..", help=ends)
+    add("--start", type=float, metavar="T", help="where encoding starts; default 0.02")
+    scales = "guidance scales of the training, such as 1,8,12,16,20; default: those of --network"
+    add("--trained-scales", type=_numbers, metavar="W,W,..", help=scales)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
 
 
 def _add_picture(command: argparse.ArgumentParser) -> None:
@@ -76,6 +97,8 @@ def _add_editing(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--backend", choices=("prompt_switch", "prompt_to_prompt"), default="prompt_switch", help="default %(default)s")
     add("--prompt-below", type=float, default=1.0, metavar="T", help="the source's prompt where t is more")
+    difference = "difference: only by what sets the target apart from the source, so the same words change nothing"
+    add("--guide-by", choices=("prompt", "difference"), default="prompt", help=difference)
     add("--replay", action="store_true", help="correct the edit by what a reconstruction gets wrong")
     group = command.add_argument_group("prompt_to_prompt")
     add = group.add_argument

@@ -8,28 +8,35 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fewstep.distillation.boundaries import Boundaries
 from fewstep.files.contact_sheet import Sample, contact_sheet
 from fewstep.files.durable import replace_file
 from fewstep.files.names import write_new
 from fewstep.files.pictures import as_png, read_mask, read_picture, to_picture
+from fewstep.icd.code_scale import require_noise_scale
 from fewstep.icd.editing import Editing
 from fewstep.icd.pair import InvertibleConsistency
+from fewstep.icd.released_pair import load_released_pair
 from fewstep.icd.watched_pair import Watch
 from fewstep.one_line import one_line
 from fewstep.rng import PerSampleRng
 
-EDITING = ("backend", "prompt_below", "replay", "cross_share", "self_share", "mode", "amplify", "blend")
+EDITING = ("backend", "prompt_below", "guide_by", "replay", "cross_share", "self_share", "mode", "amplify", "blend")
+PAPER = Boundaries((0.0, 0.26, 0.52, 0.78, 1.0))
 Pictures = Sequence[tuple[str, Tensor]]
 
 
 def generate(options: argparse.Namespace) -> str:
+    require_noise_scale(options.noise_scale)
+    if options.code is not None and options.noise_scale is not None:
+        raise ValueError("--noise-scale is of noise; a code is decoded as it is")
     code = None if options.code is None else read_code(options.code)
     pair, watch = _loaded(options), Watch()
     scale = default_scale(pair, options.guidance_scale)
     watched = watch.pair(pair)
     if code is None:
         rng = PerSampleRng(options.seed, [options.prompt], options.device)
-        image = watched.generate([options.prompt], rng, scale, options.guided_below)
+        image = watched.generate([options.prompt], rng, scale, options.guided_below, options.noise_scale)
     else:
         check_code(code, pair)
         image = watched.decode(code.to(options.device), [options.prompt], scale, options.guided_below)
@@ -119,9 +126,22 @@ def require_device(name: str) -> None:
 
 def _loaded(options: argparse.Namespace) -> InvertibleConsistency:
     require_device(options.device)
-    dtype = getattr(torch, options.dtype)
-    places = options.export, options.pipeline, options.network
-    return InvertibleConsistency.load(*places, dtype, options.device, options.size)
+    where = getattr(torch, options.dtype), options.device, options.size
+    own = {name: getattr(options, name) for name in ("boundaries", "start", "trained_scales")}
+    files = options.forward_adapter, options.reverse_adapter
+    if options.export is not None:
+        if given := [name for name, value in own.items() if value is not None]:
+            raise ValueError(f"--{given[0].replace('_', '-')} is of adapters of others; an export tells its own")
+        if any(files):
+            raise ValueError("give EXPORT, or --forward-adapter and --reverse-adapter, not both")
+        return InvertibleConsistency.load(options.export, options.pipeline, options.network, *where)
+    if not all(files):
+        raise ValueError("give EXPORT, the folder that an ICD run exported, or --forward-adapter and --reverse-adapter")
+    if options.pipeline is None:
+        raise ValueError("adapters of others need --pipeline, what they were distilled from, and mostly --network")
+    start = PAPER.start if own["start"] is None else own["start"]
+    ends = Boundaries(own["boundaries"] or PAPER.times, start)
+    return load_released_pair(*files, options.pipeline, options.network, ends, own["trained_scales"], *where)
 
 
 def _noise(options: argparse.Namespace) -> PerSampleRng:

@@ -8,6 +8,7 @@ from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.students import MOST_RANK
 from fewstep.files.plain_json import read_json
 from fewstep.files.plain_reader import each, either, fields, mapping, number, optional, positive, shown, text, whole
+from fewstep.icd.code_scale import code_scale
 
 SCHEMA = 1
 
@@ -62,5 +63,6 @@ PARTS = fields(
         "students": students,
         "guidance_scales": scales,
         "boundaries": boundaries,
-    }
+    },
+    code_scale=optional(code_scale),  # exports of earlier versions have none
 )

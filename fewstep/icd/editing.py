@@ -8,12 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fewstep.choices import require_range
+from fewstep.choices import require_choice, require_range
 from fewstep.diffusion.guidance import Condition, Denoiser, DynamicGuidance, GuidanceSchedule, unguided
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.solvers import ddim
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.icd.attention_control import AttentionControl
+from fewstep.icd.code_scale import require_noise_scale
+from fewstep.icd.difference_guidance import DifferenceGuidance
 from fewstep.icd.prompt_alignment import changed_words
 from fewstep.icd.prompt_to_prompt import PromptToPrompt
 
@@ -30,6 +32,10 @@ class Editing:
         guidance_scale: one of the scales of the network, 1 is unguided; guided_below: the t from which on.
         prompt_below: the t from which on the target's prompt is in force; the source's before.
         replay: correct the target by what decoding the source gets wrong; see fewstep.icd.editing.edit.
+        guide_by: "prompt", the paper's, or "difference", which leaves a picture as it is where target and source agree:
+            see fewstep.icd.difference_guidance. Three rows for each picture; not with prompt_to_prompt.
+        noise_scale: factor of the noise that pictures are drawn from where there is nothing to edit; None for the scale
+            of the pair's codes, as far as it was measured, and 1 for N(0, I).
         cross_share, self_share, mode, amplify, blend: of prompt-to-prompt. amplify: factor on the attention to words of
             the target that the source lacks. blend: change pictures only where these words are attended to.
     """
@@ -44,6 +50,8 @@ class Editing:
     mode: Literal["auto", "replace", "refine"] = "auto"
     amplify: float = 1.0
     blend: bool = False
+    guide_by: Literal["prompt", "difference"] = "prompt"
+    noise_scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in ("prompt_switch", "prompt_to_prompt"):
@@ -52,6 +60,10 @@ class Editing:
             require_range(name, getattr(self, name), most=1)
         require_range("guidance_scale", self.guidance_scale)
         require_range("amplify", self.amplify)
+        require_choice("guide_by", self.guide_by, ("prompt", "difference"))
+        require_noise_scale(self.noise_scale)
+        if self.guide_by == "difference" and self.backend == "prompt_to_prompt":
+            raise ValueError("guide_by='difference' does not share attention; choose the backend prompt_switch")
 
     @property
     def guidance(self) -> DynamicGuidance:
@@ -93,6 +105,7 @@ def edit(
     control: AttentionControl | None = None,
     replay: bool = False,
     mask: Tensor | None = None,
+    difference: bool = False,
 ) -> Tensor:
     """Edited data [B, ...] in m calls (Starodubcev et al. 2024, section 3.4 and appendix A).
 
@@ -104,9 +117,14 @@ def edit(
     replay: put that source branch back where encoding was, and let the target branch take the same correction, so
         target = source without guidance returns the data (Ju et al. 2023, Direct Inversion, one call per boundary).
     mask: [B, 1, ...] in [0, 1]; where it is 0 the data stay as they are.
+    difference: guide by what sets the target apart from the source, see fewstep.icd.difference_guidance; with
+        target = source this is the unguided reconstruction. Not together with control.
     """
     known = dict(zip((round(time, 6) for time in boundaries.encode_times), states, strict=True)) | {0.0: data}
     rows, paired = len(data), control is not None or replay
+    if difference and control is not None:
+        raise ValueError("guidance as a difference does not share attention; edit without attention_control")
+    denoiser = DifferenceGuidance(reverse, source, rows) if difference else reverse
 
     def scales(t: Tensor) -> Tensor:
         return torch.cat([torch.ones_like(t[:-rows]), guidance(t[-rows:])])
@@ -117,7 +135,7 @@ def edit(
         if control is not None:
             control.start(number)
         condition = {key: torch.cat([prompt[key] for prompt in prompts]) for key in target}
-        x = ddim(reverse, parametrization, x, step, condition, scales)
+        x = ddim(denoiser, parametrization, x, step, condition, scales)
         state = known.get(round(step[1], 6))
         if replay and state is not None:
             plain, edited = x.chunk(2)

@@ -16,6 +16,7 @@ from fewstep.diffusion.guidance import Denoiser, DynamicGuidance, require_traine
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.students import load_students
 from fewstep.icd.attention_control import attention_control
+from fewstep.icd.code_scale import require_noise_scale
 from fewstep.icd.description import SCHEMA, read_description
 from fewstep.icd.editing import Editing, edit
 from fewstep.icd.inversion import decode, encode
@@ -30,8 +31,9 @@ class InvertibleConsistency:
     """Pictures [B, 3, H, W] in [-1, 1] <-> noise, by the students `forward` (encodes) and `reverse` (decodes).
 
     model: the pipeline that they were distilled from; its network is the one that the denoisers call.
-    guidance_scales: those that the decoder knows. Noise comes from `rng`, one row per picture. ValueError in one line
-    for prompts that are too long, pictures of another size and scales that were not trained.
+    guidance_scales: those that the decoder knows. Noise comes from `rng`, one row per picture. code_scale: root mean
+    square of codes, see fewstep.icd.code_scale, of which noise is drawn; None where nobody measured it, and then 1.
+    ValueError in one line for prompts that are too long, pictures of another size and scales that were not trained.
     """
 
     model: LatentDiffusion
@@ -39,6 +41,7 @@ class InvertibleConsistency:
     reverse: Denoiser
     boundaries: Boundaries
     guidance_scales: tuple[float, ...]
+    code_scale: float | None = None
 
     @classmethod
     def load(
@@ -63,24 +66,38 @@ class InvertibleConsistency:
         model = load_latent_diffusion(*places, dtype, size, control).to(device)
         students = load_students(model, told["students"], folder, merged)
         boundaries = Boundaries(**told["boundaries"])
-        return cls(model, students.forward, students.reverse, boundaries, tuple(told["guidance_scales"]))
+        scales = tuple(told["guidance_scales"])
+        return cls(model, students.forward, students.reverse, boundaries, scales, told.get("code_scale"))
 
     def describe(self, folder: str | Path, pipeline: str, network: str | None, students: Mapping[str, Any]) -> None:
         """Write icd.json, which `load` reads beside the students' weights. students: Students.settings."""
         told = {"schema": SCHEMA, "pipeline": pipeline, "network": network, "students": dict(students)}
         told |= {"guidance_scales": list(self.guidance_scales), "boundaries": asdict(self.boundaries)}
         told["image_size"] = as_stored(self.model.image_size)
+        if self.code_scale is not None:
+            told["code_scale"] = self.code_scale
         Path(folder, "icd.json").write_text(json.dumps(told, indent=2) + "\n")
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[str], rng: PerSampleRng, guidance_scale: float = 8.0, guided_below: float = 1.0
+        self,
+        prompts: Sequence[str],
+        rng: PerSampleRng,
+        guidance_scale: float = 8.0,
+        guided_below: float = 1.0,
+        noise_scale: float | None = None,
     ) -> Tensor:
-        """Pictures of prompts, guided where t <= guided_below."""
+        """Pictures of prompts, guided where t <= guided_below. noise_scale: of the noise, if not that of the codes."""
         require_trained(guidance_scale, self.guidance_scales)
-        noise = rng.normal(self.model.latents.channels, *self.model.sample_size)
+        require_noise_scale(noise_scale)
+        noise = rng.normal(self.model.latents.channels, *self.model.sample_size) * self.scale_of_noise(noise_scale)
         guidance = DynamicGuidance(guidance_scale, guided_below)
         return self.model.latents.decode(self._decode(noise, self.model.prompts(list(prompts)), guidance))
+
+    def scale_of_noise(self, wanted: float | None = None) -> float:
+        """What noise is multiplied by: the wanted factor, else the scale of the codes, as far as it is known."""
+        known = self.code_scale if wanted is None else wanted
+        return 1.0 if known is None else known
 
     def encode(self, images: Tensor, prompts: Sequence[str], rng: PerSampleRng) -> list[Tensor]:
         """Latents [B, C, h, w] at boundaries.encode_times; the last is the code. rng: see inversion.encode."""
@@ -142,6 +159,7 @@ class InvertibleConsistency:
                 control=held,
                 replay=editing.replay,
                 mask=mask,
+                difference=editing.guide_by == "difference",
             )
         return self.model.latents.decode(edited)
 
@@ -152,7 +170,7 @@ class InvertibleConsistency:
         """
         source = batch["caption"]
         if "image" not in batch:
-            return self.generate(source, rng, editing.guidance_scale, editing.guided_below)
+            return self.generate(source, rng, editing.guidance_scale, editing.guided_below, editing.noise_scale)
         if "target" not in batch:
             editing = replace(editing, guidance_scale=1.0)
         return self.edit(batch["image"], source, batch.get("target", source), rng, editing, batch.get("mask"))

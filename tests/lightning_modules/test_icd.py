@@ -12,7 +12,7 @@ from fewstep.backbones import add_guidance_embedding, load_latent_diffusion, sav
 from fewstep.distillation.boundaries import Boundaries
 from fewstep.distillation.consistency import Weights
 from fewstep.distillation.network_calls import SeparateNetworks
-from fewstep.distillation.options import DistillationOptions
+from fewstep.distillation.options import DistillationOptions, SecondPhase
 from fewstep.distillation.students import StudentOptions
 from fewstep.icd import pair_distillation
 from fewstep.icd.pair import Editing, InvertibleConsistency
@@ -168,8 +168,10 @@ def test_a_checkpoint_of_another_teacher_is_refused(fitted, teacher, tmp_path):
 def test_exports_load_without_lightning_and_answer_alike(fitted, teacher, tmp_path):
     net = fitted[0]
     net.export(str(tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {"forward", "reverse", "icd.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"forward", "reverse", "icd.json", "README.md"}
+    assert f"by {net.pair.code_scale:.4g}**" in (tmp_path / "README.md").read_text()
     loaded = InvertibleConsistency.load(tmp_path)
+    assert loaded.code_scale == net.pair.code_scale is not None
     assert loaded.guidance_scales == SCALES
     assert loaded.boundaries == net.distillation.losses.boundaries
 
@@ -324,6 +326,12 @@ def test_mistakes_are_named(teacher, options, message):
     [
         (StudentOptions, {"kind": "dora"}, "students.kind='dora': choose one of lora, full"),
         (DistillationOptions, {"boundaries_in": "snr"}, "boundaries_in='snr': choose one of time, log_snr"),
+        (
+            DistillationOptions,
+            {"full_cycle_distance": "ssim"},
+            "full_cycle_distance='ssim': choose one of l2, l1, pseud",
+        ),
+        (SecondPhase, {"from_step": 0}, "second_phase.from_step=0: must be at least 1"),
         (AdamW, {"lr": 0.0}, "lr=0.0: must be positive"),
         (AdamW, {"schedule": "linear"}, "schedule='linear': choose one of constant, cosine"),
     ],

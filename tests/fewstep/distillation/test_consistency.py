@@ -169,7 +169,7 @@ def test_finer_decoding_cycles_through_all_of_its_jumps():
 
 def test_objective_is_the_weighted_sum_and_weights_act():
     """Four optimizer steps instead of one, as in the authors' code, make a weight of 1.5 all but void under Adam."""
-    weights = Weights(1.0, 0.5, 1.5, 2.0, 0.25)
+    weights = Weights(1.0, 0.5, 1.5, 2.0, 0.25, 0.75)
     distillation = ConsistencyDistillation(SD, FOUR, weights=weights)
     draw = drawn(distillation)
     total, terms = distillation.objective(NETWORKS, draw)
@@ -195,7 +195,9 @@ def test_a_student_may_predict_something_else_than_its_teacher():
 
 
 def test_a_sample_does_not_see_its_batch():
-    distillation = ConsistencyDistillation(SD, FOUR, distance=pseudo_huber, weights=Weights(full_cycle=1.0))
+    distillation = ConsistencyDistillation(
+        SD, FOUR, distance=pseudo_huber, weights=Weights(full_cycle=1.0, code_moment=1.0)
+    )
     draw = drawn(distillation)
     together, _ = distillation.objective(NETWORKS, draw)
     part = [value[8:12] for value in draw[:-1]]

@@ -36,7 +36,7 @@ def gradients(loss, nets=(TEACHER, FORWARD, REVERSE)):
 
 @pytest.mark.parametrize(
     ("term", "trained"),
-    list(zip(TERMS, [(1, 0), (0, 1), (1, 0), (0, 1), (1, 1)], strict=True)),
+    list(zip(TERMS, [(1, 0), (0, 1), (1, 0), (0, 1), (1, 1), (1, 0)], strict=True)),
 )
 def test_each_loss_trains_one_student(term, trained):
     distillation = ConsistencyDistillation(SD, FOUR)
@@ -91,7 +91,7 @@ def test_the_four_losses_take_three_rounds_and_only_the_last_is_differentiated()
 
 
 def test_side_by_side_has_the_gradients_of_one_by_one():
-    distillation = ConsistencyDistillation(SD, FOUR, weights=Weights(full_cycle=0.5))
+    distillation = ConsistencyDistillation(SD, FOUR, weights=Weights(full_cycle=0.5, code_moment=0.3))
     draw = drawn(distillation)
     together = gradients(lambda networks: distillation.objective(networks, draw)[0])
     weights = asdict(distillation.weights)
@@ -134,7 +134,9 @@ def test_only_the_decoders_consistency_is_guided():
 def test_nothing_waits_for_a_value_from_the_device(parametrization):
     """Tensors of the meta device have no values: reading one, as .item() does, raises."""
     boundaries = Boundaries((0, 0.26, 0.52, 1), 0.02, (0, 0.1, 0.26, 0.52, 1))
-    distillation = ConsistencyDistillation(parametrization, boundaries, weights=Weights(full_cycle=1.0))
+    distillation = ConsistencyDistillation(
+        parametrization, boundaries, weights=Weights(full_cycle=1.0, code_moment=1.0)
+    )
     image, uniform = torch.empty(8, 4, 6, 6, device="meta"), torch.empty(8, 3, device="meta")
     scale = draw_scales([1, 8, 12], uniform[:, 0])
 

@@ -186,6 +186,10 @@ def test_words_that_differ_are_blended_and_amplified():
         ({"self_share": 1.2}, "self_share=1.2: must be"),
         ({"guidance_scale": math.nan}, "guidance_scale=nan: must be at least 0 and finite"),
         ({"amplify": -1.0}, "amplify=-1.0: must be at least 0 and finite"),
+        ({"guide_by": "words"}, "guide_by='words': choose one of prompt, difference"),
+        ({"backend": "prompt_to_prompt", "guide_by": "difference"}, "guide_by='difference' does not share attention"),
+        ({"noise_scale": 0.0}, "noise_scale=0.0: must be at least 0.01 and at most 100"),
+        ({"noise_scale": math.nan}, "noise_scale=nan: must be at least 0.01 and at most 100"),
     ],
 )
 def test_mistakes_are_named(options, message):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,30 @@ def test_prompt_to_prompt_mask_and_replay(run):
     assert np.abs(pixels("masked.png") - pixels("replayed.png")).max() <= 1  # both are the autoencoder's own answer
 
 
+def test_the_difference_of_equal_prompts_is_the_unguided_reconstruction(run):
+    run("invert", *CAT, "--out", "same.png")
+    told = run("edit", *CAT, "--target", "a red square", "--guidance-scale", "12", "--guide-by", "difference")
+    assert "8 network calls" in told
+    assert np.abs(pixels("edit.png") - pixels("same.png")).max() <= 1
+    run("edit", *CAT, "--target", "a red square", "--guidance-scale", "12", "--out", "guided.png")
+    assert np.abs(pixels("guided.png") - pixels("same.png")).max() > 1
+
+
+def test_noise_is_of_the_scale_that_the_export_tells_or_the_option(run, export, tmp_path):
+    told = json.loads(Path(export, "icd.json").read_text())
+    shutil.copytree(export, tmp_path / "scaled")
+    (tmp_path / "scaled" / "icd.json").write_text(json.dumps(told | {"code_scale": 0.5}))
+    drawing = ("--prompt", "a red square", "--guidance-scale", "4")
+    for name, options in (("one", []), ("half", ["--noise-scale", "0.5"])):
+        run("generate", *drawing, *options, "--out", f"{name}.png")
+    for name, options in (("measured", []), ("off", ["--noise-scale", "1"])):
+        assert icd.main(["generate", str(tmp_path / "scaled"), *drawing, *options, "--out", f"{name}.png"]) == 0
+    one, half, measured, off = (pixels(f"{name}.png") for name in ("one", "half", "measured", "off"))
+    assert (measured == half).all()
+    assert (off == one).all()
+    assert (half != one).any()
+
+
 def test_a_code_is_written_and_decoded_again(run):
     told = run("invert", *CAT, "--code", "code.safetensors")
     assert re.search(r"invert\.png  8 network calls  reconstruction -?\d+\.\d dB", told)
@@ -113,6 +138,20 @@ def test_the_last_view_of_the_decoder_is_its_answer(export):
         (["edit", *EDIT, "--guidance-scale", "7"], "guidance_scale 7 was not trained; choose one of 1, 4, 12"),
         (["edit", *EDIT, "--target", "a red square " * 9], "token"),
         (["edit", *EDIT, "--mask", "small.png"], "the mask has 5 x 5 pixels, its picture 30 x 20"),
+        (["edit", *EDIT, "--guide-by", "difference", "--backend", "prompt_to_prompt"], "does not share attention"),
+        (
+            ["generate", "--prompt", "red", "--noise-scale", "0"],
+            "noise_scale=0.0: must be at least 0.01 and at most 100",
+        ),
+        (
+            ["generate", "--prompt", "red", "--noise-scale", "1", "--code", "other.safetensors"],
+            "--noise-scale is of noise",
+        ),
+        (["edit", *EDIT, "--start", "0"], "--start is of adapters of others; an export tells its own"),
+        (
+            ["edit", *EDIT, "--forward-adapter", "f"],
+            "give EXPORT, or --forward-adapter and --reverse-adapter, not both",
+        ),
         (["edit", *EDIT, "--prompt-below", "2"], "prompt_below=2.0: must be at least 0 and at most 1"),
         (["generate", "--prompt", "red", "--code", "no.safetensors"], "no.safetensors holds no code"),
         (["generate", "--prompt", "red", "--code", "other.safetensors"], "the code has shape [1, 4, 9, 9]"),
@@ -165,6 +204,10 @@ def test_codes_and_sheets_replace_nothing(run):
         (lambda told: told | {"students": {"kind": "lora", "rank": -1, "alpha": 1}}, "students.rank is -1"),
         (lambda told: told | {"schema": 2}, "schema is 2, expected 1"),
         (lambda told: {k: v for k, v in told.items() if k != "network"}, "has no network"),
+        (lambda told: told | {"code_scale": 1e300}, "code_scale is 1e+300, expected a number from 0.01 to 100"),
+        (lambda told: told | {"code_scale": -0.5}, "code_scale is -0.5, expected a number from 0.01 to 100"),
+        (lambda told: told | {"code_scale": "0.5"}, "code_scale is '0.5', expected a number from 0.01 to 100"),
+        (lambda told: told | {"code_scale": True}, "code_scale is True, expected a number from 0.01 to 100"),
     ],
 )
 def test_an_export_of_another_kind_is_named(export, tmp_path, change, message):
