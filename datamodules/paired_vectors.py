@@ -7,17 +7,19 @@ Values are float32, as stored: `python -m datamodules.prepare` writes the standa
 """
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.row_shortages import check_rows
+from datamodules.row_shortages import check_rows, num_rows, rows_used
 from datamodules.sample_order import SUBSET, permutation
 from datamodules.topology import topology
 from datamodules.vector_batches import EvaluationBatches, Table, TrainBatches
 from datamodules.vector_shards import ShardFolder, Split
+from fewstep.files.table_columns import lists_of
 
 PAIRS, VAL, UNPAIRED_X, UNPAIRED_Y = range(4)  # each subset has its own stream of random numbers
 
@@ -28,7 +30,8 @@ class PairedVectorsDataModule(LightningDataModule):
     Args:
         path: shard folder, local or s3://, gs://, https://, hf://.
         num_pairs: labelled pairs in all; round(num_pairs * val_fraction) of them come from split `val`, the others from
-            `train_paired`. The pairs of a smaller number are among those of a larger one with the same seed.
+            `train_paired`. The pairs of a smaller number are among those of a larger one with the same seed. None means
+            all of both splits, of `val` none where val_fraction is 0.
         num_unpaired_x, num_unpaired_y: rows of `train_x` and `train_y` to use; None means all.
         batch_size, unpaired_batch_size: rows per step over all processes; the second is the first unless given.
         eval_batch_size: rows per evaluation batch and process.
@@ -39,7 +42,7 @@ class PairedVectorsDataModule(LightningDataModule):
     def __init__(
         self,
         path: str,
-        num_pairs: int = 128,
+        num_pairs: int | None = None,
         val_fraction: float = 0.25,
         num_unpaired_x: int | None = None,
         num_unpaired_y: int | None = None,
@@ -61,8 +64,7 @@ class PairedVectorsDataModule(LightningDataModule):
         for name, size in {**sizes, "eval_batch_size": eval_batch_size, "steps_per_epoch": steps_per_epoch}.items():
             if size is not None and size < 1:
                 raise ValueError(f"{name}={size}: must be at least 1")
-        self.num_val = round(num_pairs * val_fraction)
-        if self.num_val == num_pairs:
+        if num_pairs is not None and round(num_pairs * val_fraction) == num_pairs:
             raise ValueError(f"num_pairs={num_pairs} with val_fraction={val_fraction} leaves no pair to train on")
 
     @cached_property
@@ -78,6 +80,35 @@ class PairedVectorsDataModule(LightningDataModule):
     def y_dim(self) -> int:
         """Dy, known before setup."""
         return self._dim("y")
+
+    @cached_property
+    def num_val(self) -> int:
+        """Pairs that only validate."""
+        h = self.hparams
+        if h.num_pairs is not None:
+            return round(h.num_pairs * h.val_fraction)
+        return num_rows(self.folder, "val") if h.val_fraction and "val" in self.folder else 0
+
+    @property
+    def num_train(self) -> int:
+        """Pairs that are trained on: as asked for, or all there are; known before setup."""
+        asked = self.hparams.num_pairs
+        return num_rows(self.folder, "train_paired") if asked is None else asked - self.num_val
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """x_dim, y_dim and, where the index has them, the names, means and deviations of the columns of x and of y."""
+        lists = (lists_of(self.folder.index, side) for side in "xy")
+        return {"x_dim": self.x_dim, "y_dim": self.y_dim} | {k: v for found in lists for k, v in found.items()}
+
+    @property
+    def used(self) -> str:
+        """One line: the folder, the rows that a training uses, and of how many."""
+        h = self.hparams
+        wanted = {"train_paired": self.num_train, "val": self.num_val}
+        return (
+            f"{h.path}: {rows_used(self.folder, wanted | {'train_x': h.num_unpaired_x, 'train_y': h.num_unpaired_y})}"
+        )
 
     @property
     def y_names(self) -> list[str] | None:
@@ -105,7 +136,7 @@ class PairedVectorsDataModule(LightningDataModule):
         h = self.hparams
         unpaired = h.unpaired_batch_size or h.batch_size
         check_rows(self.folder, h, self.num_val)
-        pairs = self._subset("train_paired", "xy", h.num_pairs - self.num_val, PAIRS)
+        pairs = self._subset("train_paired", "xy", self.num_train, PAIRS)
         x = self._subset("train_x", "x", h.num_unpaired_x, UNPAIRED_X)["x"]
         y = self._subset("train_y", "y", h.num_unpaired_y, UNPAIRED_Y)["y"]
         return [

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from fewstep.cadence import due
 from fewstep.optimizer_options import check_adamw
 from fewstep.optimizers import scheduled
+from fewstep.rng import run_seed
+from fewstep.transport.conditional_model import ConditionalModel
 from fewstep.transport.dimensions import check_dimensions
+from fewstep.transport.predictions import answers
+from fewstep.transport.saved_models import describe, save
+from fewstep.transport.units import Units, read_units
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
 SCHEDULES = ("constant", "cosine")
@@ -56,10 +61,13 @@ class OTConditionalModule(LightningModule):
             raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
         self.save_hyperparameters()
         self.model = model
+        self.units: Units | None = None  # of the table that is learnt from
 
     def setup(self, stage: str) -> None:
         """Places the model on the data before the first step; a checkpoint, restored later, overwrites this."""
         if stage == "fit":
+            columns = getattr(self.trainer.datamodule, "columns", None)
+            self.units = columns and read_units(columns, "the data")
             tables = self.trainer.datamodule.reference(getattr(self.model, "reference_rows", 4096))
             num_pairs, needed = len(tables["y"]), getattr(self.model, "min_pairs", 1)
             if num_pairs < needed:
@@ -98,6 +106,29 @@ class OTConditionalModule(LightningModule):
             return {"sample": self._sample(batch["x"].flatten(0, 1), keys).unflatten(0, (groups, rows))}
         keys = [f"pair-{index}" for index in batch["index"].tolist()]
         return self._likelihoods("test", batch) | {"sample": self._sample(batch["x"], keys)}
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """What the model says in natural units of x float64 [B, Dx], and of y [B, Dy] if there: see `answers`."""
+        asked = {name: batch[name] for name in ("num_samples", "levels")} | {"seed": run_seed()}
+        return answers(self.conditional(), batch["x"], batch.get("y"), keys=batch["index"].tolist(), **asked)
+
+    def conditional(self) -> ConditionalModel:
+        """The model in natural units; ValueError where a checkpoint from before they were kept has been loaded."""
+        if self.units is None:
+            raise ValueError("the checkpoint does not tell the columns of its table; train it again")
+        return ConditionalModel(self.model, self.units)
+
+    def export(self, folder: str) -> None:
+        """Write a folder that `fewstep.transport.load` reads."""
+        save(self.conditional(), folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["transport"] = describe(self.model, self.units)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the columns over; the network is that of the config."""
+        columns = (checkpoint.get("transport") or {}).get("columns")
+        self.units = self.units if columns is None else read_units(columns, "the checkpoint")
 
     def _likelihoods(self, stage: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """nll [B] and, of a model of labels, class_log_prob [B, K].

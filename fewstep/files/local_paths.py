@@ -25,6 +25,11 @@ def local_path(text: str) -> str:
     return text if text.isascii() or os.path.lexists(text) else _as_on_disk(text)
 
 
+def where(path: str) -> str:
+    """` in FOLDER` for a path that is taken from the folder which the command was started in; else nothing."""
+    return "" if os.path.isabs(path) or "://" in path else f" in {os.getcwd()}"
+
+
 def expanded(text: str) -> Iterator[str]:
     """The paths or addresses that a brace expansion stands for; a path that is there as written stands for itself.
 

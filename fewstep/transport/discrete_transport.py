@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewstep.rng import PerSampleRng, standard_uniform
 from fewstep.transport.dimensions import check_dimensions
 from fewstep.transport.mixtures import categorical
-from fewstep.transport.networks import mlp
+from fewstep.transport.networks import mlp, options_of
 
 OBJECTIVES = ("marginal", "inverse_ot")
 
@@ -54,7 +54,9 @@ class DiscreteTransport(nn.Module):
         objective: str = "marginal",
         class_prior: Sequence[float] | None = None,
     ) -> None:
+        options = options_of(locals())
         super().__init__()
+        self.options = options
         if num_classes < 2:
             raise ValueError(f"num_classes={num_classes}: must be at least 2")
         if not 0 < epsilon < math.inf:

@@ -17,7 +17,7 @@ from fewstep.rng import PerSampleRng, standard_uniform
 from fewstep.transport.dimensions import check_dimensions
 from fewstep.transport.langevin import ReplayBuffer, langevin
 from fewstep.transport.mixtures import categorical
-from fewstep.transport.networks import mlp
+from fewstep.transport.networks import mlp, options_of
 
 BASE_SCALE = 1.5  # standard deviation of the fixed Gaussian in f, in units of the spread of the reference y
 ROWS_PER_CHUNK = 1 << 11  # cost evaluations at once in the partition estimate: few enough to stay in a core's cache
@@ -84,7 +84,9 @@ class EnergyTransport(nn.Module):
         num_references: int = 16,
         num_nodes: int = 2048,
     ) -> None:
+        options = options_of(locals())
         super().__init__()
+        self.options = options
         if not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon={epsilon}: must be positive and finite")
         if gauge not in ("centred", None):

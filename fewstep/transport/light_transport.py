@@ -10,7 +10,7 @@ from fewstep.rng import PerSampleRng, standard_normal, standard_uniform
 from fewstep.transport import inverse_ot, mixtures
 from fewstep.transport.dimensions import check_dimensions
 from fewstep.transport.inverse_ot import Cost, Potential
-from fewstep.transport.networks import mlp
+from fewstep.transport.networks import mlp, options_of
 
 OBJECTIVES = ("marginal", "blend", "inverse_ot")
 GAUGE_ROWS = 256  # conditions over which the mean slope is held at zero
@@ -59,7 +59,9 @@ class LightTransport(nn.Module):
         slope_units: str = "natural",
         queue_size: int = 0,
     ) -> None:
+        options = options_of(locals())
         super().__init__()
+        self.options = options
         _check(epsilon > 0, f"epsilon={epsilon}: must be positive")
         _check(objective in OBJECTIVES, f"objective={objective!r}: choose one of {', '.join(OBJECTIVES)}")
         _check(gauge in ("centred", None), f"gauge={gauge!r}: choose 'centred' or null")

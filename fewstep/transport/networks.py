@@ -1,7 +1,8 @@
 """Small networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -17,3 +18,9 @@ def mlp(in_dim: int, hidden: Sequence[int], out_dim: int, activation: nn.Module 
     for before, after in pairwise([in_dim, *hidden]):
         layers += [nn.Linear(before, after), activation or nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear([in_dim, *hidden][-1], out_dim))
+
+
+def options_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor, its locals() at the first line, as plain values that a file can hold."""
+    given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
+    return {name: list(value) if isinstance(value, list | tuple) else value for name, value in given.items()}
