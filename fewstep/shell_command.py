@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 
+from fewstep.installed_command import in_its_words
 from fewstep.one_line import one_line, printable
 
 # Bars and hints that transformers prints for every file it reads; set them otherwise to see a long download.
@@ -52,8 +53,11 @@ def run_command(parser: argparse.ArgumentParser, commands: str, argv: Sequence[s
     except (ValueError, OSError) as error:
         if os.environ.get("FEWSTEP_TRACEBACK"):
             raise
-        print(f"error: {printable(one_line(error, 800))}", file=sys.stderr)
+        print(f"error: {printable(in_its_words(one_line(error, 800)))}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        return 130
     finally:
         gc.enable()
     if told:  # "" in a process that another one speaks for

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.built_wheel import build_wheel, sources
+
 ROOT = Path(__file__).parents[1]
 MIDDLE = ("lightning_modules", "datamodules", "callbacks")
 OURS = ("fewstep", *MIDDLE, "commands")
@@ -17,10 +19,10 @@ ROOMS = {
     "|icd|collaboration|fast_edit|demo",
     "datamodules": "|prepare",
     "callbacks": "checkpoints|care|metrics|pictures|speed|tracking",
-    "commands": "|train|report|evaluate",
+    "commands": "|packaged|train|report|evaluate|program",
 }
 FULLEST = 30  # files in a folder
-PLUMBING = {"lightning", "pytorch_lightning", "webdataset", "wandb"}
+PLUMBING = {"lightning", "pytorch_lightning", "webdataset", "wandb", "trackio"}
 FOREIGN_BACKBONES = {"diffusers", "transformers", "peft"}
 
 
@@ -131,18 +133,10 @@ def test_benchmarks_that_import_one_another_run_as_files():
 
 
 def test_wheel_holds_exactly_the_packages(tmp_path):
-    code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
-    # Built from a copy: a build writes its scratch folders beside the sources.
-    copy = tmp_path / "source"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    for name in tracked:
-        if (ROOT / name).is_file() and not name.startswith("data/"):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    top = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert top == set(OURS)
-    missing = [f for p in OURS for f in tracked if f.startswith(f"{p}/") and f.endswith(".py") and f not in names]
-    assert missing == []
+    names = set(zipfile.ZipFile(build_wheel(tmp_path)).namelist())
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OURS)
+    ours = {name for name in sources() if name.startswith(tuple(f"{package}/" for package in OURS))}
+    beside = {name for name in sources() if name.startswith(("configs/", "data/weather/", "data/swiss_roll/"))}
+    beside |= {"train.py", "evaluate.py"}
+    held = ours | {f"commands/packaged/{name}" for name in beside}
+    assert {name for name in names if ".dist-info" not in name} == held

@@ -1,0 +1,1 @@
+"""The command `fewstep` of an installation: one word for each of the others."""
