@@ -1,4 +1,4 @@
-.PHONY: help lint format types test fast faults wheel baselines
+.PHONY: help lint format types test fast faults wheel baselines docs
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /	/' | expand -t 14
@@ -17,6 +17,9 @@ fast:  ## the suite without tests over 10 s
 
 faults:  ## the table of docs/results/reliability.md (an hour or more)
 	uv run python benchmarks/reliability/run.py
+
+docs:  ## the documentation's site, into site/; `uv run --group docs mkdocs serve` shows it
+	NO_MKDOCS_2_WARNING=1 uv run --group docs mkdocs build --strict
 
 wheel:  ## build the wheel into dist/
 	uv build --wheel

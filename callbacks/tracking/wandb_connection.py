@@ -1,7 +1,5 @@
-"""Around a W&B run: is the server there, which id has the run, which command uploads what was recorded."""
+"""Around a W&B run: is the server there, is there room, which command uploads what was recorded."""
 
-import re
-import secrets
 import shlex
 import shutil
 import threading
@@ -12,10 +10,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from fewstep.files.durable import replace_file
-from fewstep.files.secrets import without_secrets
-
-ID_FILE = "run_id.txt"  # in RUN/wandb
 FULL_DISK = 1 << 20  # bytes
 
 
@@ -50,25 +44,6 @@ def refuse_full_disk(folder: str | Path) -> None:
         raise OSError(f"the disk is full, {free // 1000} kB free")
 
 
-def stored_run_id(save_dir: str | Path, name: str) -> str:
-    """The id in SAVE_DIR/wandb/run_id.txt; where there is none, or no valid one, a new one from `name` and chance.
-
-    A folder that is moved, renamed or deleted and used again therefore never writes into another run on the server.
-    """
-    file = Path(save_dir, "wandb", ID_FILE)
-    known = file.read_text(errors="replace").strip() if file.is_file() else ""
-    if re.fullmatch(r"[\w-]{1,100}", known, re.ASCII):
-        return known
-    return f"{re.sub(r'[^a-zA-Z0-9-]+', '_', name)[-60:]}-{secrets.token_hex(3)}"
-
-
-def store_run_id(save_dir: str | Path, run_id: str) -> None:
-    """Write the id that `stored_run_id` reads, so that a resumed run goes on under it."""
-    file = Path(save_dir, "wandb", ID_FILE)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, f"{run_id}\n".encode())
-
-
 def sync_command(save_dir: str | Path, run_id: str, online: bool = False) -> str:
     """The command that uploads every part of a run that is not uploaded yet; wandb takes them in the order of start.
 
@@ -78,8 +53,3 @@ def sync_command(save_dir: str | Path, run_id: str, online: bool = False) -> str
     parts = [p for p in parts if online or p.name.startswith("offline-")]
     waiting = [p for p in parts if not list(p.glob("*.wandb.synced"))]
     return " ".join(["wandb sync", *["--include-online"] * online, *(shlex.quote(str(p)) for p in waiting)])
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong, short and without secrets."""
-    return without_secrets(str(error) or type(error).__name__).split("\n")[0].split(". ")[0][:120]

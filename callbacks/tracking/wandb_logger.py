@@ -14,15 +14,9 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.metrics.catalogue import goal
-from callbacks.tracking.wandb_connection import (
-    first_line,
-    refuse_full_disk,
-    store_run_id,
-    stored_run_id,
-    sync_command,
-    unreachable,
-    within,
-)
+from callbacks.tracking.attempts import Attempts
+from callbacks.tracking.run_ids import store_run_id, stored_run_id
+from callbacks.tracking.wandb_connection import refuse_full_disk, sync_command, unreachable, within
 from callbacks.tracking.wandb_media import as_pages, histograms, sample_table
 from callbacks.tracking.wandb_start import RunStart, connect
 from fewstep.files.secrets import without_secrets
@@ -42,7 +36,7 @@ class OfflineFirstWandbLogger(WandbLogger):
         finish_timeout: seconds to wait for uploads when the run is over and the server still answers.
 
     Whatever fails later is said once and the run goes on. The summary keeps the best value of metrics with a known
-    goal (wandb_summaries.GOALS) beside the last one. Checkpoints are uploaded by `WandbArtifacts`, if at all.
+    goal (callbacks.metrics.catalogue) beside the last one. Checkpoints are uploaded by `WandbArtifacts`, if at all.
     """
 
     def __init__(
@@ -61,7 +55,7 @@ class OfflineFirstWandbLogger(WandbLogger):
         self._config = without_secrets(config or {})
         self._init_timeout, self._probe_timeout, self._finish_timeout = init_timeout, probe_timeout, finish_timeout
         self._known_keys: set[str] = set()
-        self._said: set[str] = set()
+        self.attempt = Attempts("W&B")
         self._jobs: list[threading.Thread] = []
         self._looked_at_disk = 0.0
         self._own_data_dir = self._records = False
@@ -77,16 +71,6 @@ class OfflineFirstWandbLogger(WandbLogger):
                 self._leave_data_dir()
             self._experiment = run if self._records else _DummyExperiment()
         return self._experiment
-
-    def attempt(self, what: str, action: Callable[[], Any]) -> Any:
-        """Do what the run can do without: an error is said once for each `what` in one line; returns None then."""
-        try:
-            return action()
-        except Exception as error:  # logging must never stop a run, whatever the library raises
-            if what not in self._said:
-                self._said.add(what)
-                print(f"W&B: {what} failed ({first_line(error)}); the run goes on without it.", flush=True)
-            return None
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from callbacks.tracking.finite import finite_columns
 
 
 def histograms(values: Mapping[str, Any]) -> dict[str, Any]:
     """log key -> [N] numbers; those that are not finite are left out, and keys without any other."""
     import wandb
 
-    columns = {key: np.asarray(column, dtype=float) for key, column in values.items()}
-    finite = {key: column[np.isfinite(column)] for key, column in columns.items()}
-    return {key: wandb.Histogram(column) for key, column in finite.items() if len(column)}
+    return {key: wandb.Histogram(column) for key, column in finite_columns(values).items()}
 
 
 def sample_table(columns: list[str], rows: Sequence[Sequence[Any]], folder: str | Path) -> Any:

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from callbacks.tracking.wandb_connection import first_line, unreachable
+from callbacks.tracking.attempts import first_line
+from callbacks.tracking.wandb_connection import unreachable
 
 
 class RunStart(NamedTuple):

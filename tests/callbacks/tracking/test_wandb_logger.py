@@ -18,7 +18,8 @@ import wandb
 
 from callbacks.metrics.catalogue import goal
 from callbacks.tracking import wandb_logger
-from callbacks.tracking.wandb_connection import stored_run_id, sync_command, unreachable
+from callbacks.tracking.run_ids import stored_run_id
+from callbacks.tracking.wandb_connection import sync_command, unreachable
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from fewstep.files.secrets import without_secrets
 from tests.callbacks.wandb_record import config, history, parts_of, records, summaries
