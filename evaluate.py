@@ -25,9 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name); returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args, options = parse(argv, __doc__)  # at once: what follows takes seconds to import
-    from commands.evaluate.run import run
+    try:
+        from commands.evaluate.run import run
 
-    return run(argv, args, options)
+        return run(argv, args, options)
+    except KeyboardInterrupt:
+        print("stopped by SIGINT; what is measured is kept, the same command goes on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Train, validate, test or predict with one YAML file per run.
 
 usage: python train.py {fit,validate,test,predict} -c configs/METHOD/RUN.yaml [options]
+       python train.py export --run_dir RUN [--ckpt_path CKPT]
 
 commands
   fit        train, then test the best checkpoint
   validate   measure a checkpoint on the validation data
   test       measure a checkpoint on the test data
   predict    run a checkpoint's predict_step
+  export     write RUN/export, for other programs, from the newest checkpoint of a run or a given one
 
 options (each is also a key of the YAML; the command line wins over files, later files over earlier ones)
   -c FILE                  config of the run; repeat it for shared parts such as configs/trainer/ddp.yaml
@@ -16,6 +18,7 @@ options (each is also a key of the YAML; the command line wins over files, later
   --resume auto|CKPT       go on from the newest whole checkpoint in --run_dir, or from this one
   --dry_run                check config, data, disk and memory in a few steps; writes nothing
   --wandb MODE             offline (default), online or disabled
+  --trackio MODE           disabled (default), or local: record in Trackio's dashboard, too
   --test_after_fit BOOL    test the best checkpoint after training (default true)
   --trust PACKAGE          let configs name classes of this package, too; repeatable, or FEWSTEP_TRUST=ONE,OTHER
   --print_config           print the complete config and stop

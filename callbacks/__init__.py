@@ -26,6 +26,7 @@ from callbacks.pictures.picture_writer import PictureWriter
 from callbacks.pictures.sample_grid import SampleGridCallback
 from callbacks.pictures.sample_picture import SamplePicture
 from callbacks.pictures.sample_table import SampleTableCallback
+from callbacks.pictures.table_writer import TableWriter
 from callbacks.speed.no_profiler import NoProfiler
 from callbacks.speed.progress import Progress
 from callbacks.speed.throughput import Throughput
@@ -63,6 +64,7 @@ __all__ = [
     "SampleTableCallback",
     "SkippedSamples",
     "StepSeed",
+    "TableWriter",
     "Throughput",
     "TransportMetrics",
     "WandbArtifacts",

@@ -17,6 +17,7 @@ from commands.config_keys import ON_THE_COMMAND_LINE, Configs, flatten, nearest,
 from commands.group_errors import option_of_a_group, without_group
 from commands.moved_paths import new_path
 from commands.option_groups import arguments_of, no_group
+from commands.packaged_files import config_names
 from commands.trusted_code import imported, refusal
 from commands.weight_mismatch import describe_misfit
 from fewstep.one_line import one_line
@@ -27,7 +28,8 @@ def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
     configs = {}
     for file in files:
         if not Path(file).is_file():
-            near = nearest(str(file), [str(p) for p in Path(file).parent.glob("*.yaml")])
+            beside = [str(other) for other in Path(file).parent.glob("*.yaml")]
+            near = nearest(str(file), beside if Path(file).parent.is_dir() else config_names(str(file)))
             raise FileNotFoundError(f"config {file} does not exist{f'; nearest file: {near!r}' if near else ''}")
         try:
             content = config_text.read(Path(file).read_text())

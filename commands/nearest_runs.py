@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from shlex import quote
 
-SHOWN = 3
+SHOWN, LISTED = 3, 12
 LOOKED_AT = 10_000  # folders
 OF_AN_ID = re.compile(r"\d{8}-\d{6}")  # how the names begin that train.py gives
 
@@ -49,6 +49,16 @@ def refuse_mistyped(folder: Path) -> None:
         )
     if not is_run(folder) and (inside := runs_in(folder)):
         raise ValueError(f"{folder} holds runs and is none itself{named(inside[:SHOWN])}; add --run_dir with one")
+
+
+def refuse_folder_of_runs(folder: Path) -> None:
+    """ValueError in one line that lists the runs, the newest first, for a folder that only holds some."""
+    if is_run(folder) or not (inside := runs_in(folder)):
+        return
+    more = f" and {len(inside) - LISTED} more" if len(inside) > LISTED else ""
+    raise ValueError(
+        f"{folder} holds runs and is none itself; name some of them: {' '.join(map(str, inside[:LISTED]))}{more}"
+    )
 
 
 def mistyped(folder: Path) -> Path | None:

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from datamodules.image_text import ImageTextDataModule
     from datamodules.paired_vectors import PairedVectorsDataModule
     from datamodules.picture_requests import PictureRequests
+    from datamodules.table_requests import TableRequests
 
-__all__ = ["ImageTextDataModule", "PairedVectorsDataModule", "PictureRequests"]
+__all__ = ["ImageTextDataModule", "PairedVectorsDataModule", "PictureRequests", "TableRequests"]
 
 _HOMES = {
     "ImageTextDataModule": "datamodules.image_text",
     "PairedVectorsDataModule": "datamodules.paired_vectors",
     "PictureRequests": "datamodules.picture_requests",
+    "TableRequests": "datamodules.table_requests",
 }
 
 

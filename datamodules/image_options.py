@@ -18,7 +18,8 @@ class Splits:
 
     train, val, test: names of the splits in the folder; `valid`, `dev`, .. are found as `val`.
     val_path, test_path: where those two are read from, if not from the datamodule's `path`.
-    num_train, num_val, num_test: use only that many samples, chosen by the seed; None means all.
+    num_train, num_val, num_test: use only that many samples, chosen by the seed; None means all. Of val and test these
+        are the most that are used.
     """
 
     train: str = "train"

@@ -51,8 +51,12 @@ class ImageSplits:
         """Have its shards on this machine and indexed; verify: compare them with the index."""
         open_images(*self.place(part), verify=verify, cache_dir=self.cache_dir)
 
-    def open(self, part: str, skipped: Skipped) -> SampleIndex:
-        """The samples that are wanted, at least one: those that `select` matches, `num_PART` of them by the seed."""
+    def open(self, part: str, skipped: Skipped, rank: int = 0) -> SampleIndex:
+        """The samples that are wanted, at least one: those that `select` matches, `num_PART` of them by the seed.
+
+        Where there are fewer to measure on, one line says so on rank 0; fewer to train on than a number that somebody
+        has chosen are an error.
+        """
         source, split = self.place(part)
         index = open_images(source, split, cache_dir=self.cache_dir)
         skipped.damaged(index.faults)
@@ -61,9 +65,14 @@ class ImageSplits:
             if (found := several_pictures(index, name)).samples:
                 LOG.warning(f"{named(source)}: split {split!r}: {found}")
         if (wanted := getattr(self.chosen, f"num_{part}")) is not None:
-            if wanted > len(index):
+            if wanted > len(index) and part == "train":
                 raise ValueError(
                     f"splits.num_{part}={wanted}: split {split!r} of {source} has {len(index)} samples; lower it"
+                )
+            if wanted > len(index) and rank == 0:
+                LOG.warning(
+                    f"{named(source)}: split {split!r} has {len(index)} samples, all of which are used; "
+                    f"splits.num_{part} allows {wanted}"
                 )
             index = index.select(np.sort(permutation(len(index), self.seed, SUBSET)[:wanted]))
         return index

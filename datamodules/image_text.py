@@ -127,11 +127,11 @@ class ImageTextDataModule(LightningDataModule):
     @cached_property
     def val_index(self) -> SampleIndex | None:
         """None when the folder has no such split."""
-        return self.parts.open("val", self.skipped) if self.parts.exists("val") else None
+        return self.parts.open("val", self.skipped, topology(self.trainer)[0]) if self.parts.exists("val") else None
 
     @cached_property
     def test_index(self) -> SampleIndex:
-        return self.parts.open("test", self.skipped)
+        return self.parts.open("test", self.skipped, topology(self.trainer)[0])
 
     def train_dataloader(self) -> TrainImages | ResampledImages:
         h, (rank, world) = self.hparams, topology(self.trainer)

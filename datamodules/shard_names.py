@@ -4,8 +4,10 @@ A split may be called by any word of WORDS, in any case: `Val-0.tar`, `x_validat
 what `val` asks for. A shard keeps its own word, in lower case, so that `dev` and `val` of one folder stay apart.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 from pathlib import Path
 
 WORDS = {
@@ -15,6 +17,7 @@ WORDS = {
 }
 MEANING = {word: split for split, words in WORDS.items() for word in words}
 PACKED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|zip|7z|rar)$", re.IGNORECASE)
+PICTURE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|jp2|heic|jxl)$", re.IGNORECASE)
 DIGITS = "0123456789"
 LONGEST_NAME = 255  # bytes
 
@@ -46,6 +49,13 @@ def beside_shards(folder: str) -> list[str]:
     packed = [file.name for file in places if PACKED.search(file.name)]
     below = (file for file in places if file.is_dir())
     return packed + [f"{f.name}/" for f in below if is_shard(f.name) or any(is_shard(one.name) for one in f.iterdir())]
+
+
+def pictures_in(folder: str) -> list[str]:
+    """Names of the pictures in a local folder and in the folders in it, at most the first hundred of each."""
+    places = [Path(folder), *(place for place in sorted(Path(folder).iterdir()) if place.is_dir())]
+    names = (sorted(islice(map(str, place.iterdir()), 100)) for place in places)
+    return [os.path.relpath(name, folder) for name in chain.from_iterable(names) if PICTURE.search(name)]
 
 
 def not_read(folder: str, read: Iterable[str]) -> list[str]:

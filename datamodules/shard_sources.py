@@ -4,6 +4,7 @@ An index.json says which shards a folder has in each split. Without one their na
 if no name has a word for a split (see shard_names.py), all of them are `train`.
 """
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,11 @@ from datamodules.shard_names import (
     is_shard,
     local_shards,
     matching,
+    pictures_in,
     splits_by_name,
 )
 from datamodules.vector_shards import parse_index
-from fewstep.files.local_paths import expanded, local_path
+from fewstep.files.local_paths import expanded, local_path, where
 from fewstep.files.plain_json import small_file
 
 
@@ -46,6 +48,8 @@ def shards_of(source: str | list[str], split: str) -> list[Shard]:
     if not (shards := found.get(matching(split, found) or "")):
         if matching(split, found):
             raise ValueError(f"{named(source)}: the index lists no shards for the split {split!r}; rebuild it")
+        if not found:
+            refuse_pictures(source)
         has = f"only {', '.join(map(repr, found))}" if found else f"no .tar files at all{only_others(source)}"
         raise ValueError(f"{named(source)}: no split {split!r}, {has}; correct the split or the path")
     return shards
@@ -55,6 +59,16 @@ def only_others(source: str | list[str]) -> str:
     """What lies in the folders of a source instead of shards, as the end of a line; empty if nothing does."""
     others = [name for folder in folders_of(source) for name in beside_shards(folder)]
     return f" (but {examples(others)}: unpack archives, and name the folder that holds the shards)" if others else ""
+
+
+def refuse_pictures(source: str | list[str]) -> None:
+    """ValueError in one line for a folder of pictures, which is to be made into shards first."""
+    for folder in folders_of(source):
+        if pictures := pictures_in(folder):
+            made = f"python -m datamodules.prepare folder --images {shlex.quote(folder)} --out SHARDS"
+            raise ValueError(
+                f"{folder}: pictures ({examples(pictures)}) and no shards; make shards of them with {made}"
+            )
 
 
 def folders_of(source: str | list[str]) -> list[str]:
@@ -113,7 +127,8 @@ def folder_index(location: str) -> dict | None:
         except NotThereError:
             return None
     elif not Path(location).is_dir():
-        what = "not a folder or a .tar file" if Path(location).exists() else "no such file or folder"
+        missing = f"no such file or folder{where(location)}"
+        what = "not a folder or a .tar file" if Path(location).exists() else missing
         raise ValueError(f"{location}: {what}; name a folder of shards, a .tar, or a brace expansion of .tar files")
     elif not (file := Path(location, "index.json")).is_file():
         return None

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.index_columns import check_columns, columns_of
 from datamodules.remote import file_sha256, is_remote, local_copy, read_bytes
 from datamodules.shard_names import is_plain_name
 from datamodules.tar_shard import Block, Sample, read_shard
-from fewstep.files.local_paths import local_path
+from fewstep.files.local_paths import local_path, where
 from fewstep.files.plain_json import parse_json, small_file
+from fewstep.files.table_columns import check_columns, columns_of
 
 SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-\d+\.tar")
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -86,7 +86,8 @@ class ShardFolder:
         folder = Path(self.path)
         if not folder.is_dir():
             raise ValueError(
-                f"no folder {self.path!r}; build it with python -m datamodules.prepare, or correct the path"
+                f"no folder {self.path!r}{where(self.path)}; build it with python -m datamodules.prepare, or correct "
+                "the path"
             )
         if (folder / "index.json").is_file():
             return parse_index(small_file(folder / "index.json"), self.path)

@@ -32,22 +32,32 @@ class AdamW:
         check_adamw(self.lr, self.betas, self.weight_decay, self.warmup_steps)
         require_choice("schedule", self.schedule, ("constant", "cosine"))
 
-    def configure(self, parameters: Iterable[Any], num_steps: Callable[[], float]) -> dict[str, Any]:
+    def configure(
+        self, parameters: Iterable[Any], num_steps: Callable[[], float], factor: Callable[[int], float] | None = None
+    ) -> dict[str, Any]:
         """What a LightningModule's configure_optimizers returns, for parameters or groups of them.
 
-        num_steps: tells the steps of the run; asked only where the schedule depends on them.
+        num_steps: tells the steps of the run; asked only where the schedule depends on them. factor: see `scheduled`.
         """
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
-        return scheduled(optimizer, num_steps() if self.schedule == "cosine" else math.inf, self.warmup_steps)
+        steps = num_steps() if self.schedule == "cosine" else math.inf
+        return scheduled(optimizer, steps, self.warmup_steps, factor)
 
 
-def scheduled(optimizer: Optimizer, max_steps: float, warmup_steps: int = 0) -> dict[str, Any]:
+def scheduled(
+    optimizer: Optimizer, max_steps: float, warmup_steps: int = 0, factor: Callable[[int], float] | None = None
+) -> dict[str, Any]:
     """An optimizer whose learning rates follow `warmup_cosine`, as Lightning's configure_optimizers returns it.
 
     The schedule keeps no number of steps of its own: a run that is resumed for more of them falls along the new cosine.
+    factor: of the rate at a step, beside.
     """
-    share = partial(warmup_cosine, warmup_steps=warmup_steps, max_steps=max_steps)
+    share = partial(_share, warmup_steps=warmup_steps, max_steps=max_steps, factor=factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
+
+
+def _share(step: int, warmup_steps: int, max_steps: float, factor: Callable[[int], float] | None) -> float:
+    return warmup_cosine(step, warmup_steps, max_steps) * (1.0 if factor is None else factor(step))
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: float) -> float:

@@ -98,6 +98,12 @@ class AutoencoderModule(LightningModule):
             log_mean(self, f"{stage}/{name}", values, weight, prog_bar=True)
         return {"image": reconstruction, "reconstruction": reconstruction, "reference": images, "psnr": psnr}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["codes"] = [list(sums) for sums in self.codes]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.codes = [(float(a), float(b), int(n)) for a, b, n in checkpoint.get("codes", [])]
+
     def scaling_factor(self) -> float:
         """1 / standard deviation of the codes that this process saw in the latest validation or test."""
         total, squares, count = (sum(column) for column in zip(*self.codes, strict=True)) if self.codes else (0, 0, 0)

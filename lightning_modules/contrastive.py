@@ -1,6 +1,7 @@
 """Contrastive training of an image and a text tower (CLIP; Radford et al. 2021, arXiv 2103.00020)."""
 
 import random
+import sys
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 
 from fewstep.augmentation import Augmentation
 from fewstep.contrastive.loss import contrastive_loss, labels_of
+from fewstep.contrastive.vocabulary import share_in_pieces
 from fewstep.optimizers import AdamW
 from lightning_modules.evaluation_steps import log_mean, pictures_of
 
+MOST_IN_PIECES = 0.2  # of the words of captions that a vocabulary was learnt from
 CAPTION, VARIANT = "--model.caption_field caption", "--model.variant null"
 
 
@@ -56,6 +59,20 @@ class ContrastiveModule(LightningModule):
             raise ValueError(f"variant={variant}: name one field of pictures and the field of their captions")
         self.save_hyperparameters(ignore=["optimizer", "augmentation"])
         self.model, self.optimizer, self.augmentation = model, optimizer, augmentation
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Before the first step: one line on stderr where the vocabulary is another data set's."""
+        vocabulary = getattr(self.model, "vocabulary", None)
+        if vocabulary is None or self.global_step or batch_idx or self.global_rank:
+            return
+        captions = _captions(batch, self.hparams.caption_field, training=False)
+        if (share := share_in_pieces(captions, self.model.tokenizer)) > MOST_IN_PIECES:
+            print(
+                f"vocabulary {vocabulary} is another data set's: {share:.0%} of the words are in pieces; learn one: "
+                "python -m datamodules.prepare vocabulary --data DIR --out bpe.txt.gz, then --model.model.vocabulary "
+                "bpe.txt.gz",
+                file=sys.stderr,
+            )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         self.model.clamp_scale(self.hparams.max_scale)  # of the step before

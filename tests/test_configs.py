@@ -9,8 +9,9 @@ ROOT = Path(__file__).parents[1]
 FILES = [p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("trainer", "sweeps")]
 OPTIONS = ("sdxl_lcm", "sdxl_turbo")  # of another command: tests/fewstep/collaboration/test_sweep_command.py
 RUNS = sorted(p for p in FILES if p.stem not in OPTIONS)
-PREDICTS = [file for file in RUNS if file.stem == "edit"]  # no training: tests/test_predict.py runs it
-FROM_A_HUB = [file for file in RUNS if file.stem in ("sd15", "sdxl")]  # tests/test_icd_runs.py: on small networks
+PREDICTS = [file for file in RUNS if file.stem in ("edit", "predict")]  # no training: test_predict, test_own_table
+PUBLISHED = ("sd15", "sdxl", "celeba_hq", "afhq_dog", "lsun_church")  # on small networks: test_{icd,fast_edit}_runs.py
+FROM_A_HUB = [file for file in RUNS if file.stem in PUBLISHED]
 FROM_A_PACKAGE = [file for file in RUNS if file.stem == "fashion_mnist"]  # tests/test_label_runs.py: on a few rows
 FITS = [file for file in RUNS if file not in PREDICTS]
 

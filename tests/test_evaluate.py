@@ -88,7 +88,8 @@ def measured(out):
 def test_a_run_directory_becomes_a_report(evaluate, run_dir, tmp_path, capsys):
     out = tmp_path / "report"
     assert evaluate([str(run_dir), "--out", str(out), "--bootstrap", "50"]) == 0
-    assert {p.name for p in out.iterdir()} == {"metrics.json", "report.html", "report.md", "samples-first_best.png"}
+    names = {"metrics.json", "rows.json", "report.html", "report.md", "samples-first_best.png"}
+    assert {p.name for p in out.iterdir()} == names
     (run,) = measured(out)
     assert run["checkpoint"] == str(run_dir / "checkpoints" / "best.ckpt")
     assert run["config"] == str(run_dir / "config.yaml")
@@ -341,7 +342,7 @@ def test_a_broken_evaluation_goes_on_with_the_same_data_only(
         os.utime(shard, ns=(1, 1))
     measured.clear()
     monkeypatch.setattr("commands.report.write.write", lambda *_: None)
-    monkeypatch.setattr("commands.report.write.print_table", lambda *_: None)
+    monkeypatch.setattr("commands.evaluate.run.print_table", lambda *_: None)
     assert evaluate(command) == (0 if change == "nothing" else 2)
     assert len(measured) == (1 if change == "nothing" else 0)  # the second of two runs
     error = capsys.readouterr().err

@@ -274,7 +274,6 @@ FOUND_WHILE_MEASURING = (
         (["--metrics", "fid", "--metrics.fid.network", f"{TINY}.Nothing"], "has no attribute 'Nothing'"),
         (["--metrics", "kid", "kid"], "'kid' is named twice"),
         (["--num_samples", "5"], "unexpected argument '--num_samples'"),
-        (["--num-samples", "99"], "error: --num-samples 99: split"),
         (["--data", "nowhere"], "nowhere"),
         (["--steps", "4"], "--steps is for diffusers folders and for --prompts"),
         (["--guidance-scale", "4"], "--guidance-scale is for diffusers folders and for --prompts"),

@@ -57,6 +57,8 @@ METRICS = {
         "Readable {}", "share of pictures that a reader is as sure of as of real ones", "", "higher"
     ),
     "(?:.*_)?right_(.+)": Metric("Right: {}", "share of pictures, by a reader", "", "higher"),
+    "probe_share": Metric("Edits with what is asked", "share of pictures, by the probe of learning", "", "higher"),
+    "probe_score": Metric("Score of the probe", "mean probability of what an edit shall bring", "", "higher"),
     "precision": Metric("Precision", "share of generated images among the real ones", "", "higher"),
     "recall": Metric("Recall", "share of real images among the generated ones", "", "higher"),
     "density": Metric("Density", "", "", "higher"),
@@ -69,6 +71,7 @@ METRICS = {
     ),
     "mean_recall": Metric("Mean recall", "of all retrieval rows", "", "higher"),
     "latent_mse": Metric("Latent error", "mean square of encoded and decoded latents against their own", "", "lower"),
+    "code_mean_square": Metric("Mean square of codes", "1 for standard normal noise"),
     "relative_error(_w.+)?": Metric("Relative error {}", "of the guided prediction, against two passes", "", "lower"),
     "passes": Metric("Network passes", "of the teacher's network for a picture, oracle and decoder as their share"),
     "passes_p95": Metric("Network passes, 95 %", "what 95 % of the pictures stay within"),

@@ -1,9 +1,6 @@
 """Peak rates of dense matrix products by device and number format, for model FLOPs utilisation (MFU)."""
 
 import re
-import time
-
-import torch
 
 # FLOP/s without structured sparsity; where NVIDIA states a rate "with sparsity", the half is taken. First match wins.
 # As in Lightning's table: A100, H100 SXM and PCIe (compared in the tests), L4, V100, T4. B200, GB200: NVIDIA's table as
@@ -49,20 +46,3 @@ def peak_flops(name: str, number_format: str) -> float | None:
         if re.search(pattern, name, re.IGNORECASE):
             return peaks.get(number_format)
     return None
-
-
-def measured_cpu_flops(number_format: str = "float32", size: int = 768, repeats: int = 5) -> float:
-    """FLOP/s of the fastest of a few [size, size] matrix products on the CPU threads that torch uses: what can be had.
-
-    A processor's theoretical peak depends on its clock under load, which is not published.
-    """
-    dtype = {"bfloat16": torch.bfloat16, "float64": torch.float64}.get(number_format, torch.float32)
-    a, b = torch.ones(2, size, size, dtype=dtype)
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        torch.mm(a, b)
-        seconds.append(time.perf_counter() - began)
-        if sum(seconds) > 0.5:  # number formats that this CPU can only emulate
-            break
-    return 2 * size**3 / min(seconds)

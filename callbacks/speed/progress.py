@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich import progress as rich_progress
@@ -110,10 +111,15 @@ def training_details(trainer: Trainer) -> str:
     """`epoch 5  train/loss 0.812  val/nll 0.731  312 img/s  data 3 %  ` as logged last; at most two values of val."""
     metrics = trainer.callback_metrics
     names = [n for n in ("train/loss",) if n in metrics] + sorted(n for n in metrics if n.startswith("val/"))[:2]
-    shown = "".join(f"{name} {float(metrics[name]):.4g}  " for name in names)
+    shown = "".join(f"{name} {plainly(float(metrics[name]))}  " for name in names)
     meters = [c.line() for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
     speed = "".join(f"{line}  " for line in meters if line)
     return f"epoch {trainer.current_epoch}  {shown}{speed}"
+
+
+def plainly(value: float) -> str:
+    """Four digits that count, without an exponent."""
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
 
 
 def clock(seconds: float) -> str:

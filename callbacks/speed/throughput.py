@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from callbacks.speed.device_peaks import measured_cpu_flops, peak_flops
+from callbacks.speed.device_peaks import peak_flops
 from callbacks.speed.flop_count import FlopCount
 from callbacks.speed.step_clock import Spent, StepClock
 from fewstep.cadence import due
@@ -28,7 +28,8 @@ class Throughput(Callback):
     checkpointing mfu is the utilisation of the hardware, because what is computed twice is counted twice.
     The first step is not timed; validation and checkpoints do not count.
 
-    peak_flops: FLOP/s of one device, for those that device_peaks.py does not know. On a CPU the peak is measured.
+    peak_flops: FLOP/s of one device, for those that device_peaks.py does not know. A CPU's is not known: its clock
+    follows the load, and what one product reaches beside other work another exceeds by half. So it has no mfu without.
 
     Lightning's ThroughputMonitor waits for the GPU at every batch, needs the FLOPs from the module, and its table holds
     sparse rates for some devices and nothing for others. Source of mfu: Chowdhery et al. (2022), PaLM, appendix B.
@@ -52,7 +53,9 @@ class Throughput(Callback):
         self._peak = None if trainer.fast_dev_run else self._find_peak(trainer, pl_module)
 
     def _find_peak(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
-        """FLOP/s that MFU is measured against; None, which is said, where there is no MFU."""
+        """FLOP/s that MFU is measured against; None, which is said but for CPUs, where there is no MFU."""
+        if self.peak_flops is None and trainer.strategy.root_device.type == "cpu":
+            return None  # nobody expects one
         peak, why = None, "compiled modules, whose FLOPs cannot be counted"
         if FlopCount.countable(pl_module):
             peak = self.peak_flops or known_peak(trainer)
@@ -110,7 +113,8 @@ class Throughput(Callback):
         values = self.latest if values is None else values
         if not values:
             return ""
-        mfu = f"  MFU {100 * values['mfu']:.2g} %" if "mfu" in values else ""
+        share = 100 * values.get("mfu", 0)
+        mfu = f"  MFU {share:.{0 if share >= 9.95 else 1}f} %" if "mfu" in values else ""
         rate = values["samples_per_second"]
         return f"{rate:.{0 if rate >= 100 else 1}f} {self.unit}/s  data {100 * values['data_wait']:.0f} %{mfu}"
 
@@ -171,9 +175,8 @@ def device_name(trainer: Trainer) -> str:
 
 
 def known_peak(trainer: Trainer) -> float | None:
-    """Dense FLOP/s of one device: from the table, or measured on a CPU; None for others."""
-    name = number_format(trainer.precision)
-    return measured_cpu_flops(name) if device_name(trainer) == "cpu" else peak_flops(device_name(trainer), name)
+    """Dense FLOP/s of one device by the table; None for others."""
+    return peak_flops(device_name(trainer), number_format(trainer.precision))
 
 
 @rank_zero_only

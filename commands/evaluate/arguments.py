@@ -5,7 +5,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from commands.packaged_files import config_file
 from fewstep.files.local_paths import local_path
+from fewstep.installed_command import in_its_words
 
 # What the samples depend on, and therefore what a broken-off evaluation must be continued with.
 OF_THE_SAMPLES = ("checkpoint", "config", "data", "prompts", "num_samples", "steps", "guidance_scale", "seed")
@@ -15,7 +17,10 @@ LEAST_DRAWS = 40  # of which the second lowest and the second highest are the en
 def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, list[str]]:
     """(arguments, the words that are none: options of metrics)."""
     parser = argparse.ArgumentParser(
-        "evaluate.py", description=description, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+        in_its_words("python evaluate.py").removeprefix("python "),
+        description=in_its_words(description),
+        formatter_class=argparse.RawTextHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add(
@@ -29,7 +34,7 @@ def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, li
     add(
         "--out", type=path, required=True, metavar="DIR", help="receives metrics.json, report.md, report.html, pictures"
     )
-    add("--config", type=path, metavar="C", help="config with the model and the data; RUN/config.yaml if not given")
+    add("--config", type=config, metavar="C", help="config with the model and the data; RUN/config.yaml if not given")
     add("--metrics", nargs="+", metavar="NAME", help="such as fid clip_score; if not given, those of the run's config")
     add(
         "--data",
@@ -69,6 +74,10 @@ def place(text: str) -> str:
 
 def path(text: str) -> Path:
     return Path(place(text))
+
+
+def config(text: str) -> Path:
+    return Path(config_file(place(text)))
 
 
 def seed(text: str) -> int:

@@ -17,11 +17,14 @@ from commands.config_errors import explain, read_configs
 from commands.evaluate.data_flags import DATA_KEYS, flag, metadata_of, with_changes, with_metadata
 from commands.evaluate.drawn import DrawnData, DrawnModule, PassesCallback, described, is_drawn
 from commands.evaluate.kept_outputs import keeping_outputs
-from commands.evaluate.metrics_by_name import by_name, of_config, require_pictures
+from commands.evaluate.metrics_by_name import by_name, of_config
 from commands.evaluate.oracle_auc import OracleAUC, tell
 from commands.evaluate.pipeline import PipelineModule, is_pipeline
 from commands.evaluate.prompts import PromptData, answering_prompts
+from commands.nearest_runs import refuse_folder_of_runs
 from commands.option_groups import check_groups
+from commands.packaged_places import located
+from commands.picture_metrics import require_pictures
 from commands.train.adopted_config import refuse_writes_outside
 from commands.train.resume import run_directory_of
 from commands.trusted_code import check, enforce
@@ -70,6 +73,7 @@ def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
             raise ValueError(f"--config is for checkpoints; {path} is a folder that has its own settings")
         return path, path / (ABOUT if is_drawn(path) else "model_index.json")
     if path.is_dir():
+        refuse_folder_of_runs(path)
         best = sorted(path.glob("checkpoints/best*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
         path = best[-1] if best else path / "checkpoints" / "last.ckpt"
     own = run_directory_of(path) / "config.yaml"
@@ -96,7 +100,7 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
     enforce()
     stored = read_checkpoint(checkpoint, lazily=True)
     configs = read_configs([config])
-    content = configs[str(config)]
+    configs[str(config)] = content = located(configs[str(config)])
     if dotted := next(_dotted(content), None):
         raise ValueError(f"config {config} has the key {dotted!r}; write it without dots, one key below the other")
     threads = content.get("num_threads")
@@ -128,7 +132,10 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
     check_groups(parsed)
     refuse_nan(parsed)
     _vet(parsed, config, adopted)
-    if options.prompts is not None:
+    if options.prompts is None:
+        asked = {f"--metrics {name}": CHOICES[name].callback for name in options.metrics}
+        require_pictures(asked, parsed.data.class_path, "without --metrics the run is measured by what fits its data")
+    else:
         prompts, content["data"] = read_prompts_instead(options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=ADVICE)
@@ -136,7 +143,6 @@ def build(checkpoint: Path, config: Path, steps: int | None, options: Options, a
     _load_weights(ready.model, stored, checkpoint, config)
     averaged = EMA().state_key in stored.get("callbacks", {})
     data = ready.data if options.prompts is None else prompts
-    require_pictures(options.metrics, data)
     chosen = options.metrics and by_name(options.metrics, options.metric_options)
     metrics = chosen or of_config(content, data, str(config), lambda used: _vet({"callbacks": used}, config, adopted))
     step = stored.get("global_step")

@@ -23,10 +23,12 @@ from commands.evaluate.pipeline import is_pipeline
 from commands.process import leave_process_group, quiet
 from commands.report import tracked
 from commands.report import write as report
+from commands.report.text import print_table
 from commands.trusted_code import take_trust
 from datamodules.remote import is_remote
 from datamodules.shard_sources import shards_by_split
 from fewstep.backbones import load_pipeline
+from fewstep.installed_command import in_its_words
 from fewstep.one_line import one_line, printable
 
 Job = tuple[Path, Path, int | None]  # checkpoint and config, or pipeline and its index; inference steps
@@ -41,10 +43,11 @@ def run(argv: Sequence[str], args: argparse.Namespace, options: Sequence[str]) -
     try:
         take_trust(argv)
         check_devices(args.devices)
-        evaluate(args, options, shlex.join(["python", "evaluate.py", *argv]))
+        evaluate(args, options, shlex.join([*in_its_words("python evaluate.py").split(), *argv]))
         leave_process_group()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {printable(one_line(in_flags(str(error), vars(args)), 800))}", file=sys.stderr)
+        line = one_line(in_its_words(in_flags(one_line(error, 800), vars(args))), 800)
+        print(f"error: {printable(line)}", file=sys.stderr)
         return 2
     return 0
 
@@ -68,7 +71,7 @@ def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> 
         runs, pictures = zip(*measured, strict=True)
         report.write(args.out, runs, pictures, command)
         partial.remove()
-        report.print_table(runs)
+        print_table(runs)
         print(f"report  {args.out / 'report.html'}")
         if args.wandb != "disabled" and (upload := tracked.record(args.out, runs, args.wandb, args.wandb_project)):
             print(f"wandb   {upload}")

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.care import stop_signals
 from callbacks.care.preemption import silence_lightning
@@ -21,9 +23,12 @@ from callbacks.checkpoints.accumulation_windows import AccumulationWindows
 from callbacks.checkpoints.finished_epochs import FinishedEpochs
 from callbacks.checkpoints.monitored_metrics import MonitoredMetrics
 from callbacks.checkpoints.reading import read_checkpoint
+from callbacks.tracking.trackio_logger import require_trackio
 from commands import config_text, trusted_code
 from commands.config_errors import explain, read_configs
 from commands.option_groups import check_groups
+from commands.packaged_places import locate, require_located
+from commands.picture_metrics import is_of_pictures, require_pictures
 from commands.process import leave_process_group, quiet
 from commands.train import exit_codes, resume, run_lock
 from commands.train import stages as run_stages
@@ -36,6 +41,7 @@ from commands.train.optimizer_options import OptimizerOptions
 from commands.train.parser import WholeNamesParser
 from commands.train.run_directory import RUN_ID_VARIABLE, RunDirectory, loggers, run_name
 from commands.train.scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
+from commands.train.table_sizes import with_table_sizes
 from commands.value_errors import refuse_nan, values_named
 
 OF_ONE_INVOCATION = ("config", "run_dir", "resume", "dry_run")  # not part of the config that a run saves
@@ -81,7 +87,7 @@ class CommandLine(LightningCLI):
         given = with_local_paths(trusted_code.take_trust(argv))
         self.argv = with_saved_config(given)
         self.adopted = None if self.argv == given else Path(scan(self.argv).config[0])  # nobody has named it
-        self.argv = with_saved_model(self.argv)
+        self.argv = with_table_sizes(with_saved_model(self.argv))
         files = [str(default_config), *scan(self.argv).config]
         self.raw_configs = read_configs(files)
         self.run_name = run_name(files[1:])
@@ -109,7 +115,8 @@ class CommandLine(LightningCLI):
         add("--dry_run", action="store_true", help="try two steps and one validation, write nothing")
         add("--num_threads", type=int | None, default=None, help="CPU threads per process; null is torch's choice")
         add("--wandb", type=Literal["offline", "online", "disabled"], default="offline", help="Weights & Biases mode")
-        add("--wandb_project", type=str, default="fewstep", help="Weights & Biases project")
+        add("--wandb_project", type=str, default="fewstep", help="project in Weights & Biases and Trackio")
+        add("--trackio", type=Literal["local", "disabled"], default="disabled", help="record in Trackio, too")
         add("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
         for key in callback_keys(self.raw_configs, self.argv):
             parser.add_lightning_class_args(Callback, f"callbacks.{key}", subclass_mode=True, required=False)
@@ -117,7 +124,7 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         subparser = self._subcommand_parsers.get(self.argv[0])
         if subparser is None:
-            raise ValueError(f"unknown command {self.argv[0]!r}; choose fit, validate, test or predict")
+            raise ValueError(f"unknown command {self.argv[0]!r}; choose fit, validate, test, predict or export")
         try:
             self.config = parser.parse_args(self.argv)
             if self.adopted is not None:  # without the flags, which may lead where the user likes
@@ -137,10 +144,16 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.settings = self.config[self.subcommand]
+        require_located(self.settings, self.raw_configs)
+        for line in locate(self.settings):
+            rank_zero_only(print)(f"found   {line}")
         self.ranks = take_ranks(self.settings) if self.settings.dry_run else 1
         check_ranges(self.settings, self.subcommand)
         check_groups(self.settings)
         refuse_nan(self.settings)
+        self._require_pictures()
+        if self.settings.trackio != "disabled":
+            require_trackio()
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._dump_config()
@@ -149,6 +162,14 @@ class CommandLine(LightningCLI):
         if self.checkpoint is not None:
             stored = read_checkpoint(self.checkpoint, lazily=True)
             resume.compare(stored, self.config_dump["model"], self.config_dump.get("data"))
+
+    def _require_pictures(self) -> None:
+        data = self.settings.get("data")
+        if data is not None:
+            entries = vars(self.settings.get("callbacks") or Namespace())
+            asked = {f"callbacks.{name}": entry.class_path for name, entry in entries.items() if entry is not None}
+            off = " ".join(f"--{name} null" for name, path in asked.items() if is_of_pictures(path))
+            require_pictures(asked, data.class_path, f"switch it off: {off}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         keys = self._parser(self.subcommand).callback_keys
@@ -160,8 +181,9 @@ class CommandLine(LightningCLI):
         text = yaml.safe_dump(self.saved_config, sort_keys=False)
         origin = resume.run_directory_of(self.checkpoint).resolve() if self.checkpoint else None
         continues = origin == self.folder.resolve() or (bool(origin) and self.settings.resume == "auto")
-        w_and_b = {"project": self.settings.wandb_project, "mode": self.settings.wandb, "config": self.saved_config}
-        make_loggers = partial(loggers, self.folder, **w_and_b) if own_loggers else None
+        names = {"project": "wandb_project", "mode": "wandb", "trackio": "trackio"}
+        trackers = {name: self.settings[key] for name, key in names.items()} | {"config": self.saved_config}
+        make_loggers = partial(loggers, self.folder, **trackers) if own_loggers else None
         self.run_directory = RunDirectory(self.folder, text, make_loggers, continues)
         if self.settings.dry_run:
             self._scratch = tempfile.TemporaryDirectory()

@@ -1,6 +1,7 @@
 """From what ended a command to an exit code and, where that is enough, one line on stderr instead of a traceback."""
 
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -12,6 +13,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from callbacks.care.stop_signals import Stopped
 from callbacks.checkpoints.reading import OLDER
 from commands.config_errors import say_error
+from commands.train.said_once import rank_0_says
+from fewstep.installed_command import in_its_words
 from fewstep.one_line import one_line, printable
 
 FAILED, USER_MISTAKE = 1, 2  # those of a process that was asked to stop: stop_signals.py
@@ -37,7 +40,8 @@ def report(error: BaseException, command: Any) -> int:
             raise error
         what = f"{type(error).__name__}: {one_line(str(error), 160)}"
         return _say(f"error{_on_rank()}: {UNUSABLE} ({what}); {OLDER}", USER_MISTAKE)
-    return _say(f"error{_on_rank()}: {say_error(error)}", USER_MISTAKE)
+    line = say_error(error) + _other_accelerator(error)
+    return _say("" if rank_0_says(line, _rank()) else f"error{_on_rank()}: {line}", USER_MISTAKE)
 
 
 def _mendable(error: BaseException, command: Any) -> bool:
@@ -48,6 +52,13 @@ def _mendable(error: BaseException, command: Any) -> bool:
         return False
     kinds = (ValueError, OSError, ImportError, MisconfigurationException)
     return isinstance(error, kinds) or "loading state_dict" in str(error) or _refused_by_lightning(error)
+
+
+def _other_accelerator(error: BaseException) -> str:
+    """The remedy that Lightning leaves out where a machine has no such device."""
+    lacking = re.search(r"No supported gpu backend|accelerator is not available", str(error))
+    wrong = lacking and isinstance(error, MisconfigurationException)
+    return "; this machine has none: --trainer.accelerator cpu" if wrong else ""
 
 
 def _refused_by_lightning(error: BaseException) -> bool:
@@ -65,7 +76,7 @@ def while_restoring(error: BaseException) -> bool:
 def _say(line: str, code: int) -> int:
     """Where the line quotes a file, this one's control characters do not reach the terminal."""
     if line:
-        print("\n".join(map(printable, line.split("\n"))), file=sys.stderr)
+        print("\n".join(map(printable, in_its_words(line).split("\n"))), file=sys.stderr)
     return code
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from callbacks.checkpoints.restored_paths import restored_saver
 from callbacks.checkpoints.restored_state import saver as read_saver
 from callbacks.tracking.csv_logger import AppendingCSVLogger
+from callbacks.tracking.trackio_logger import TrackioLogger
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands.nearest_runs import is_run
 from commands.train import run_lock
@@ -68,12 +69,17 @@ def refuse_occupied(folder: Path) -> None:
         raise ValueError(f"run directory {folder} is not empty; continue it with --resume auto or choose another one")
 
 
-def loggers(folder: Path, project: str, mode: str, config: dict[str, Any]) -> list[Logger]:
-    """metrics.csv and, unless mode is "disabled", the W&B run of a folder; mode: "offline" or "online"."""
+def loggers(folder: Path, project: str, mode: str, trackio: str, config: dict[str, Any]) -> list[Logger]:
+    """metrics.csv and, unless they are "disabled", the W&B and the Trackio run of a folder.
+
+    mode: of W&B, "offline" or "online". trackio: "local".
+    """
     found: list[Logger] = [AppendingCSVLogger(str(folder))]
+    name = f"{folder.absolute().parent.name}-{folder.name}"
     if mode != "disabled":
-        name = f"{folder.absolute().parent.name}-{folder.name}"
         found.append(OfflineFirstWandbLogger(str(folder), name, project, mode, config))
+    if trackio != "disabled":
+        found.append(TrackioLogger(str(folder), name, project, config))
     return found
 
 

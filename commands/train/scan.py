@@ -12,11 +12,13 @@ from callbacks.checkpoints.remote import is_remote
 from commands.config_errors import read_configs
 from commands.config_keys import flatten, nearest
 from commands.nearest_runs import is_run, named, nearest_runs
+from commands.packaged_files import config_file
 from commands.train.adopted_config import refuse_foreign_folder
 from commands.train.resume import run_directory_of
 from fewstep.files.local_paths import local_path
 
-PLACES = ("--run_dir", "--resume", "--ckpt_path")
+PLACES = dict.fromkeys(("--run_dir", "--resume", "--ckpt_path"), local_path)
+PLACES |= dict.fromkeys(("-c", "--config"), config_file)
 
 
 def scan(argv: Sequence[str]) -> argparse.Namespace:
@@ -33,14 +35,14 @@ def scan(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def with_local_paths(argv: Sequence[str]) -> list[str]:
-    """The arguments, with ~ and file:// of PLACES as the paths that are meant; ValueError for what cannot be one."""
+    """The arguments, with what PLACES name as the paths that are meant; ValueError for what cannot be one."""
     found = list(argv)
     for place, argument in enumerate(argv):
         option, equals, value = argument.partition("=")
         if option in PLACES and equals:
-            found[place] = f"{option}={local_path(value)}"
+            found[place] = f"{option}={PLACES[option](value)}"
         elif option in PLACES and place + 1 < len(argv):
-            found[place + 1] = local_path(argv[place + 1])
+            found[place + 1] = PLACES[option](argv[place + 1])
     return found
 
 

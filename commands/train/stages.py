@@ -4,17 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from callbacks.care.stop_signals import Stopped
-from callbacks.checkpoints.last_checkpoint import LastCheckpoint
+from callbacks.checkpoints.chosen import best_checkpoint, last_checkpoint
+from callbacks.checkpoints.export import Export
 from callbacks.checkpoints.reading import read_checkpoint
-from callbacks.checkpoints.remote import is_remote
+from callbacks.tracking.trackio_logger import TrackioLogger
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands.train.dry_run import DryRun
-from commands.train.summary import print_metrics, print_next_step
+from commands.train.summary import print_early_stop, print_export, print_metrics, print_next_step
 from commands.weight_mismatch import require_same_class, require_same_numbers
+from fewstep.one_line import one_line
 
 
 def fit(
@@ -31,6 +34,7 @@ def fit(
         if checkpoint is not None:
             require_same_numbers(read_checkpoint(checkpoint, lazily=True)["state_dict"], model)
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        early = early_stop(trainer)  # a test would restore what stood in its checkpoint
         chosen = best_checkpoint(trainer) or last_checkpoint(trainer)
         if chosen and test_after_fit and has_test(model, data):
             results = trainer.test(model, datamodule=data, ckpt_path=chosen, weights_only=True, verbose=False)
@@ -43,8 +47,13 @@ def fit(
                 logger.attempt("marking as preempted", logger.experiment.mark_preempting)
         raise
     finally:
-        closed = [logger.close(exit_code) for logger in trainer.loggers if hasattr(logger, "close")]
-    print_next_step(folder, chosen, next(iter(closed), None))
+        closed = {type(logger): logger.close(exit_code) for logger in trainer.loggers if hasattr(logger, "close")}
+    print_next_step(folder, chosen, closed.get(OfflineFirstWandbLogger), closed.get(TrackioLogger))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Export) and callback.written:
+            print_export(callback.written, model)
+    if early:
+        print_early_stop(early)
 
 
 def rehearse(
@@ -78,17 +87,11 @@ def evaluate(trainer: Trainer, command: str, arguments: dict[str, Any]) -> None:
         print_metrics(results, f"{command} metrics of {arguments['ckpt_path'] or 'the untrained model'}")
 
 
-def best_checkpoint(trainer: Trainer) -> str | None:
-    """Path of the best checkpoint by a monitored metric, if there is one."""
-    savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-    paths = (saver.best_model_path for saver in savers)
-    return next((path for path in paths if is_remote(path) or Path(path).is_file()), None)
-
-
-def last_checkpoint(trainer: Trainer) -> str | None:
-    """Path of the newest state of the run, if one has been written."""
-    paths = [str(saver.path(trainer)) for saver in trainer.checkpoint_callbacks if isinstance(saver, LastCheckpoint)]
-    return next((path for path in paths if Path(path).is_file()), None)
+def early_stop(trainer: Trainer) -> str | None:
+    """After which step and why a training is shorter than its config says, if it is."""
+    stoppers = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+    reasons = [c.stopping_reason_message for c in stoppers if c.stopping_reason != EarlyStoppingReason.NOT_STOPPED]
+    return f"after step {trainer.global_step}: {one_line(reasons[0] or '')}" if reasons else None
 
 
 def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:

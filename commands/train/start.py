@@ -11,6 +11,13 @@ def end_at_signals() -> None:
     """Nothing is to be saved yet; once the imports are done, callbacks/care/stop_signals.py takes over."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: os._exit(143))
+    signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(*_: object) -> None:
+    sys.stderr.write("stopped by SIGINT before anything was begun\n")
+    sys.stderr.flush()
+    os._exit(130)
 
 
 def start(argv: Sequence[str] | None, usage: str | None, default_config: Path) -> int:
@@ -30,6 +37,11 @@ def start(argv: Sequence[str] | None, usage: str | None, default_config: Path) -
 
     import datamodules  # noqa: F401  # a class without its package is looked up among those that are imported
     import lightning_modules  # noqa: F401
+
+    if argv[0] == "export":
+        from commands.train.export import run as export
+
+        return export(argv[1:])
     from commands.train.command_line import run
 
     return run(argv, default_config, leaving)

@@ -10,6 +10,8 @@ from pathlib import Path
 from datamodules.prepare.saying import say
 from fewstep.files.local_paths import local_path
 from fewstep.files.places import require_writable
+from fewstep.installed_command import in_its_words
+from fewstep.one_line import one_line
 
 COMMANDS = {
     "swiss_roll": "Gaussian -> Swiss roll, pairs from entropic optimal transport plans",
@@ -31,7 +33,7 @@ PLACES = ("out", "folder", "data", "images", "captions", "pairs", "unpaired_x", 
 
 
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(prog="python -m datamodules.prepare", description=__doc__)
+    main = argparse.ArgumentParser(prog=in_its_words("python -m datamodules.prepare"), description=__doc__)
     commands = main.add_subparsers(dest="command", required=True)
     for name, purpose in COMMANDS.items():
         import_module(f"datamodules.prepare.{name}").add_arguments(
@@ -41,7 +43,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a fault of the input is one line on stderr and exit code 1."""
+    """Run one command; returns its exit code: 2 after one line on stderr for a mistake, 1 where `check` finds a fault.
+
+    130 after Ctrl-C.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.command != "check":
@@ -52,8 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         check_written(options)
         return import_module(f"datamodules.prepare.{options.command}").run(options) or 0
     except (ValueError, OSError) as error:
-        say(f"error: {error}", sys.stderr)
-        return 1
+        say(f"error: {one_line(error, 10**6)}", sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        say("stopped by SIGINT; what was there before is as it was", sys.stderr)
+        return 130
 
 
 def shell_word(word: str) -> str:

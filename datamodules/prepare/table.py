@@ -1,4 +1,7 @@
-"""Your own vectors: pairs, and optionally further x and y without a partner, from .npy, .csv or .tsv files.
+"""Your own vectors: pairs, and optionally further x and y without a partner, from .npy, .csv, .tsv or .parquet files.
+
+Columns are standardised by the training rows, index.json keeps by what, and the commands of a trained model take and
+give values as they stand in your files (docs/own_table.md).
 
 Training pairs also serve as unpaired rows of a side for which no file is given: with fewer labelled pairs than pairs in
 the folder (`num_pairs` of the datamodule), the others then count as unlabelled.
@@ -9,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.index_columns import LONGEST_NAME, is_name
+from datamodules.number_table import NAMED, read_table
 from datamodules.prepare import add_output_arguments
-from datamodules.prepare.number_table import TEXTS, read_table
 from datamodules.prepare.saying import say
+from fewstep.files.table_columns import LONGEST_NAME, is_name
 
 ROUNDING = 2  # in units of the last place: a smaller deviation is none
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_output_arguments(command)
-    pairs_help = "X.npy Y.npy, or one .csv with --x-columns and --y-columns"
+    pairs_help = "X.npy Y.npy, or one .csv or .parquet with --x-columns and --y-columns"
     command.add_argument("--pairs", nargs="+", required=True, metavar="FILE", help=pairs_help)
-    command.add_argument("--x-columns", type=names, metavar="A,B", help="columns of x in .csv files")
-    command.add_argument("--y-columns", type=names, metavar="C,D", help="columns of y in .csv files")
+    command.add_argument("--x-columns", type=names, metavar="A,B", help="columns of x in .csv and .parquet files")
+    command.add_argument("--y-columns", type=names, metavar="C,D", help="columns of y in .csv and .parquet files")
     command.add_argument("--encoding", help="of .csv files; default: UTF-8")
     command.add_argument("--decimal-comma", action="store_true", help="numbers in .csv files are written 1234,5")
     command.add_argument("--unpaired-x", metavar="FILE", help="more x, .npy or .csv with the columns of x")
@@ -30,8 +33,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--val-fraction", type=float, default=0.2, help="share of the pairs for validation (0.2)")
     command.add_argument("--test-fraction", type=float, default=0.2, help="share of the pairs for the test (0.2)")
     command.add_argument(
-        "--standardise", action="store_true", help="subtract the training mean, divide by its deviation"
+        "--standardise",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="subtract the training mean, divide by its deviation (the default)",
     )
+    command.add_argument("--raw-y", action="store_true", help="keep y as it is and standardise x only: class numbers")
     command.add_argument("--name", default="table", help="name kept in index.json")
     command.add_argument("--license", default="unstated", help="licence kept in index.json")
 
@@ -55,16 +62,21 @@ def run(options: argparse.Namespace) -> None:
         splits[f"train_{side}"] = {side: rows}
         if not file:
             say(f"no --unpaired-{side}: train_{side} holds the {side} of the {len(rows)} training pairs")
-    scale = standardise(splits, *titles) if options.standardise else {}
+    scale = standardise(splits, *titles, sides=scaled(options))
     check_float32(splits, *titles)
     about = Description(options.name, options.license, options.command_line, *titles, **scale)
     index = write_folder(options.out, splits, about, overwrite=options.overwrite)
     say(f"{options.out}: " + ", ".join(f"{split} {entry['rows']}" for split, entry in index["splits"].items()))
 
 
+def scaled(options: argparse.Namespace) -> str:
+    """The sides to standardise."""
+    return ("x" if options.raw_y else "xy") if options.standardise else ""
+
+
 def read_pairs(files: list[str], x_columns: list[str] | None, y_columns: list[str] | None, *reading) -> tuple:
     """x [N, Dx] and y [N, Dy] from two tables, or from the columns of one .csv, and the names of their columns."""
-    if len(files) == 1 and not files[0].lower().endswith(TEXTS):
+    if len(files) == 1 and not files[0].lower().endswith(NAMED):
         raise ValueError(f"--pairs {files[0]}: give X.npy and Y.npy, or one .csv with --x-columns and --y-columns")
     if len(files) > 2:
         raise ValueError(f"--pairs takes one or two files, not {len(files)}")
@@ -106,13 +118,17 @@ def split_pairs(x: np.ndarray, y: np.ndarray, val: float, test: float, rng: np.r
     return {name: {"x": x[rows], "y": y[rows]} for name, rows in parts.items() if len(rows)}
 
 
-def standardise(splits: dict, x_names: list[str] | None, y_names: list[str] | None) -> dict[str, list[float]]:
-    """Scale every split in place by the mean and standard deviation of train_x and train_y; returns them.
+def standardise(
+    splits: dict, x_names: list[str] | None, y_names: list[str] | None, sides: str = "xy"
+) -> dict[str, list[float]]:
+    """Scale these sides of every split in place by the mean and deviation of train_x and train_y; returns them.
 
     Columns are divided by a power of 2 first, so that squares of 1e300 and 1e-300 can be summed.
     """
     scale = {}
     for side, titles in (("x", x_names), ("y", y_names)):
+        if side not in sides:
+            continue
         train = splits[f"train_{side}"][side]
         rounding = ROUNDING * np.finfo(train.dtype).eps
         train = train.astype(np.float64)
@@ -121,9 +137,9 @@ def standardise(splits: dict, x_names: list[str] | None, y_names: list[str] | No
         if len(constant := np.flatnonzero(std <= rounding * np.abs(train / unit).max(0))):
             title = titles[constant[0]] if titles else constant[0] + 1
             raise ValueError(f"column {title} of {side} is constant in training, but for rounding; leave it out")
-        for sides in splits.values():
-            if side in sides:
-                sides[side] = (sides[side].astype(np.float64) / unit - mean) / std
+        for split in splits.values():
+            if side in split:
+                split[side] = (split[side].astype(np.float64) / unit - mean) / std
         scale |= {f"{side}_mean": (mean * unit).tolist(), f"{side}_std": (std * unit).tolist()}
     return scale
 
@@ -138,4 +154,4 @@ def check_float32(splits: dict, x_names: list[str] | None, y_names: list[str] | 
             lost = ~np.isfinite(stored).all(0) | ((np.ptp(stored, 0) == 0) & (np.ptp(values / 2, 0) > 0))
             if len(columns := np.flatnonzero(lost)):
                 title = titles[columns[0]] if titles else columns[0] + 1
-                raise ValueError(f"column {title} of {side} in {split} does not fit in float32; add --standardise")
+                raise ValueError(f"column {title} of {side} in {split} does not fit in float32; let it be standardised")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fewstep.installed_command import in_its_words
 from fewstep.picture_size import size_argument
 from fewstep.shell_command import run_command
 
@@ -39,7 +40,8 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     description = (__doc__ or "").split("\n")[0]
-    parser = _Parser("python -m fewstep.collaboration", description=description, fromfile_prefix_chars="@")
+    program = in_its_words("python -m fewstep.collaboration")
+    parser = _Parser(program, description=description, fromfile_prefix_chars="@")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{calibrate,draw,sweep,bench,analyse}")
     calibrate = _command(commands, "calibrate", "the oracle's scores of drafts for prompts like those to come")
     calibrate.add_argument("--out", type=Path, default=Path("calibration.json"), help="default %(default)s")

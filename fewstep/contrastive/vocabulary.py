@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 Pair = tuple[str, str]
 BYTE_TOKENS = 512  # each byte within a word and at the end of a word
@@ -26,6 +27,16 @@ def count_words(captions: Iterable[str]) -> Counter[str]:
         for word in regex.findall(tokenizer.pat, tokenizer.clean_fn(caption)):
             words["".join(tokenizer.byte_encoder[byte] for byte in word.encode())] += 1
     return words
+
+
+def share_in_pieces(captions: Iterable[str], tokenizer: Any) -> float:
+    """Share in [0, 1] of the captions' words that an open_clip.SimpleTokenizer has no token for and writes in several.
+
+    Of the captions that a vocabulary of 2,048 tokens was learnt from it was 0 to 0.14, of others 0.26 to 0.64.
+    """
+    words = count_words(captions)
+    pieces = sum(times for word, times in words.items() if " " in tokenizer.bpe(word))
+    return pieces / max(words.total(), 1)
 
 
 def learn_merges(words: Mapping[str, int], num_merges: int) -> list[Pair]:

@@ -131,7 +131,7 @@ def test_a_file_that_is_no_config(fit, capsys, text, expected):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["fitt"], "unknown command 'fitt'; choose fit, validate, test or predict"),
+        (["fitt"], "unknown command 'fitt'; choose fit, validate, test, predict or export"),
         (["fit"], "no model is given; choose a run with -c configs/METHOD/RUN.yaml"),
         (["fit", "--resume"], "expected one argument"),
         (["test", "-c", "tiny.yaml", "--resume", "x/last.ckpt"], "to use its weights: --ckpt_path x/last.ckpt\n"),

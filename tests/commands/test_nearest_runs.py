@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import evaluate
 import train
-from commands.nearest_runs import mistyped, nearest_runs, refuse_mistyped
+from commands.nearest_runs import mistyped, nearest_runs, refuse_folder_of_runs, refuse_mistyped
 
 RUNS = ["weather", "seed_0", "lr_1e-3", "encoder", "small", "20261128-101512-ab12", "20261127-090000-0f3c"]
 
@@ -118,3 +119,17 @@ def test_a_first_start_under_a_scheduler_needs_no_folder(fit, runs):
     assert fit("--run_dir", "runs/seed_1", "--resume", "auto", "--trainer.max_steps", "3") == 0
     assert fit("--run_dir", "runs/wether", "--resume", "auto", "--trainer.max_steps", "2") == 2
     assert not Path("runs/wether").exists()
+
+
+def test_a_folder_of_runs_lists_them_for_evaluation(runs, capsys):
+    assert evaluate.main([str(runs), "--out", "out"]) == 2
+    listed = " ".join(str(runs / name) for name in RUNS)
+    assert capsys.readouterr().err == f"error: runs holds runs and is none itself; name some of them: {listed}\n"
+    for number in range(6):
+        (runs / f"more_{number}").mkdir()
+        (runs / f"more_{number}" / "config.yaml").touch()
+    with pytest.raises(ValueError, match=r" and 1 more$"):
+        refuse_folder_of_runs(runs)
+    refuse_folder_of_runs(runs / "weather")
+    (runs / "empty").mkdir()
+    refuse_folder_of_runs(runs / "empty")

@@ -232,7 +232,7 @@ def test_what_cannot_be_checked_is_one_line(tmp_path, capsys):
         ([str(tmp_path / "nowhere")], "no such file or folder"),
         ([str(tmp_path), "--sheet", "a.jpg"], ".png"),
     ]:
-        assert main(["check", *arguments]) == 1
+        assert main(["check", *arguments]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert message in lines[0]
@@ -248,7 +248,7 @@ def test_a_sheet_that_cannot_be_written_is_refused_before_anything_is_read(tmp_p
     Path("folder.png").mkdir()
     write(tmp_path / "shards", {"a": sample(1)})
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
-    assert main(["check", "shards", "--sheet", sheet]) == 1
+    assert main(["check", "shards", "--sheet", sheet]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: --sheet ")
     assert captured.err.count("\n") == 1

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from datamodules import ImageTextDataModule
 from datamodules.image_options import Splits, TransformOptions
 from datamodules.image_text import to_unit_range
+from datamodules.vector_shards import ShardFolder
 from tests.datamodules.picture_shards import numbers_of, sample, write_folder, write_tar
 
 
@@ -34,6 +36,41 @@ def test_splits_sizes_and_the_length_of_a_pass(shards):
     assert [key for b in module.val_dataloader() for key in b["key"]] == [f"{n:05d}" for n in range(100, 107)]
     module.setup("test")
     assert sum(b["weight"].sum() for b in module.test_dataloader()) == 5
+
+
+def test_numbers_of_samples_to_measure_on_are_the_most_and_what_is_used_is_said_once(shards, caplog):
+    module = data(shards, splits=Splits(num_val=64, num_test=5))
+    module.setup("validate")
+    module.setup("test")
+    assert [key for b in module.val_dataloader() for key in b["key"]] == [f"{n:05d}" for n in range(100, 107)]
+    assert sum(b["weight"].sum() for b in module.test_dataloader()) == 5
+    assert caplog.messages == [f"{shards}: split 'val' has 7 samples, all of which are used; splits.num_val allows 64"]
+    caplog.clear()
+    assert len(module.parts.open("val", module.skipped, rank=1)) == 7
+    assert caplog.messages == []
+
+
+def test_pictures_in_the_place_of_shards_name_the_command_that_makes_them(tmp_path):
+    folder = tmp_path / "my pictures"
+    (folder / "cats").mkdir(parents=True)
+    (folder / "notes.md").touch()
+    with pytest.raises(ValueError, match=r"no .tar files at all"):
+        data(str(folder))
+    (folder / "cats" / "one.PNG").touch()
+    made = f"python -m datamodules.prepare folder --images '{folder}' --out SHARDS"
+    message = re.escape(f"{folder}: pictures ('cats/one.PNG') and no shards; make shards of them with {made}")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        data(str(folder))
+
+
+def test_a_path_that_is_not_there_says_from_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^data/mine: no such file or folder in {re.escape(str(tmp_path))}; name"):
+        data("data/mine")
+    with pytest.raises(ValueError, match=r"^/data/mine: no such file or folder; name"):
+        data("/data/mine")
+    with pytest.raises(ValueError, match=f"^no folder 'data/mine' in {re.escape(str(tmp_path))}; build it"):
+        ShardFolder("data/mine")
 
 
 def test_workers_give_bytes_and_the_device_gets_unit_range(shards):

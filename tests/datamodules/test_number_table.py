@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from datamodules.number_table import read_table
 from datamodules.prepare.__main__ import main
-from datamodules.prepare.number_table import read_table
 from datamodules.prepare.table import check_float32, read_pairs, standardise
 
 
@@ -112,9 +112,9 @@ def stored(array, save=np.save):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.npz", stored(np.ones((3, 2)), np.savez), "expected .npy, .csv or .tsv; save one array"),
-        ("x.xlsx", archive(), "expected .npy, .csv or .tsv; export the sheet"),
-        ("x.txt", b"a,b\n1,2\n", "expected .npy, .csv or .tsv"),
+        ("x.npz", stored(np.ones((3, 2)), np.savez), "expected .npy, .csv, .tsv or .parquet; save one array"),
+        ("x.xlsx", archive(), "expected .npy, .csv, .tsv or .parquet; export the sheet"),
+        ("x.txt", b"a,b\n1,2\n", "expected .npy, .csv, .tsv or .parquet"),
         ("x.npy", stored(np.ones((3, 2)), np.savez), "not a plain .npy"),
         ("x.npy", archive(), "not a plain .npy"),
         ("x.npy", stored(np.ones((3, 2)))[:-1], "not a plain .npy"),
@@ -227,7 +227,7 @@ def test_a_column_that_varies_is_scaled_at_any_magnitude(magnitude, share):
 def test_what_float32_would_lose_is_refused(column, lost):
     splits = {"train_x": {"x": column[:, None]}}
     if lost:
-        with pytest.raises(ValueError, match="column t of x in train_x does not fit in float32; add --standardise"):
+        with pytest.raises(ValueError, match="t of x in train_x does not fit in float32; let it be standardised"):
             check_float32(splits, ["t"], None)
     else:
         check_float32(splits, ["t"], None)

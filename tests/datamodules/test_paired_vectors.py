@@ -191,6 +191,28 @@ def test_all_that_is_short_is_said_at_once_with_flags_that_work(path, seed):
             data(path, **{**asked, **given, name: number + 1}).setup("fit")
 
 
+def test_counts_that_are_null_mean_all_and_what_is_used_is_one_line(path):
+    module = PairedVectorsDataModule(path, batch_size=8)
+    module.setup("fit")
+    assert (module.num_train, module.num_val) == (90, 30)
+    sizes = {name: len(column) for name, column in module.reference(None).items()}
+    assert sizes == {"x": 90, "y": 90, "x_unpaired": 50, "y_unpaired": 45}
+    assert sorted(module.val_columns["index"].tolist()) == list(range(30))
+    assert module.used == f"{path}: 90 training pairs, 30 validation pairs, 50 unpaired x, 45 unpaired y"
+    some = data(path, num_unpaired_x=7)
+    told = "30 of 90 training pairs, 10 of 30 validation pairs, 7 of 50 unpaired x, 45 unpaired y"
+    assert some.used == f"{path}: {told}"
+    assert PairedVectorsDataModule(path, val_fraction=0.0).num_val == 0
+
+
+def test_columns_are_those_of_the_index(path, tmp_path):
+    assert data(path).columns == {"x_dim": 2, "y_dim": 2}
+    rows = {"x": np.zeros((3, 1)), "y": np.zeros((3, 2))}
+    about = {"x_names": ["a"], "y_mean": [1.0, 2.0], "y_std": [3.0, 4.0]}
+    write_folder(str(tmp_path / "t"), {"train_paired": rows}, Description("t", "", "", **about))
+    assert PairedVectorsDataModule(tmp_path / "t").columns == {"x_dim": 1, "y_dim": 2, **about}
+
+
 def test_what_a_stage_does_not_read_may_be_short(path):
     module = data(path, num_unpaired_x=4096)
     module.setup("validate")

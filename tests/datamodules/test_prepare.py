@@ -241,8 +241,9 @@ def user(tmp_path, monkeypatch):
 
 def test_a_table_from_arrays_or_csv(user):
     x, y = user
-    assert main(["table", "--pairs", "x.npy", "y.npy", "--unpaired-x", "more_x.npy", "--out", "arrays"]) == 0
-    columns = ["--x-columns", "a,b,c", "--y-columns", "d,e"]
+    arrays = ["table", "--pairs", "x.npy", "y.npy", "--unpaired-x", "more_x.npy", "--no-standardise"]
+    assert main([*arrays, "--out", "arrays"]) == 0
+    columns = ["--x-columns", "a,b,c", "--y-columns", "d,e", "--no-standardise"]
     assert main(["table", "--pairs", "pairs.csv", *columns, "--out", "csv"]) == 0
     for folder in ("arrays", "csv"):
         parts = {
@@ -257,13 +258,23 @@ def test_a_table_from_arrays_or_csv(user):
     assert json.loads(Path("csv/index.json").read_text())["y_names"] == ["d", "e"]
 
 
-def test_a_standardised_table_says_how_to_go_back(user):
-    assert main(["table", "--pairs", "x.npy", "y.npy", "--standardise", "--out", "out"]) == 0
+def test_a_table_is_standardised_and_says_how_to_go_back(user):
+    assert main(["table", "--pairs", "x.npy", "y.npy", "--out", "out"]) == 0
     index = json.loads(Path("out/index.json").read_text())
     train = rows("out", "train_x", "x")
     np.testing.assert_allclose([train.mean(0), train.std(0)], [[0] * 3, [1] * 3], atol=1e-5)
     test = rows("out", "test", "x") * np.array(index["x_std"]) + index["x_mean"]
     assert (np.abs(test[:, None] - user[0][None]).sum(axis=2).min(axis=1) < 1e-4).all()
+
+
+def test_class_numbers_stay_as_they_are(user):
+    np.save("labels.npy", np.arange(50) % 3)
+    assert main(["table", "--pairs", "x.npy", "labels.npy", "--raw-y", "--out", "out"]) == 0
+    assert set(rows("out", "train_paired", "y")[:, 0].tolist()) == {0, 1, 2}
+    np.testing.assert_allclose(rows("out", "train_x", "x").mean(0), [0] * 3, atol=1e-5)
+    index = json.loads(Path("out/index.json").read_text())
+    assert index["y_mean"] is None
+    assert len(index["x_std"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -280,7 +291,7 @@ def test_a_standardised_table_says_how_to_go_back(user):
         (["x.npy", "y.npy", "--unpaired-y", "more_x.npy"], "more_x.npy: 3 columns, but y of the pairs has 2"),
         (["x.npy", "y.npy", "--val-fraction", "0.6", "--test-fraction", "0.4"], "less than 1"),
         (["x.npy", "y.npy", "--val-fraction", "nan"], "--val-fraction nan and --test-fraction 0.2 must be"),
-        (["x.npy", "constant.npy", "--standardise"], "column 1 of y is constant"),
+        (["x.npy", "constant.npy"], "column 1 of y is constant"),
     ],
 )
 def test_bad_tables_are_one_line(user, capsys, arguments, message):
@@ -290,7 +301,7 @@ def test_bad_tables_are_one_line(user, capsys, arguments, message):
     y[2, 1] = np.nan
     np.save("nan.npy", y)
     np.save("objects.npy", np.array([[{}]] * 50, dtype=object), allow_pickle=True)
-    assert main(["table", "--pairs", *arguments, "--out", "out"]) == 1
+    assert main(["table", "--pairs", *arguments, "--out", "out"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]

@@ -56,12 +56,12 @@ def test_missing_tools_are_one_line(tmp_path, fake_dicebear, monkeypatch, capsys
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     command = ["avatars", "--out", str(tmp_path / "a"), "--packages", str(fake_dicebear), "--num", "10"]
     if shutil.which("node"):
-        assert main(command) == 1
+        assert main(command) == 2
         error = capsys.readouterr().err
         assert "pip install resvg-py" in error
         assert error.count("\n") == 1
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(["avatars", "--out", str(tmp_path / "b"), "--packages", str(fake_dicebear)]) == 1
+    assert main(["avatars", "--out", str(tmp_path / "b"), "--packages", str(fake_dicebear)]) == 2
     assert "node is not installed" in capsys.readouterr().err
 
 
@@ -109,12 +109,12 @@ def test_packages_are_read_safely(tmp_path):
 @pytest.mark.parametrize("num", [10**12, 1_000_001, 9, 0, -1])
 def test_how_many_is_asked_before_anything_is_listed(tmp_path, monkeypatch, capsys, num):
     monkeypatch.setattr(avatars, "scenes_of", pytest.fail)  # the keys are not begun
-    assert main(["avatars", "--out", str(tmp_path / "a"), "--num", str(num)]) == 1
+    assert main(["avatars", "--out", str(tmp_path / "a"), "--num", str(num)]) == 2
     assert f"--num {num} --size 64: expected 10 to 1,000,000 pairs" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("persons", [0, 5])
 def test_scenes_of_other_numbers_are_refused(tmp_path, capsys, persons):
-    assert main(["avatars", "--out", str(tmp_path / "a"), "--persons", str(persons)]) == 1
+    assert main(["avatars", "--out", str(tmp_path / "a"), "--persons", str(persons)]) == 2
     assert capsys.readouterr().err == f"error: --persons {persons}: expected 1 to 4\n"

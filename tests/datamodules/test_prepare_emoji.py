@@ -117,7 +117,7 @@ def test_emoji_are_built_from_packages(tmp_path, packages, capsys):
     assert index["image_size"] == 64
     assert index["license"] == "Apache-2.0 AND CC-BY-4.0 AND MIT"
     assert "CC-BY 4.0" in (tmp_path / "a" / "NOTICE").read_text()
-    assert build(tmp_path / "a", packages) == 1
+    assert build(tmp_path / "a", packages) == 2
     assert "--overwrite" in capsys.readouterr().err
 
 
@@ -161,7 +161,7 @@ def test_splits_do_not_move_when_styles_are_added(tmp_path, packages):
     ],
 )
 def test_emoji_options_that_cannot_be_met(tmp_path, packages, capsys, options, message):
-    assert build(tmp_path / "a", packages, *options) == 1
+    assert build(tmp_path / "a", packages, *options) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
     assert error.count("\n") == 1

@@ -44,7 +44,7 @@ def test_the_command_writes_the_committed_bytes(tmp_path, monkeypatch):
     written = tmp_path / "assets" / "avatar_examples"
     content = {file.name: file.read_bytes() for file in written.iterdir()}
     assert content == {file.name: file.read_bytes() for file in COMMITTED.iterdir()}
-    assert main(arguments) == 1  # nothing is replaced
+    assert main(arguments) == 2  # nothing is replaced
     assert [file.name for file in written.parent.iterdir()] == ["avatar_examples"]
 
 
@@ -63,6 +63,6 @@ def test_the_committed_examples_are_of_every_kind_and_small(split):
 
 def test_what_is_there_stays(tmp_path, capsys):
     (tmp_path / "note.txt").write_text("mine")
-    assert main(["examples", "--data", str(ROOT / "data" / "avatars64"), "--out", str(tmp_path)]) == 1
+    assert main(["examples", "--data", str(ROOT / "data" / "avatars64"), "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path} already holds files; move them away, or name another\n"
     assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]

@@ -121,7 +121,7 @@ def test_vectors_are_what_the_idx_files_hold_each_picture_in_one_split(idx_folde
 def test_damaged_idx_files_are_one_line(idx_folder, capsys, name, change, message):
     path = idx_folder[0] / name
     path.unlink() if change is None else path.write_bytes(change(path.read_bytes()))
-    assert main(["fashion_mnist", "--idx", str(idx_folder[0]), "--out", str(idx_folder[0] / "a")]) == 1
+    assert main(["fashion_mnist", "--idx", str(idx_folder[0]), "--out", str(idx_folder[0] / "a")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -168,7 +168,7 @@ def test_splits_depend_on_the_seed_and_are_the_same_twice(tmp_path, monkeypatch)
 def test_tables_that_cannot_be_used_are_one_line(pictures, tmp_path, capsys, content, options, message):
     path = tmp_path / "t.csv"
     path.write_bytes(content.encode("latin-1"))
-    assert build_folder(pictures[0], tmp_path / "a", "--captions", str(path), *options) == 1
+    assert build_folder(pictures[0], tmp_path / "a", "--captions", str(path), *options) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
@@ -472,7 +472,7 @@ def test_sources_inside_the_folder_that_is_replaced_stay(tmp_path, capsys):
     before = sorted(out.rglob("*"))
     for command in commands:
         capsys.readouterr()
-        assert main([*command, "--overwrite"]) == 1
+        assert main([*command, "--overwrite"]) == 2
         assert capsys.readouterr().err.count("\n") == 1
         assert sorted(out.rglob("*")) == before
 

@@ -40,7 +40,7 @@ def test_the_indexed_folder_is_read_by_sample_from_a_server(foreign, capsys, tmp
 
 def test_an_index_that_is_there_is_kept(foreign, capsys):
     (foreign / "index.json").write_text("mine")
-    assert main(["index", str(foreign)]) == 1
+    assert main(["index", str(foreign)]) == 2
     assert "add --overwrite" in capsys.readouterr().err
     assert (foreign / "index.json").read_text() == "mine"
 
@@ -48,7 +48,7 @@ def test_an_index_that_is_there_is_kept(foreign, capsys):
 def test_a_damaged_shard_gets_no_index(foreign, capsys):
     path = foreign / "00001.tar"
     path.write_bytes(path.read_bytes()[:-9000])
-    assert main(["index", str(foreign)]) == 1
+    assert main(["index", str(foreign)]) == 2
     assert "00001.tar" in capsys.readouterr().err
     assert not (foreign / "index.json").exists()
 
@@ -59,7 +59,7 @@ def test_vectors_get_no_index_of_pictures(tmp_path, capsys, side):
     write_tar(tmp_path / "train_paired-000000.tar", {"a": {f"{side}.npy": rows}})
     assert main(["check", str(tmp_path)]) == 0
     capsys.readouterr()
-    assert main(["index", str(tmp_path)]) == 1
+    assert main(["index", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "train_paired-000000.tar: holds vectors" in error
     assert error.count("\n") == 1

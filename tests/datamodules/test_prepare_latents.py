@@ -103,7 +103,7 @@ def test_latents_of_rectangles_go_with_pictures_of_that_size(data, parts, tmp_pa
     assert json.loads((tmp_path / "again" / "index.json").read_text())["image_size"] == [8, 16]
 
     (tmp_path / "out" / "index.json").write_text(json.dumps(index | {"image_size": [8]}))
-    assert main([*again[:-1], str(tmp_path / "third")]) == 1
+    assert main([*again[:-1], str(tmp_path / "third")]) == 2
     assert "out: image_size=[8]: give one whole number from 1" in capsys.readouterr().err
 
 
@@ -148,7 +148,7 @@ def arrays(content):
     ],
 )
 def test_mistakes_are_one_line(more, message, data, parts, tmp_path, capsys):
-    assert main(arguments(data, parts, tmp_path / "out", *more)) == 1
+    assert main(arguments(data, parts, tmp_path / "out", *more)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert message in line
     assert not (tmp_path / "out").exists()
@@ -157,5 +157,5 @@ def test_mistakes_are_one_line(more, message, data, parts, tmp_path, capsys):
 def test_the_size_must_be_known(data, parts, tmp_path, capsys):
     command = arguments(data, parts, tmp_path / "out")
     command[command.index("--size") : command.index("--size") + 2] = []
-    assert main(command) == 1
+    assert main(command) == 2
     assert "--size None" in capsys.readouterr().err

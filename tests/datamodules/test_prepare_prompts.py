@@ -51,7 +51,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["--split", "nights"], "nights"),
         (["--num", "0"], "--num 0: take at least one"),
     ):
-        assert main(["prompts", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "p.jsonl"), *more]) == 1
+        assert main(["prompts", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "p.jsonl"), *more]) == 2
         error = capsys.readouterr().err
         assert told in error
         assert error.count("\n") == 1

@@ -78,7 +78,7 @@ def test_what_cannot_be_named_is_refused_and_nothing_is_written(name, tmp_path, 
     for other in ("0.tar", name):
         write_tar(tmp_path / other, {"k": sample(1)})
     (tmp_path / "index.json").write_text("mine")
-    assert main(["index", str(tmp_path), "--overwrite"]) == 1
+    assert main(["index", str(tmp_path), "--overwrite"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert (tmp_path / "index.json").read_text() == "mine"
     assert not list(tmp_path.glob("*.npz"))

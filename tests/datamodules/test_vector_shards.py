@@ -376,7 +376,7 @@ def test_offsets_in_an_index_are_judged_alike_for_every_kind(folder, offsets):
             ShardFolder(str(folder))
         with pytest.raises(ValueError, match="names the offsets"):
             shards_by_split(str(folder))
-        assert main(["check", str(folder)]) == 1
+        assert main(["check", str(folder)]) == 2
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -65,7 +65,7 @@ def test_writes_a_vocabulary_in_which_frequent_words_are_one_token(folder, capsy
 )
 def test_mistakes_are_one_line(folder, change, message, capsys):
     options = {"--data": str(folder), "--out": str(folder / "bpe.txt.gz")} | {change[0]: change[1]}
-    assert main(["vocabulary", *(word for pair in options.items() for word in pair)]) == 1
+    assert main(["vocabulary", *(word for pair in options.items() for word in pair)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

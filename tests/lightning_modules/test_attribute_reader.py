@@ -152,7 +152,7 @@ def test_it_learns_and_its_export_reads_alike(tmp_path, below):
     fit = trainer(tmp_path, max_steps=60, callbacks=[Export()])
     fit.fit(module, loader(*[rows] * 60), loader(rows))
     below("wrong", 1 - fit.validate(module, loader(rows), verbose=False)[0]["val/all_right"], 0.1)
-    fit.test(module, loader(batch(PERSONS[:1])), verbose=False)  # exports, and calibrates nothing
+    fit.test(module, loader(batch(PERSONS[:1])), verbose=False)  # calibrates nothing
     again = load_attribute_reader(tmp_path / "export")
     assert json.loads((tmp_path / "export" / "config.json").read_text())["values"] == VALUES
     with torch.no_grad():

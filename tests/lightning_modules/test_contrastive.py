@@ -16,7 +16,7 @@ from datamodules.image_options import Splits
 from fewstep.augmentation import Augmentation
 from fewstep.contrastive.loss import contrastive_loss, labels_of, retrieval_ranks
 from fewstep.contrastive.network import CLIPNetwork
-from fewstep.contrastive.vocabulary import write_vocabulary
+from fewstep.contrastive.vocabulary import share_in_pieces, write_vocabulary
 from fewstep.optimizers import AdamW
 from fewstep.rewards.clip_scores import load_clip
 from lightning_modules import ContrastiveModule
@@ -110,6 +110,23 @@ def fitted(vocabulary, tmp_path_factory):
     return net, folder, first, last, metrics
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_vocabulary_of_another_data_set_is_said_before_the_first_step(vocabulary, tmp_path, capsys, own):
+    other = tmp_path / "other.txt.gz"
+    write_vocabulary(["rats, cats and bats sat on mats"] * 2, 540, other)
+    trainer(tmp_path, max_steps=2).fit(module(vocabulary if own else str(other)), Data())
+    said = capsys.readouterr().err
+    assert said.count("is another data set's") == (0 if own else 1)
+    assert own or said.startswith(f"vocabulary {other} is another data set's: ")
+
+
+def test_words_in_pieces_are_counted_as_often_as_they_occur(vocabulary):
+    tokenizer = open_clip.SimpleTokenizer(bpe_path=vocabulary)
+    assert share_in_pieces(["red", "red green blue", ""], tokenizer) == 0
+    assert share_in_pieces(["red zyxw", "zyxw"], tokenizer) == 2 / 3
+    assert share_in_pieces([], tokenizer) == 0
+
+
 @pytest.mark.learns
 def test_learns_to_find_colours_by_their_names_and_back(fitted, below):
     _, _, first, last, _ = fitted
@@ -136,7 +153,7 @@ def test_retrieval_is_the_share_of_right_first_places(fitted):
     assert low <= last["test/image_to_text_r1"] <= high
 
 
-def test_a_test_leaves_a_folder_for_open_clip(fitted):
+def test_a_training_leaves_a_folder_for_open_clip(fitted):
     net, folder, *_ = fitted
     clip = open_clip.create_model(f"local-dir:{folder / 'export'}", require_pretrained=True).eval()
     tokens = open_clip.get_tokenizer(f"local-dir:{folder / 'export'}")(["no red, much green, no blue"])

@@ -45,6 +45,12 @@ def test_the_words_of_a_shell_are_those_meant(seed, tmp_path, capsys, monkeypatc
     assert shlex.split(lost.partition("go on with ")[2]) == ["--run_dir", str(folder), "--resume", "auto"]
 
 
+def test_an_installed_command_names_itself(monkeypatch):
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    monkeypatch.setattr("sys.argv", ["/usr/bin/fewstep"])
+    assert evaluate_command("a.ckpt", Path("o")) == "fewstep evaluate a.ckpt --out o"
+
+
 def test_a_trusted_package_is_trusted_by_the_next_command(monkeypatch):
     trusted_code.take_trust(["fit", "--trust", "mine.nets"])
     try:

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from callbacks import Throughput
 from callbacks.speed import progress
-from callbacks.speed.progress import Progress, clock, total_steps, training_details
+from callbacks.speed.progress import Progress, clock, plainly, total_steps, training_details
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (116, "1:56"), (7389, "2:03:09")])
@@ -62,6 +62,14 @@ def test_the_line_says_what_was_logged_last_and_how_fast_it_is():
     assert training_details(trainer) == "epoch 3  train/loss 0.5  val/nll 2  "
     meter.latest, meter.unit = {"samples_per_second": 312.4, "data_wait": 0.031, "mfu": 0.412}, "img"
     assert training_details(trainer).endswith("val/nll 2  312 img/s  data 3 %  MFU 41 %  ")
+
+
+def test_numbers_have_no_exponents():
+    written = {12345.6: "12350", 0.00001234567: "0.00001235", 2.0: "2", -0.5: "-0.5", float("nan"): "nan"}
+    assert {value: plainly(value) for value in written} == written
+    metrics = {"train/loss": 1234567.0}
+    trainer = SimpleNamespace(current_epoch=0, callback_metrics=metrics, callbacks=[])
+    assert training_details(trainer) == "epoch 0  train/loss 1235000  "
 
 
 def test_other_ranks_are_silent(capsys):

@@ -50,8 +50,8 @@ def test_without_other_data_the_path_of_the_test_split_stays():
 
 
 def test_what_the_data_say_is_said_in_the_words_of_the_command_line():
-    message = "splits.num_test=99: split 'test' of x has 25 samples; lower it"
-    assert in_flags(message, {"num_samples": 99}) == message.replace("splits.num_test=", "--num-samples ")
+    message = "splits.num_test=0: must be at least 1"
+    assert in_flags(message, {"num_samples": 0}) == message.replace("splits.num_test=", "--num-samples ")
     assert in_flags(message, {"num_samples": None}) == message
     taken = set(vars(parsed({"path": "x"}))) | {f"splits.{name}" for name in asdict(Splits())}
     assert set(DATA_KEYS) <= taken

@@ -1,0 +1,22 @@
+"""Which checkpoint of a run is the one to test and to export."""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks.checkpoints.last_checkpoint import LastCheckpoint
+from callbacks.checkpoints.remote import is_remote
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """Path of the best checkpoint by a monitored metric, if there is one."""
+    savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+    paths = (saver.best_model_path for saver in savers)
+    return next((path for path in paths if is_remote(path) or Path(path).is_file()), None)
+
+
+def last_checkpoint(trainer: Trainer) -> str | None:
+    """Path of the newest state of the run, if one has been written."""
+    paths = [str(saver.path(trainer)) for saver in trainer.checkpoint_callbacks if isinstance(saver, LastCheckpoint)]
+    return next((path for path in paths if Path(path).is_file()), None)
