@@ -72,7 +72,7 @@ def _apart(name: str, first: Mapping[str, Any], run: Mapping[str, Any]) -> dict[
         return None
     digits = _decimals([found.value], [found.high - found.low])
     signed = [_text(value, digits, sign=True) for value in found[:3]]
-    return {"text": f"{signed[0]} [{signed[1]} … {signed[2]}]", "clear": found.clear, "paired": found.paired}
+    return {"text": f"{signed[0]} [{signed[1]} … {signed[2]}]", "certain": found.clear, "paired": found.paired}
 
 
 def _decimals(values: Sequence[float], widths: Sequence[float]) -> int:

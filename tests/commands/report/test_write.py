@@ -74,6 +74,7 @@ def test_the_report_is_complete_and_needs_nothing_else(tmp_path):
     assert sorted(p.name for p in out.iterdir()) == ["metrics.json", "report.html", "report.md", "samples-a.png"]
     assert json.loads((out / "metrics.json").read_text()) == {"schema": 1, "runs": runs}
     page = (out / "report.html").read_text()
+    assert page.count('class="certain"') == 1  # of W₂, which has no interval, nothing is known
     assert set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([a-z]+:)""", page)) == {"data:"}
     assert "<script" not in page
     assert "<b>1.000</b>" in page
@@ -108,6 +109,13 @@ def test_runs_of_other_data_stand_in_tables_of_their_own(tmp_path, capsys):
     print_table(runs)
     printed = capsys.readouterr().out
     assert printed.index("Tested on data/weather") < printed.index("Tested on data/roll")
+
+
+def test_a_difference_within_chance_is_not_marked(tmp_path):
+    report.write(tmp_path, [run("a"), run("b", nll=1.04)], [None, None], "")
+    page = (tmp_path / "report.html").read_text()
+    assert "<small>Δ +0.040 [−0.008 … +0.088] *</small>" in page
+    assert "<b>" not in page[: page.index("Values with their")]
 
 
 def test_rows_are_kept_beside_the_numbers(tmp_path):
