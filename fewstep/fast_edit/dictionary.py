@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fewstep.choices import require_choice
-from fewstep.fast_edit.direction.templates import TEMPLATE_SETS, prompt_templates
+from fewstep.fast_edit.direction.templates import Templates, check_templates
 from fewstep.fast_edit.direction.text_direction import text_pairs
 from fewstep.one_line import one_line
 
@@ -25,7 +25,7 @@ class KnownEdit:
     """source, target: texts in pairs, see `text_direction`. t0: time in (0, 1] up to which pictures are noised, a share
     of DDPM's linear schedule, see `base_times`.
 
-    domain: what the pictures show. templates: a name of `prompt_templates`. judge_source, judge_target: the same edit
+    domain: what the pictures show. templates: see `prompt_templates`. judge_source, judge_target: the same edit
     in the words of the CLIP that judges it, each to be put into each of judge_templates; none where it reads the same
     words. asked: {attribute: value}, what a reader of attributes shall find. ValueError in one line.
     """
@@ -35,7 +35,7 @@ class KnownEdit:
     source: tuple[str, ...]
     target: tuple[str, ...]
     t0: float
-    templates: str = "imagenet"
+    templates: Templates = "imagenet"
     judge_source: tuple[str, ...] = ()
     judge_target: tuple[str, ...] = ()
     judge_templates: tuple[str, ...] = ("{}",)
@@ -44,12 +44,12 @@ class KnownEdit:
     def __post_init__(self) -> None:
         require_choice("domain", self.domain, DOMAINS)
         text_pairs(self.source, self.target)
-        require_choice("templates", self.templates, TEMPLATE_SETS)
+        check_templates(self.templates)
         if isinstance(self.t0, bool) or not isinstance(self.t0, int | float) or not 0 < self.t0 <= 1:
             raise ValueError(f"t0={self.t0!r}: must be a time in (0, 1], a share of the schedule")
         if self.judge_source or self.judge_target:
             text_pairs(self.judge_source, self.judge_target)
-        prompt_templates(self.judge_templates)
+        check_templates(self.judge_templates)
         if not isinstance(self.asked, dict) or not all(
             isinstance(word, str) and word for pair in self.asked.items() for word in pair
         ):
@@ -93,7 +93,9 @@ def _edit(path: str | Path, name: str, entry: Any) -> KnownEdit:
     if not isinstance(entry, dict) or not NEEDED <= set(entry) <= {*NEEDED, *OPTIONAL}:
         told = f"needs {', '.join(sorted(NEEDED))} and may have {', '.join(OPTIONAL)}, nothing else"
         raise ValueError(f"{path}: {name} {told}")
-    texts = {key: _texts(entry[key]) for key in TEXTS if key in entry}
+    texts: dict[str, Any] = {key: _texts(entry[key]) for key in TEXTS if key in entry}
+    if isinstance(entry.get("templates"), list):
+        texts["templates"] = tuple(entry["templates"])
     try:
         return KnownEdit(name, **{**entry, **texts})
     except ValueError as error:

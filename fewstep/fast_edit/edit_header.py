@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from fewstep.choices import require_choice, require_range
+from fewstep.choices import require_range
 from fewstep.fast_edit.application import Application, StrengthOf
-from fewstep.fast_edit.direction.templates import TEMPLATE_SETS
+from fewstep.fast_edit.direction.templates import Templates, check_templates
 from fewstep.fast_edit.direction.text_direction import text_pairs
 from fewstep.fast_edit.encoding import Encoding, Kind
 from fewstep.fast_edit.estimates import GradientMode, Mode
@@ -50,7 +50,7 @@ class EditAbout:
     gradient: GradientMode = field(default_factory=GradientMode)
     encoding: Encoding = field(default_factory=Encoding)
     application: Application = field(default_factory=Application)
-    templates: str = "imagenet"
+    templates: Templates = "imagenet"
     audit: Mapping[str, Any] | None = None
     forced: bool = False
     clips: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class EditAbout:
         text_pairs(self.source, self.target)
         if self.judge_source or self.judge_target:
             text_pairs(self.judge_source, self.judge_target)
-        require_choice("templates", self.templates, TEMPLATE_SETS)
+        check_templates(self.templates)
         self.gradient.check(self.encoding)
 
 
@@ -88,7 +88,7 @@ def about_of(told: Mapping[str, Any]) -> EditAbout:
         GradientMode(**told["gradient"]),
         Encoding(**told["encoding"]),
         Application(**{**application, "encoding": Encoding(**application["encoding"])}),
-        told["templates"],
+        told["templates"] if isinstance(told["templates"], str) else tuple(told["templates"]),
         told["audit"],
         told["forced"],
         tuple(told["clips"]),
@@ -115,6 +115,10 @@ def check_name(value: Any, name: str) -> None:
         refuse(value, name, f"a name of letters, digits and _, at most {LONGEST} of them")
 
 
+def _templates(value: Any, name: str) -> None:
+    (text if isinstance(value, str) else each(text))(value, name)
+
+
 def _steps(value: Any, name: str) -> None:
     whole(value, name)
     require_range(name, value, 1, MOST_STEPS)
@@ -133,7 +137,7 @@ APPLICATION = fields(
 BASE = fields({"name": text, "sha256": text})
 LORA = fields({"rank": _steps, "alpha": positive, "targets": each(text)})
 HEADER = fields(
-    {"name": check_name, "base": BASE, "kind": either("lora", "full"), "templates": text, "forced": flag}
+    {"name": check_name, "base": BASE, "kind": either("lora", "full"), "templates": _templates, "forced": flag}
     | {"gradient": GRADIENT, "encoding": ENCODING, "application": APPLICATION, "audit": optional(mapping)}
     | {"source": each(text), "target": each(text), "versions": named(text)}
     | {"clips": each(text), "judge": optional(text), "enlarge": _steps},

@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fewstep.fast_edit.dictionary import known_edit
+from fewstep.fast_edit.direction.templates import Templates
 from fewstep.fast_edit.direction.text_direction import text_pairs
 
 
 class EditTexts(NamedTuple):
-    """source, target: in pairs, see `text_direction`. templates: a name of `prompt_templates`.
+    """source, target: in pairs, see `text_direction`. templates: see `prompt_templates`.
 
     t0: of the dictionary, None where it does not say.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
-    templates: str
+    templates: Templates
     t0: float | None = None
 
 

@@ -8,6 +8,7 @@ import torch
 from benchmarks.avatars.evaluation_set import read_avatars
 from datamodules.prepare.avatar_captions import scoring_caption
 from fewstep.fast_edit.dictionary import DOMAINS, known_edit, read_edits
+from fewstep.fast_edit.direction.templates import prompt_templates
 from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.rewards.clip_scores import load_clip
 
@@ -56,8 +57,8 @@ def test_avatar_edits_use_the_words_of_their_captions(avatars):
     said = words(avatars.caption + avatars.edited_caption)
     for name in AVATARS:
         edit = known_edit(name)
-        assert words(edit.source + edit.target) <= said
-        assert edit.templates == "plain"
+        around = [sentence.replace("{}", "") for sentence in prompt_templates(edit.templates)]
+        assert words([*edit.source, *edit.target, *around]) <= said
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +153,12 @@ def test_a_file_that_is_wrong_is_one_line(tmp_path, text, told):
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"cannot read the edits of .*none.yaml"):
         read_edits(tmp_path / "none.yaml")
+
+
+def test_sentences_of_ones_own_are_templates(tmp_path):
+    path = tmp_path / "edits.yaml"
+    path.write_text('a: {domain: face, source: cat, target: dog, t0: 0.4, templates: ["my {}", "{} on a mat"]}')
+    assert known_edit("a", path).templates == ("my {}", "{} on a mat")
+    path.write_text('a: {domain: face, source: cat, target: dog, t0: 0.4, templates: ["my cat"]}')
+    with pytest.raises(ValueError, match=r"a: template 'my cat': must contain one \{\}"):
+        known_edit("a", path)

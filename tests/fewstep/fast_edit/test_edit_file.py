@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,11 @@ def test_half_precision_takes_half_the_room_and_changes_little(tmp_path):
     torch.testing.assert_close(
         predicted(load_edits(base(), [half]), "glasses"), predicted(tuned, "glasses"), rtol=0, atol=2e-2
     )
+
+
+def test_sentences_of_ones_own_are_told(tmp_path):
+    about = replace(ABOUT, templates=("my {}", "{} on a mat"))
+    assert read_edit(save_edit(tmp_path / "glasses.safetensors", adapters(), "glasses", about)).about == about
 
 
 def test_nothing_is_overwritten_unless_asked(tmp_path):
@@ -180,6 +186,8 @@ def change(told, state, where, value):
         ("source", ["face", "man with glasses"], "source and target are both 'man with glasses'"),
         ("source", ["face"], "1 source and 2 target texts"),
         ("templates", "cursed", "templates='cursed': choose one of"),
+        ("templates", ["no place"], "template 'no place': must contain one {}"),
+        ("templates", [1], "templates"),
         ("encoding.t0", 1.5, "t0=1.5: edits start inside the schedule"),
         ("gradient.t_lo", 0.5, "t_lo=0.5: must be above 0 and at most 0.4"),
         ("application.num_steps", 10**9, "application.num_steps=1000000000: must be"),
