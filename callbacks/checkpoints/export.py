@@ -35,7 +35,10 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.fast_dev_run:
-            self._write(trainer, pl_module)
+            try:
+                self._write(trainer, pl_module)
+            except ValueError as error:  # such as of an autoencoder that was never validated; the run goes on to its test
+                print(f"export  not written: {one_line(error, 300)}", file=sys.stderr)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """After a stop of all ranks together; what is wrong with the export then is one line on stderr."""
@@ -52,10 +55,8 @@ class Export(Callback):
         if not trainer.is_global_zero:
             return
         if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
-            flags = shlex.join(["--run_dir", str(trainer.default_root_dir), *printed_commands.also])
-            print(
-                f"export  the weights lie in parts on several devices; python train.py export {flags}", file=sys.stderr
-            )
+            words = ["train.py", "export", "--run_dir", str(trainer.default_root_dir), *printed_commands.also]
+            print(f"export  the weights lie on several devices in parts; python {shlex.join(words)}", file=sys.stderr)
             return
         folder = self.folder or str(Path(trainer.default_root_dir, "export"))
         now = state_of(trainer, module)

@@ -164,7 +164,7 @@ def test_a_name_that_no_reader_would_take_is_refused_before_anything_is_written(
     assert built(200) == 0
     assert main(["check", str(tmp_path / "out200")]) == 0
     capsys.readouterr()
-    assert built(201) == 1
+    assert built(201) == 2
     error = capsys.readouterr().err
     assert "has 201 signs; rename it, to 200 at most" in error
     assert error.count("\n") == 1

@@ -109,9 +109,9 @@ def test_the_auc_of_the_oracle_is_of_drafts_and_stands_beside_every_front(argume
         assert run["metrics"]["test/oracle_auc"] == pytest.approx(expected)
         low, high = run["intervals"]["test/oracle_auc"]
         assert low < expected < high
-    plots = trade_offs(metric_rows(runs), runs, ["a", "b"])
+    plots = trade_offs(metric_rows(runs), runs, ["a", "b"], [0, 1])
     assert len(plots) >= 4
-    assert {plot["note"] for plot in plots} == {f"AUC of the oracle on drafts {expected:.2f}"}
+    assert {plot.note for plot in plots} == {f"AUC of the oracle on drafts {expected:.2f}"}
     assert f"AUC of the oracle on drafts {expected:.2f}" in (out / "report.html").read_text()
     right[:] = True
     assert evaluate.main([str(folders[0][0]), *arguments, "--out", str(tmp_path / "other")]) == 0

@@ -19,8 +19,8 @@ from fewstep.rewards.attribute_reader import load_attribute_reader
 from fewstep.rewards.clip_scores import load_clip
 from tests.tiny_clip import tiny_clip
 
-ASSETS = Path(__file__).parents[3] / "assets"
-DATA = str(Path(__file__).parents[3] / "data" / "avatars64")
+ASSETS = Path(__file__).parents[4] / "assets"
+DATA = str(Path(__file__).parents[4] / "data" / "avatars64")
 
 
 def loss_of(clip, direction):
