@@ -15,7 +15,7 @@ HINT = "The middle {part} is used. Paint where it may change; nothing painted: a
 STEPS = "What the decoder expects at each step, from noise to picture:"
 STRENGTHS = "From the picture to the strongest guidance; above, the scale that is chosen:"
 EDITING = (
-    *("guidance_scale", "guided_below", "backend", "prompt_below", "replay"),
+    *("guidance_scale", "guided_below", "backend", "prompt_below", "replay", "guide_by"),
     *("cross_share", "self_share", "amplify", "blend"),
 )
 

@@ -362,7 +362,8 @@ def test_columns_that_cannot_be_are_one_line_for_training_and_check(folder, caps
         ShardFolder(str(folder)).open("train_paired")
     assert len(str(caught.value)) < 1000
     assert "\n" not in str(caught.value)
-    assert main(["check", str(folder)]) == 2
+    found_in_shards = message.startswith("rows of")  # a fault that the check finds; else the folder cannot be opened
+    assert main(["check", str(folder)]) == (1 if found_in_shards else 2)
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
