@@ -37,7 +37,7 @@ class Export(Callback):
         if not trainer.fast_dev_run:
             try:
                 self._write(trainer, pl_module)
-            except ValueError as error:  # such as of an autoencoder that was never validated; the run goes on to its test
+            except ValueError as error:  # such as of an autoencoder that was never validated; its test goes on
                 print(f"export  not written: {one_line(error, 300)}", file=sys.stderr)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

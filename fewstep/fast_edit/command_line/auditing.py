@@ -26,6 +26,7 @@ from fewstep.fast_edit.command_line.given_pictures import GivenPicture, given_pi
 from fewstep.fast_edit.command_line.learning import check_judge, enlarging, judge_texts, words_of_dictionary
 from fewstep.fast_edit.command_line.readers import check_reader, load_judge
 from fewstep.fast_edit.direction.clips import load_edit_clip
+from fewstep.fast_edit.direction.templates import Templates
 from fewstep.fast_edit.direction.text_direction import text_direction
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.fast_edit.edit_file import read_edit
@@ -116,7 +117,7 @@ def make_auditor(
     return Auditor(of_training, other, base, judge, references=shown)
 
 
-def words_for_judge(about: EditAbout) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+def words_for_judge(about: EditAbout) -> tuple[tuple[str, ...], tuple[str, ...], Templates]:
     """(source, target, templates) for the CLIP that was held out."""
     if about.judge_source:
         return about.judge_source, about.judge_target, "plain"
