@@ -18,6 +18,7 @@ from datamodules.prepare.avatar_drawing import CORE, LEAST_CHANGE, Avatars, chan
 from datamodules.prepare.avatar_styles import STYLES, VERSION
 from datamodules.prepare.hashed_share import share
 from datamodules.prepare.npm_packages import located
+from datamodules.prepare.svg_drawing import require_resvg
 from fewstep.picture_size import as_stored
 
 README = """# {title}, {style}, {height} x {width} px
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
         "image_size": as_stored((height, width)),
         "notes": {"style": options.style, "seed": options.seed, "persons": options.persons},
     }
+    require_resvg()
     packages = located((CORE, style.package), options.packages)
     title = "Avatars" if options.persons == 1 else f"Scenes of {NUMBERS[options.persons]} avatars"
     about_it = {"title": title, "style": options.style, "height": height, "width": width, "num": options.num}

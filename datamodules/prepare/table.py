@@ -62,7 +62,10 @@ def run(options: argparse.Namespace) -> None:
         splits[f"train_{side}"] = {side: rows}
         if not file:
             say(f"no --unpaired-{side}: train_{side} holds the {side} of the {len(rows)} training pairs")
-    scale = standardise(splits, *titles, sides=scaled(options))
+    try:
+        scale = standardise(splits, *titles, sides=scaled(options))
+    except ValueError as error:
+        raise ValueError(f"{options.pairs[0]}: {error}") from None
     check_float32(splits, *titles)
     about = Description(options.name, options.license, options.command_line, *titles, **scale)
     index = write_folder(options.out, splits, about, overwrite=options.overwrite)
