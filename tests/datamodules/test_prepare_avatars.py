@@ -6,6 +6,7 @@ import shutil
 import sys
 import tarfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -55,11 +56,12 @@ def test_node_draws_from_the_packages(fake_dicebear):
 def test_missing_tools_are_one_line(tmp_path, fake_dicebear, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     command = ["avatars", "--out", str(tmp_path / "a"), "--packages", str(fake_dicebear), "--num", "10"]
-    if shutil.which("node"):
-        assert main(command) == 2
-        error = capsys.readouterr().err
-        assert "pip install resvg-py" in error
-        assert error.count("\n") == 1
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "pip install resvg-py" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("a*"))  # nothing was begun
+    monkeypatch.setitem(sys.modules, "resvg_py", ModuleType("resvg_py"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["avatars", "--out", str(tmp_path / "b"), "--packages", str(fake_dicebear)]) == 2
     assert "node is not installed" in capsys.readouterr().err
