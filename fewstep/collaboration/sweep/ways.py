@@ -91,10 +91,13 @@ def _teacher(rehearsal: Rehearsal, costs: Costs, teacher: Teacher, name: str) ->
     """The teacher alone, from the noise of the first drafts."""
     cascade, num = rehearsal.cascade, len(rehearsal.prompts)
     other, policy = replace(cascade, teacher=teacher), Policy(math.inf, "regenerate")
-    parts = cascade.parts(range(num))
-    table = torch.cat([rehearsal.improved_scores(other, part, [0] * len(part), policy, None) for part in parts])
+    if teacher.num_steps == cascade.teacher.num_steps:  # what repairs would draw, and are spared
+        scores = dict(rehearsal.play(policy).scores)
+    else:
+        parts = cascade.parts(range(num))
+        table = torch.cat([rehearsal.improved_scores(other, part, [0] * len(part), policy, None) for part in parts])
+        scores = dict(zip(rehearsal.judges, table.unbind(1), strict=True))
     passes = costs.encode + costs.repair * teacher.num_steps / cascade.teacher.num_steps + costs.decode
-    scores = dict(zip(rehearsal.judges, table.unbind(1), strict=True))
     ones = torch.ones(num, dtype=torch.float64)
     return Way("teacher", name, passes * ones, scores, ones)
 
