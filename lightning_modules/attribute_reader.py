@@ -9,6 +9,7 @@ from torch import Tensor
 from fewstep.augmentation import Augmentation
 from fewstep.backbones import copied_to
 from fewstep.choices import DTYPES, require_choice
+from fewstep.gathering import gather
 from fewstep.optimizers import AdamW
 from fewstep.rewards.attribute_reader import AttributeReader, reading_losses
 from fewstep.rewards.attributes import labels_of, listed, tiles
@@ -27,7 +28,8 @@ class AttributeReaderModule(LightningModule):
         optimizer: see fewstep.optimizers.AdamW.
         export_dtype: "float32" or "float16", of the exported weights.
 
-    Every validation calibrates the reader by its pictures (AttributeReader.calibrate), and so the checkpoint after it.
+    Every validation calibrates the reader by the pictures of all processes (AttributeReader.calibrate), and so the
+    checkpoint after it.
     """
 
     def __init__(
@@ -59,8 +61,9 @@ class AttributeReaderModule(LightningModule):
         self.evaluated = []
 
     def on_validation_epoch_end(self) -> None:
-        if self.evaluated:  # by this process
-            self.model.calibrate(*(_joined(columns) for columns in zip(*self.evaluated, strict=True)))
+        evaluated = [batch for part in gather(self.evaluated) for batch in part]
+        if evaluated:
+            self.model.calibrate(*(_joined(columns) for columns in zip(*evaluated, strict=True)))
         self.evaluated = []
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

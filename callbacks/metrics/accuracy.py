@@ -32,7 +32,7 @@ class AccuracyCallback(Callback):
         self._table.add(batch["index"], batch["weight"], accuracy=right, **nll)
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
-        table = self._table.gather(trainer)
+        table = self._table.gather()
         if not table:
             return
         self.rows = {f"{stage}/{name}": values for name, values in table.items() if name != "index"}

@@ -67,7 +67,7 @@ class AttributeCallback(Callback):
         self._values.add(keys, **{name: column[told] for name, column in each.items()})
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
-        keys, columns = self._values.gather(trainer)
+        keys, columns = self._values.gather()
         if not keys:
             raise ValueError(
                 f"attributes_right needs at least 1 image of which something is asked in `{self.field}`, got 0"

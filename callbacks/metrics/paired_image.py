@@ -105,7 +105,7 @@ class PairedImageCallback(Callback):
         return "lpips" if self.lpips.protocol["network"] == "alex" else f"lpips_{self.lpips.protocol['network']}"
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
-        keys, columns = self._values.gather(trainer)
+        keys, columns = self._values.gather()
         if not keys:
             raise ValueError(f"paired image metrics need at least 1 image, got 0; is every {stage} sample skipped?")
         self.rows = {f"{stage}/{self.prefix}{name}": column for name, column in columns.items()}

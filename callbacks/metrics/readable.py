@@ -63,7 +63,7 @@ class ReadableCallback(Callback):
             return certainty(self.reader, pictures.float().div(127.5).sub(1), self.hides)
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
-        keys, columns = self._values.gather(trainer)
+        keys, columns = self._values.gather()
         if not keys:
             raise ValueError(f"readable needs at least 1 image, got 0; is every sample of {stage} skipped?")
         least = columns["real"].quantile(1 - self.real_share)

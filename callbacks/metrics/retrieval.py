@@ -48,7 +48,7 @@ class RetrievalMetrics(Callback):
         self._table.add(index, batch["weight"], **{name: outputs[name] for name in columns})
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
-        table = self._table.gather(trainer)
+        table = self._table.gather()
         if not table:
             return
         image, text, label = (table[name] for name in ("image_features", "text_features", "label"))

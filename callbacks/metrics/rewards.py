@@ -54,7 +54,7 @@ class RewardCallback(Callback):
         self._values.add(rows.keys, score=scores)
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
-        keys, columns = self._values.gather(trainer)
+        keys, columns = self._values.gather()
         if not keys:
             raise ValueError(
                 f"{self.name} needs at least 1 image, got 0; is every sample of the {stage} split skipped?"

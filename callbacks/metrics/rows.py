@@ -6,10 +6,9 @@ So what is measured on them depends neither on the batch size, nor on the number
 from collections.abc import Sequence
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
-from callbacks.metrics.gathering import gather
+from fewstep.gathering import gather
 from fewstep.metrics.intervals import bootstrap_mean
 
 
@@ -27,9 +26,9 @@ class SampleValues:
         if len(keys):
             self._batches.append((list(keys), {k: v.detach().double().cpu() for k, v in values.items()}))
 
-    def gather(self, trainer: Trainer) -> tuple[list[str], dict[str, Tensor]]:
+    def gather(self) -> tuple[list[str], dict[str, Tensor]]:
         """(keys, name -> float64 [N]) on every process; both are empty where there are none. All must call it."""
-        batches = [batch for part in gather(trainer, self._batches) for batch in part]
+        batches = [batch for part in gather(self._batches) for batch in part]
         if not batches:
             return [], {}
         keys = [key for names, _ in batches for key in names]
@@ -49,9 +48,9 @@ class EvaluationRows:
         keep = weight > 0
         self._batches.append({k: v.detach()[keep].cpu() for k, v in {"index": index, **columns}.items()})
 
-    def gather(self, trainer: Trainer) -> dict[str, Tensor]:
+    def gather(self) -> dict[str, Tensor]:
         """All columns [N, ...] on every process; empty where none has a row. All must call it."""
-        parts = gather(trainer, [batch for batch in self._batches if len(batch["index"])])
+        parts = gather([batch for batch in self._batches if len(batch["index"])])
         batches = [batch for part in parts for batch in part]
         if not batches:
             return {}

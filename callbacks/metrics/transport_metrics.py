@@ -51,7 +51,7 @@ class TransportMetrics(Callback):
         _add(self._probes, outputs, batch)
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
-        pairs, probes = self._pairs.gather(trainer), self._probes.gather(trainer)
+        pairs, probes = self._pairs.gather(), self._probes.gather()
         self.pairs = {name: pairs[name] for name in ("index", "sample", "y")} if pairs else {}
         self.rows = {f"test/{k}": v for k, v in pairs.items() if v.ndim == 1 and k != "index"} | _per_group(probes)
         values = {k: v.mean().item() for k, v in self.rows.items() if "conditional" in k}

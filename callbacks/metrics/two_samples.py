@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted
 from callbacks.metrics.shared_features import SharedFeatures, shared_features
+from fewstep.gathering import gather
 
 
 class FeatureSample:
@@ -38,17 +38,17 @@ class FeatureSample:
         if sum(len(ranks) for ranks, _ in self._new) >= self.limit:
             self._merge()
 
-    def gather(self, trainer: Trainer) -> tuple[Tensor, int]:
+    def gather(self) -> tuple[Tensor, int]:
         """(features [n, D], number of images seen) over all processes; every process must call it and gets them all."""
         self._merge()
-        if trainer.world_size == 1:
-            return torch.from_numpy(self.features), self.num_seen
         # First the hashes alone: a process sends only those features that are in the sample of all processes.
-        hashes = gather(trainer, (self.ranks, self.num_seen))
+        hashes = gather((self.ranks, self.num_seen))
+        if len(hashes) == 1:
+            return torch.from_numpy(self.features), self.num_seen
         lowest = np.sort(np.concatenate([ranks for ranks, _ in hashes]))[: self.limit]
         count = np.searchsorted(self.ranks, lowest[-1], side="right") if len(lowest) else 0
         whole = FeatureSample(self.features.shape[1], self.limit, self.seed)
-        whole._new = gather(trainer, (self.ranks[:count], self.features[:count]))
+        whole._new = gather((self.ranks[:count], self.features[:count]))
         whole._merge()
         return torch.from_numpy(whole.features), sum(seen for _, seen in hashes)
 
@@ -102,7 +102,7 @@ class TwoSamples:
         Row i of both is of one sample.
         """
         self.features.cache.flush()
-        (real, num_real), (generated, num_generated) = self._real.gather(trainer), self._generated.gather(trainer)
+        (real, num_real), (generated, num_generated) = self._real.gather(), self._generated.gather()
         device = trainer.strategy.root_device
         device = "cpu" if device.type == "mps" else device  # which has no float64
         protocol = {

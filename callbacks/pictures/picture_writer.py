@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, real_images, to_pictures
 from callbacks.pictures.sample_grid import draw_grid
 from fewstep.files.names import safe_name, write_new
+from fewstep.gathering import gather
 from fewstep.one_line import one_line
 
 
@@ -57,7 +57,7 @@ class PictureWriter(Callback):
             self._samples += _samples(batch, rows.rows, rows.keys, made)[: self.sheet - len(self._samples)]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        parts = gather(trainer, (self._written, self._samples))
+        parts = gather((self._written, self._samples))
         if trainer.is_global_zero:
             self._finish([name for names, _ in parts for name in names], [s for _, some in parts for s in some])
 

@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
-from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, generated_images, real_images
 from callbacks.pictures.side_files import write_or_say
 from fewstep.files.contact_sheet import Sample, contact_sheet
+from fewstep.gathering import gather
 
 Drawn = dict[str, Any]  # "key", "caption", numbers such as "score", and uint8 [3, H, W] by field name
 
@@ -82,7 +82,7 @@ class SampleGridCallback(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def _write(self, stage: str, trainer: Trainer) -> None:
-        parts = gather(trainer, self._samples)
+        parts = gather(self._samples)
         samples = sorted((sample for part in parts for sample in part), key=lambda sample: sample["key"])
         if samples and not trainer.sanity_checking and not trainer.fast_dev_run:
             self._save(stage, trainer, samples[: self.num_images])

@@ -64,7 +64,7 @@ class SamplePicture(Callback):
         table.add(batch["index"], batch["weight"], x=batch["x"], y=batch["y"], sample=outputs["sample"])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pairs, probes = self._pairs.gather(trainer), self._probes.gather(trainer)
+        pairs, probes = self._pairs.gather(), self._probes.gather()
         data = getattr(trainer, "datamodule", None)
         if pairs:
             self._write(trainer, pairs, probes, list(getattr(data, "y_names", None) or []))

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from callbacks.metrics.gathering import gather
 from callbacks.metrics.image_outputs import counted, generated_images, real_images
 from callbacks.metrics.measurements import KeepsRows
 from callbacks.metrics.rows import SampleValues
 from callbacks.pictures.side_files import write_or_say
+from fewstep.gathering import gather
 
 NUMBERS = ("score", "nfe")  # of the outputs, [B] each
 
@@ -103,8 +103,8 @@ class SampleTableCallback(Callback):
     def _write(self, stage: str, trainer: Trainer) -> None:
         if not self._due:
             return
-        keys, values = self._values.gather(trainer)
-        parts = gather(trainer, self._samples)
+        keys, values = self._values.gather()
+        parts = gather(self._samples)
         samples = {key: sample for part in parts for key, sample in part.items()}
         if samples and not trainer.fast_dev_run:
             values |= _values_of_others(trainer, stage, len(keys))

@@ -45,7 +45,7 @@ class TableWriter(Callback):
         self._levels = batch["levels"]
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        told = self._rows.gather(trainer)  # before on_predict_end, where EMA takes the averaged weights out again
+        told = self._rows.gather()  # before on_predict_end, where EMA takes the averaged weights out again
         if not trainer.is_global_zero:
             return
         if self.plot is not None and self.plot > len(told["x"]):

@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
 from callbacks.metrics.accuracy import AccuracyCallback
 from callbacks.metrics.catalogue import CHOICES
-from callbacks.metrics.gathering import gather
 from callbacks.metrics.transport_metrics import TransportMetrics
 from callbacks.pictures.sample_grid import SampleGridCallback
 from callbacks.pictures.sample_picture import SamplePicture
@@ -23,6 +22,7 @@ from commands.config_errors import explain
 from commands.moved_paths import new_path
 from commands.picture_metrics import reads_vectors
 from commands.trusted_code import check, enforce, resolve
+from fewstep.gathering import gather
 from fewstep.metrics.intervals import influence_interval
 from fewstep.one_line import one_line
 
@@ -181,7 +181,7 @@ class SamplingCost(Callback):
         self._parts.append((0.0, 0.0, *passes))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._parts = [part for each in gather(trainer, self._parts) for part in each]
+        self._parts = [part for each in gather(self._parts) for part in each]
 
     def sampling(self) -> dict[str, Any]:
         """{"samples", "seconds_per_sample", "nfe"} of all processes, without what is not known.

@@ -15,7 +15,7 @@ from typing import Any
 
 from fewstep.installed_command import in_its_words
 from fewstep.picture_size import size_argument
-from fewstep.shell_command import run_command
+from fewstep.shell_command import FileOptionsParser, run_command
 
 DISTANCES = ("lpips", "lpips_vgg", "pixels")
 SOLVERS = ("dpm_solver", "ddim", "unipc", "diffusers_dpm_solver")
@@ -26,16 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parser(), "fewstep.collaboration.command_line.commands", argv)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes @FILE for options that are used again: YAML of one `option: value` to a line, and `student: ..`."""
-
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        name, colon, value = (part.strip() for part in arg_line.split(" #")[0].partition(":"))
-        if not name or name.startswith("#"):
-            return []
-        if not colon or not value:
-            self.error(f"{arg_line.strip()[:80]!r} in the file of options is no `option: value`")
-        return [value] if name == "student" else [f"--{name}={value}"]
+class _Parser(FileOptionsParser):
+    positional = "student"
 
 
 def parser() -> argparse.ArgumentParser:

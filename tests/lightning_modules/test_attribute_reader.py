@@ -1,6 +1,7 @@
 """Training of a reader on pictures whose attributes are plain: what is told, padding, persons, calibrated export."""
 
 import json
+import multiprocessing
 
 import lightning as L
 import pytest
@@ -13,6 +14,7 @@ from fewstep.augmentation import Augmentation
 from fewstep.optimizers import AdamW
 from fewstep.rewards.attribute_reader import AttributeReader, fitted_temperature, load_attribute_reader
 from lightning_modules import AttributeReaderModule
+from tests.patience import PATIENCE
 
 VALUES = {"sky": ["dark", "bright"], "ground": ["red", "green", "blue"]}
 PERSONS = [{"sky": sky, "ground": ground} for sky in VALUES["sky"] for ground in VALUES["ground"]]
@@ -193,3 +195,39 @@ def test_pictures_that_the_batch_lacks_are_named():
     net = AttributeReaderModule(reader(), {"image": "attributes", "edited": "attributes"})
     with pytest.raises(ValueError, match=r"the batch has no 'edited': list it in --data\.images"):
         net.training_step(batch(PERSONS), 0)
+
+
+def _calibrated(rank, world, file, batches, answers):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+    answers.put(_temperatures(batches[rank::world]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _temperatures(batches):
+    module = AttributeReaderModule(reader())
+    module.evaluated = batches
+    module.on_validation_epoch_end()
+    return module.model.temperatures.tolist()
+
+
+def test_processes_calibrate_by_the_pictures_of_all(tmp_path):
+    """One of the three has seen no picture."""
+    labels = {"sky": torch.tensor([0, 1, 0, 1, 1]), "ground": torch.tensor([0, 1, 2, -1, 2])}
+    torch.manual_seed(0)
+    logits = {name: torch.randn(5, len(values)) for name, values in VALUES.items()}
+    rows = [
+        ({n: v[at] for n, v in logits.items()}, {n: v[at] for n, v in labels.items()}) for at in ([0, 1], [2, 3, 4])
+    ]
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    arguments = (3, tmp_path / "rendezvous", rows, answers)
+    processes = [context.Process(target=_calibrated, args=(rank, *arguments)) for rank in range(3)]
+    for process in processes:
+        process.start()
+    found = [answers.get(timeout=PATIENCE) for _ in processes]
+    for process in processes:
+        process.join(60)
+    alone = _temperatures(rows)
+    assert alone != [1.0, 1.0]
+    assert found == [pytest.approx(alone, rel=1e-5)] * 3

@@ -31,7 +31,7 @@ class Brightness(Callback):
         self._values.add(keys, score=outputs["image"][rows].mean(dim=(1, 2, 3)))
 
     def on_test_epoch_end(self, trainer, pl_module):
-        _, columns = self._values.gather(trainer)
+        _, columns = self._values.gather()
         self.rows = {"test/brightness": columns["score"], "val/other": columns["score"], "test/short": torch.ones(2)}
 
 

@@ -3,18 +3,17 @@
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import Trainer
 
 T = TypeVar("T")
 
 
-def gather(trainer: Trainer, mine: T) -> list[T]:
+def gather(mine: T) -> list[T]:
     """`mine` of every process, by rank, on every one; all must call it.
 
     Objects, because a process that saw no sample knows neither names nor shapes to take part with.
     """
-    if trainer.world_size == 1:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [mine]
-    parts: list[Any] = [None] * trainer.world_size
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, mine)
     return parts
