@@ -4,7 +4,8 @@
 
 Every folder is of `python -m fewstep.collaboration sweep` on the same prompts. Values are averaged over seeds for each
 prompt, and intervals of 95 % resample prompts, so that whole scenes stay together. The baseline is the cheapest teacher
-that no dearer one is better than beyond doubt.
+that no dearer one is better than beyond doubt. What the teacher draws alone does not depend on the student: sweeps of
+further students may leave `--teachers` out, and take it here from those of another: --teachers SWEEP_0 SWEEP_1 SWEEP_2.
 """
 
 import argparse
@@ -33,6 +34,24 @@ def read_sweeps(folders: Sequence[Path], judges: Sequence[str]) -> dict[str, dic
             raise SystemExit(f"{folder} is of other networks, prompts or budgets than {folders[0]}")
     if len({head["seed"] for head in heads}) < len(heads):
         raise SystemExit("two sweeps are of the same seed: give each once")
+    return _together(found, judges)
+
+
+def with_teachers(folders: Sequence[Path], others: Sequence[Path], judges: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """As read_sweeps, and the teachers of other sweeps of the same prompts and seeds."""
+    ways, more = read_sweeps(folders, judges), read_sweeps(others, judges)
+    drawn = [{(head["seed"], *head["keys"]) for head in map(_head, several)} for several in (folders, others)]
+    if drawn[0] != drawn[1]:
+        raise SystemExit("--teachers are sweeps of other prompts or seeds")
+    return {name: way for name, way in more.items() if way["family"] == "teacher"} | ways
+
+
+def _head(folder: Path) -> Row:
+    with (folder / "sweep.jsonl").open() as file:
+        return json.loads(file.readline())
+
+
+def _together(found: Sequence[Mapping[str, Row]], judges: Sequence[str]) -> dict[str, dict[str, Any]]:
     together = {}
     for name, row in found[0].items():
         same = [rows[name] for rows in found]
@@ -73,8 +92,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", nargs="+", type=Path)
     parser.add_argument("--judge", action="append", required=True, help="as the sweep was told; the first chooses")
+    parser.add_argument("--teachers", nargs="+", type=Path, default=[], metavar="SWEEP", help="see above")
     options = parser.parse_args()
-    ways = read_sweeps(options.sweeps, options.judge)
+    if options.teachers:
+        ways = with_teachers(options.sweeps, options.teachers, options.judge)
+    else:
+        ways = read_sweeps(options.sweeps, options.judge)
     print("| way | passes | 95 % within | " + " | ".join(options.judge) + " |")
     print("|---|--:|--:|" + "--:|" * len(options.judge))
     for name, way in sorted(ways.items(), key=lambda item: item[1]["passes"]):

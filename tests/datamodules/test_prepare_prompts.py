@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from PIL import Image
+
 from datamodules.prepare.__main__ import main
 from fewstep.files.prompt_files import read_prompt_file
 from tests.datamodules.picture_shards import write_folder
@@ -42,6 +44,45 @@ def test_all_of_a_split_and_no_attributes(tmp_path):
     assert main(["prompts", "--data", str(tmp_path / "data"), "--out", str(out)]) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows == [{"prompt": f"picture {n}", "key": f"{n:05d}"} for n in range(7)]
+
+
+def test_edits_come_with_the_picture_and_what_it_shall_become(tmp_path, capsys):
+    scenes, out = str(Path(AVATARS).with_name("avatar_scenes64")), tmp_path / "edits.jsonl"
+    argv = [
+        "prompts",
+        "--data",
+        scenes,
+        "--num",
+        "3",
+        "--caption",
+        "edited_caption",
+        "--attributes",
+        "edited_attributes",
+    ]
+    argv += ["--images", "64x128", "--out", str(out)]
+    assert main(argv) == 0
+    plain = [
+        "prompts",
+        "--data",
+        scenes,
+        "--num",
+        "3",
+        "--attributes",
+        "attributes",
+        "--out",
+        str(tmp_path / "p.jsonl"),
+    ]
+    assert main(plain) == 0
+    before = read_prompt_file(tmp_path / "p.jsonl")
+    for edit, prompt in zip(read_prompt_file(out), before, strict=True):
+        assert (edit.key, edit.text != prompt.text) == (prompt.key, True)
+        changed = [old.items() ^ new.items() for old, new in zip(prompt.attributes, edit.attributes, strict=True)]
+        assert 0 < sum(map(len, changed)) <= 4
+        assert edit.image == f"edits/{edit.key}.png"
+        with Image.open(tmp_path / edit.image) as picture:
+            assert picture.size == (128, 64)
+    assert main(argv) == 2  # nothing is replaced
+    assert "exists, and pictures go beside edits.jsonl" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
