@@ -12,7 +12,7 @@ JUDGE = "all_right"
 def sweep(folder, seed, student, ways, keys=("a", "b", "c", "d")):
     """ways: {(family, name): (passes, values)}."""
     rows = [
-        {"family": f, "name": n, "passes": p, "passes_p95": p, "values": {JUDGE: values}}
+        {"family": f, "name": n, "passes": float(p), "passes_p95": float(p), "values": {JUDGE: values}}
         for (f, n), (p, values) in ways.items()
     ]
     folder.mkdir()
