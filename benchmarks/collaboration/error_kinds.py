@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--teacher-scale", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -61,6 +62,7 @@ def main() -> None:
         student_steps=options.student_steps,
         teacher_steps=options.teacher_steps,
         teacher_scale=options.teacher_scale,
+        dtype=getattr(torch, options.dtype),
         device=options.device,
     )
     before, after = drawn(pipe, prompts, reader, options.rollbacks, options.seed, options.sure)

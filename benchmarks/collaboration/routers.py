@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--teacher-scale", type=float, default=2.0)
     parser.add_argument("--repair", choices=("refine", "regenerate"), default="regenerate")
     parser.add_argument("--rollback", type=float, default=0.7, help="variance, to refine")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -53,6 +54,7 @@ def main() -> None:
         student_steps=options.student_steps,
         teacher_steps=options.teacher_steps,
         teacher_scale=options.teacher_scale,
+        dtype=getattr(torch, options.dtype),
         asked=asked_of(known, options.oracle)[0],
     )
     (columns, draft, made), (new_columns, new_draft, new_made) = (drawn(pipe, some, options) for some in (known, new))
