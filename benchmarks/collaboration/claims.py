@@ -2,14 +2,14 @@
 
     python benchmarks/collaboration/claims.py SWEEP_0 SWEEP_1 SWEEP_2 --judge all_right=assets/avatar_judge
 
-Every folder is of `python -m fewstep.collaboration sweep` on the same prompts. Values are averaged over seeds for each
+Every folder is of `python -m fewstep.collaboration sweep` on the same prompts, or a file of keep_sweeps.py. Values are averaged over seeds for each
 prompt, and intervals of 95 % resample prompts, so that whole scenes stay together. The baseline is the cheapest teacher
 that no dearer one is better than beyond doubt. What the teacher draws alone does not depend on the student: sweeps of
 further students may leave `--teachers` out, and take it here from those of another: --teachers SWEEP_0 SWEEP_1 SWEEP_2.
 """
 
 import argparse
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.collaboration.keep_sweeps import read_sweep
 from fewstep.metrics.intervals import bootstrap_mean
 
 Row = Mapping[str, Any]
@@ -27,7 +30,7 @@ def read_sweeps(folders: Sequence[Path], judges: Sequence[str]) -> dict[str, dic
     found: list[dict[str, Row]] = []
     heads: list[Row] = []
     for folder in folders:
-        head, *rows = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+        head, rows = read_sweep(folder)
         heads.append(head)
         found.append({row["name"]: row for row in rows})
         if (head["about"], head["keys"], list(found[-1])) != (heads[0]["about"], heads[0]["keys"], list(found[0])):
@@ -40,15 +43,11 @@ def read_sweeps(folders: Sequence[Path], judges: Sequence[str]) -> dict[str, dic
 def with_teachers(folders: Sequence[Path], others: Sequence[Path], judges: Sequence[str]) -> dict[str, dict[str, Any]]:
     """As read_sweeps, and the teachers of other sweeps of the same prompts and seeds."""
     ways, more = read_sweeps(folders, judges), read_sweeps(others, judges)
-    drawn = [{(head["seed"], *head["keys"]) for head in map(_head, several)} for several in (folders, others)]
+    heads = [[read_sweep(place)[0] for place in several] for several in (folders, others)]
+    drawn = [{(head["seed"], *head["keys"]) for head in several} for several in heads]
     if drawn[0] != drawn[1]:
         raise SystemExit("--teachers are sweeps of other prompts or seeds")
     return {name: way for name, way in more.items() if way["family"] == "teacher"} | ways
-
-
-def _head(folder: Path) -> Row:
-    with (folder / "sweep.jsonl").open() as file:
-        return json.loads(file.readline())
 
 
 def _together(found: Sequence[Mapping[str, Row]], judges: Sequence[str]) -> dict[str, dict[str, Any]]:

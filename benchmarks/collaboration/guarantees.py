@@ -12,14 +12,17 @@ certificate counts as broken where the binomial noise of the half does not expla
 """
 
 import argparse
-import json
 import math
+import sys
 from pathlib import Path
 
 import torch
 from scipy.stats import betabinom, binom
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.collaboration.keep_sweeps import read_sweep
 from fewstep.collaboration.routing import (
     StreamingThreshold,
     budget_threshold,
@@ -33,7 +36,7 @@ SHARE, MOST, CONFIDENCE, SPLITS = 0.3, 0.1, 0.9, 1000
 
 def read_outcomes(sweep: Path, judge: str, teacher: str) -> tuple[Tensor, Tensor, list[str]]:
     """(the oracle's score of each draft, whether keeping it is a mistake, keys)."""
-    head, *rows = [json.loads(line) for line in (sweep / "sweep.jsonl").read_text().splitlines()]
+    head, rows = read_sweep(sweep)
     values = {row["name"]: row["values"] for row in rows}
     draft, best = (torch.tensor(values[name][judge]) for name in ("student", teacher))
     return torch.tensor(values["student"]["oracle"]).double(), best > draft, head["keys"]

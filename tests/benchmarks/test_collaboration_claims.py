@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.collaboration.claims import baseline, read_sweeps, with_teachers
+from benchmarks.collaboration.keep_sweeps import kept
 
 JUDGE = "all_right"
 
@@ -33,6 +34,16 @@ def test_values_are_means_over_seeds_and_teachers_come_from_another_student(tmp_
     assert ways["teacher 2"]["scores"][JUDGE].tolist() == [0, 1, 1, 1]
     assert list(ways) == ["teacher 2", "student"]
     assert baseline(ways, JUDGE) == "teacher 2"
+
+
+def test_a_kept_sweep_reads_as_its_folder_and_is_always_the_same_file(tmp_path):
+    way = {("student", "student"): (1, [0.1234567891, 0, 1, 1]), ("teacher", "teacher 2"): (4, [1, 1, 1, 1])}
+    folder, file = sweep(tmp_path / "s", 0, "one", way), tmp_path / "s.jsonl.gz"
+    file.write_bytes(kept(folder))
+    found, whole = (read_sweeps([place], [JUDGE]) for place in (file, folder))
+    assert found["student"]["scores"][JUDGE].tolist() == [0.123457, 0, 1, 1]
+    assert found["teacher 2"]["scores"][JUDGE].tolist() == whole["teacher 2"]["scores"][JUDGE].tolist()
+    assert kept(file) == kept(folder)
 
 
 def test_sweeps_that_do_not_belong_together_are_refused(tmp_path):
