@@ -2,10 +2,11 @@
 
     python benchmarks/collaboration/claims.py SWEEP_0 SWEEP_1 SWEEP_2 --judge all_right=assets/avatar_judge
 
-Every folder is of `python -m fewstep.collaboration sweep` on the same prompts, or a file of keep_sweeps.py. Values are averaged over seeds for each
-prompt, and intervals of 95 % resample prompts, so that whole scenes stay together. The baseline is the cheapest teacher
-that no dearer one is better than beyond doubt. What the teacher draws alone does not depend on the student: sweeps of
-further students may leave `--teachers` out, and take it here from those of another: --teachers SWEEP_0 SWEEP_1 SWEEP_2.
+Every folder is of `python -m fewstep.collaboration sweep` on the same prompts, or a file of keep_sweeps.py. Values are
+averaged over seeds for each prompt, and intervals of 95 % resample prompts, so that whole scenes stay together. The
+baseline is the cheapest teacher that no dearer one is better than beyond doubt. What the teacher draws alone does not
+depend on the student: sweeps of further students may leave `--teachers` out, and take it here from those of another:
+--teachers SWEEP_0 SWEEP_1 SWEEP_2.
 """
 
 import argparse
@@ -54,8 +55,11 @@ def _together(found: Sequence[Mapping[str, Row]], judges: Sequence[str]) -> dict
     together = {}
     for name, row in found[0].items():
         same = [rows[name] for rows in found]
-        table = {judge: torch.tensor([each["values"][judge] for each in same]).double().mean(0) for judge in judges}
-        passes = torch.tensor([each["passes"] for each in same]).mean().item()
+        table = {
+            judge: torch.tensor([each["values"][judge] for each in same], dtype=torch.float64).mean(0)
+            for judge in judges
+        }
+        passes = sum(each["passes"] for each in same) / len(same)
         most = None if row["passes_p95"] is None else max(each["passes_p95"] for each in same)
         together[name] = {"family": row["family"], "passes": passes, "passes_p95": most, "scores": table}
     return together

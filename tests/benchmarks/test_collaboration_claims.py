@@ -41,7 +41,7 @@ def test_a_kept_sweep_reads_as_its_folder_and_is_always_the_same_file(tmp_path):
     folder, file = sweep(tmp_path / "s", 0, "one", way), tmp_path / "s.jsonl.gz"
     file.write_bytes(kept(folder))
     found, whole = (read_sweeps([place], [JUDGE]) for place in (file, folder))
-    assert found["student"]["scores"][JUDGE].tolist() == [0.123457, 0, 1, 1]
+    assert found["student"]["scores"][JUDGE].tolist() == pytest.approx([0.123457, 0, 1, 1], abs=1e-12)
     assert found["teacher 2"]["scores"][JUDGE].tolist() == whole["teacher 2"]["scores"][JUDGE].tolist()
     assert kept(file) == kept(folder)
 
