@@ -15,6 +15,8 @@ from fewstep.collaboration.rehearsal import ORACLE, Rehearsal
 from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.routing import budget_threshold, deferred_at_most, percentile_threshold
 
+ENOUGH = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75)  # of first drafts, that one which is kept is better than
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -105,12 +107,12 @@ class Strategy:
 def menu(rehearsal: Rehearsal, most_drafts: int = 4) -> list[Policy]:
     """What calibration chooses from: drafts kept, refined from several depths, or drawn by the teacher anew.
 
-    One draft for each prompt, or up to 2, 4, .. `most_drafts` until one is as good as the better half, or quarter, of
-    first drafts; and the teacher's picture taken always, or where the oracle finds it better. Depths that the cascade
+    One draft for each prompt, or up to 2, 4, .. `most_drafts` until one is better than a share ENOUGH of first drafts: the
+    lower ones ask again where the worst are, which is what few passes are best spent on. And the teacher's picture taken always, or where the oracle finds it better. Depths that the cascade
     cannot refine from, as those below an edit's own, are left out.
     """
     first = rehearsal.play(Policy()).draft_scores
-    enough = [torch.quantile(first, share).item() for share in (0.25, 0.5, 0.75)]
+    enough = torch.quantile(first, first.new_tensor(ENOUGH)).unique().tolist()
     powers = [2**power for power in range(1, int(math.log2(most_drafts)) + 1)]
     drawing = [(1, None), *((drafts, score) for drafts in powers for score in enough)]
     depths = [Rollback(variance) for variance in (0.5, 0.7, 0.9)]

@@ -12,7 +12,7 @@ from fewstep.collaboration.costs import Costs
 from fewstep.collaboration.policy import Policy
 from fewstep.collaboration.rehearsal import Rehearsal
 from fewstep.collaboration.rollback import Rollback
-from fewstep.collaboration.strategies import Strategy, chosen, menu, worth_keeping
+from fewstep.collaboration.strategies import ENOUGH, Strategy, chosen, menu, worth_keeping
 from fewstep.collaboration.student import load_a_student
 from fewstep.collaboration.teacher import Teacher
 from tests.fewstep.collaboration.test_cascade import PROMPTS, SEEDS, redness
@@ -89,7 +89,8 @@ def rehearsal(cascade):
 def test_a_menu_tells_what_the_cascade_returns(cascade, rehearsal):
     """Every strategy at a threshold of its own, drawn by the cascade and scored again."""
     policies = menu(rehearsal, most_drafts=2)
-    assert len(policies) == 4 + 4 * 2 * 4
+    drawing = 1 + len(ENOUGH)
+    assert len(policies) == drawing + drawing * 2 * 4
     for policy in (policies[2], policies[9], policies[-1]):
         found = Strategy.of(rehearsal, COSTS, policy, with_repairs=True)
         allowed = found.for_passes(7) if policy.repair != "keep" else policy
