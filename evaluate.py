@@ -7,6 +7,8 @@ examples
   python evaluate.py some/pipeline --data data/emoji64 --metrics kid clip_score --steps 1 2 4 8 --out by_steps
   python evaluate.py some/pipeline --prompts prompts.txt --metrics image_reward --devices 2 --out rewards
   python evaluate.py runs/teacher/ID --prompts prompts.txt --metrics clip_score --steps 4 16 64 --out by_steps
+  python evaluate.py --edits data/avatars64 --editors ddim sdedit --pipeline assets/sd_avatars --out edits
+                     editors of pictures by text, and PIE-Bench; see python evaluate.py --edits --help
 
 options of a metric, as its class in callbacks/ has them
   --metrics.kid.subset_size 100
@@ -24,6 +26,8 @@ from commands.evaluate.arguments import parse
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name); returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if any(word.split("=")[0] == "--edits" for word in argv):
+        return of_edits(argv)
     args, options = parse(argv, __doc__)  # at once: what follows takes seconds to import
     try:
         from commands.evaluate.run import run
@@ -31,6 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(argv, args, options)
     except KeyboardInterrupt:
         print("stopped by SIGINT; what is measured is kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def of_edits(argv: Sequence[str]) -> int:
+    """The same for a comparison of editors, which has options of its own."""
+    from commands.evaluate.edit_arguments import parser
+
+    args = parser().parse_args(argv)
+    try:
+        from commands.evaluate.edits import run
+
+        return run(argv, args)
+    except KeyboardInterrupt:
+        print("stopped by SIGINT; what is edited is kept, the same command goes on", file=sys.stderr)
         return 130
 
 

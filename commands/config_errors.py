@@ -28,8 +28,9 @@ def read_configs(files: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
     configs = {}
     for file in files:
         if not Path(file).is_file():
-            beside = [str(other) for other in Path(file).parent.glob("*.yaml")]
-            near = nearest(str(file), beside if Path(file).parent.is_dir() else config_names(str(file)))
+            beside, ours = [str(other) for other in Path(file).parent.glob("*.yaml")], config_names(str(file))
+            near = nearest(str(file), beside if Path(file).parent.is_dir() else ours)
+            near = near or next((name for name in ours if Path(name).name == str(file)), None)  # without its method
             raise FileNotFoundError(f"config {file} does not exist{f'; nearest file: {near!r}' if near else ''}")
         try:
             content = config_text.read(Path(file).read_text())

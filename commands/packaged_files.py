@@ -19,6 +19,14 @@ def config_file(name: str) -> str:
     return next((file for file in (ours, f"{ours}.yaml") if os.path.isfile(file)), name)
 
 
+def hides_ours(name: str) -> bool:
+    """Whether a config of the user's, in a folder, has the name of one that comes along in a wheel."""
+    inside = PurePath(name.removeprefix("configs/"))
+    ours = [ROOT / "configs" / f"{inside}{end}" for end in ("", ".yaml")]
+    relative = len(inside.parts) > 1 and not inside.is_absolute() and ".." not in inside.parts
+    return IN_WHEEL and relative and os.path.isfile(name) and any(file.is_file() for file in ours)
+
+
 def config_names(like: str = "") -> list[str]:
     """METHOD/RUN of every config that comes with the code; with configs/ and .yaml where `like` is written so."""
     head, tail = "configs/" * like.startswith("configs/"), ".yaml" * like.endswith(".yaml")

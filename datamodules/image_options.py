@@ -9,6 +9,7 @@ from datamodules.image_transforms import CROPS, ImageTransform
 from fewstep.choices import require_choice
 from fewstep.picture_size import Size, height_and_width
 
+MOST_WORKERS = 1024  # more are a slip; processes of one machine
 LONGEST = 1e8  # seconds that a timer can count, three years
 
 
@@ -97,6 +98,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         require_at_least(1, name, options[name])
     for name in ("num_workers", "seed"):
         require_at_least(0, name, options[name])
+    if options["num_workers"] > MOST_WORKERS:
+        raise ValueError(f"num_workers={options['num_workers']}: each is a process; give {MOST_WORKERS} at most")
     require_at_least(0, "worker_timeout", options["worker_timeout"])
     if not (options["worker_timeout"] or 0) <= LONGEST or options["worker_timeout"] is None:
         raise ValueError(

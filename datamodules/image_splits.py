@@ -39,6 +39,15 @@ class ImageSplits:
             name = found[0]
         return own or self.path, name
 
+    def _place_that_is_there(self, part: str) -> tuple[str | list[str], str]:
+        """The same; ValueError in one line for a name that somebody has chosen, and that no split has."""
+        source, name = self.place(part)
+        if name not in MEANING and (found := splits(source)) and not matching(name, found):
+            raise ValueError(
+                f"splits.{part}={name}: {named(source)} has no split {name!r}, only {examples(list(found))}; name one"
+            )
+        return source, name
+
     def _own_path(self, part: str) -> str | list[str] | None:
         return getattr(self.chosen, f"{part}_path", None)
 
@@ -49,7 +58,7 @@ class ImageSplits:
 
     def fetch(self, part: str, verify: bool = False) -> None:
         """Have its shards on this machine and indexed; verify: compare them with the index."""
-        open_images(*self.place(part), verify=verify, cache_dir=self.cache_dir)
+        open_images(*self._place_that_is_there(part), verify=verify, cache_dir=self.cache_dir)
 
     def open(self, part: str, skipped: Skipped, rank: int = 0) -> SampleIndex:
         """The samples that are wanted, at least one: those that `select` matches, `num_PART` of them by the seed.
@@ -57,7 +66,7 @@ class ImageSplits:
         Where there are fewer to measure on, one line says so on rank 0; fewer to train on than a number that somebody
         has chosen are an error.
         """
-        source, split = self.place(part)
+        source, split = self._place_that_is_there(part)
         index = open_images(source, split, cache_dir=self.cache_dir)
         skipped.damaged(index.faults)
         index = select(index, self.select) if self.select else index

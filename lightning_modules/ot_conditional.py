@@ -14,6 +14,7 @@ from fewstep.transport.conditional_model import ConditionalModel
 from fewstep.transport.dimensions import check_dimensions
 from fewstep.transport.predictions import answers
 from fewstep.transport.saved_models import describe, save
+from fewstep.transport.table_scale import far_values
 from fewstep.transport.units import Units, read_units
 from lightning_modules.evaluation_steps import log_mean, sample_rng
 
@@ -29,7 +30,9 @@ class OTConditionalModule(LightningModule):
             initialise(x, y) and parameter_groups() -> {"cost": ..., "potential": ...}; with diagnostics(x) -> named
             scalars these are logged at every validation. `discrete_transport.DiscreteTransport` where y is a label:
             its class_log_prob(x) [B, K] then stands in the outputs of validation and test, and check_labels(y)
-            raises ValueError for a label that is none.
+            raises ValueError for a label that is none. `stacked_transport.StackedTransport` fits any table: it has
+            start(x, y, x_unpaired, y_unpaired), which gets all pairs and leaves some out itself; keep_best() before
+            every validation, and held_out_nll, which is then `val/nll`.
         cost_lr, potential_lr: the two learning rates of the paper.
         cost_weight_decay, potential_weight_decay: decoupled (AdamW).
         betas: of Adam.
@@ -62,12 +65,16 @@ class OTConditionalModule(LightningModule):
         self.save_hyperparameters()
         self.model = model
         self.units: Units | None = None  # of the table that is learnt from
+        self.units_of_data: Units | None = None  # of the one that is read now
 
     def setup(self, stage: str) -> None:
         """Places the model on the data before the first step; a checkpoint, restored later, overwrites this."""
-        if stage == "fit":
-            columns = getattr(self.trainer.datamodule, "columns", None)
-            self.units = columns and read_units(columns, "the data")
+        columns = getattr(self.trainer.datamodule, "columns", None)
+        self.units_of_data = columns and read_units(columns, "the data")
+        if stage != "fit":
+            self._require_its_units()
+        else:
+            self.units = self.units_of_data
             tables = self.trainer.datamodule.reference(getattr(self.model, "reference_rows", 4096))
             num_pairs, needed = len(tables["y"]), getattr(self.model, "min_pairs", 1)
             if num_pairs < needed:
@@ -75,9 +82,24 @@ class OTConditionalModule(LightningModule):
                     f"{num_pairs} training pairs for {needed} components with full covariance: lower num_potential, "
                     "raise num_pairs or choose covariance=diagonal"
                 )
-            self.model.initialise(tables["x_unpaired"], torch.cat([tables["y_unpaired"], tables["y"]]))
+            known_y = torch.cat([tables["y_unpaired"], tables["y"]])
+            self.model.initialise(tables["x_unpaired"], known_y)
+            if not hasattr(self.model, "check_labels") and (note := far_values(known_y)):
+                self.print(f"note    {note}")
+            if hasattr(self.model, "keep_best"):
+                self._start_from_pairs(tables)
             if hasattr(self.model, "check_labels") and self.trainer.datamodule.num_val:
                 self.model.check_labels(self.trainer.datamodule.val_columns["y"])  # not at the first validation only
+
+    def _start_from_pairs(self, tables: dict[str, Tensor]) -> None:
+        """All pairs, those of validation too: the model leaves some out itself, and judges by them."""
+        known = [tables, self.trainer.datamodule.val_columns] if self.trainer.datamodule.num_val else [tables]
+        x, y = (torch.cat([rows[side] for rows in known]) for side in "xy")
+        self.model.start(x, y, tables["x_unpaired"], tables["y_unpaired"])
+
+    def on_validation_epoch_start(self) -> None:
+        if self.trainer.state.fn == "fit" and hasattr(self.model, "keep_best"):
+            self.model.keep_best()  # of the averaged weights, which are in place now
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         if self.hparams.x_noise:
@@ -129,6 +151,15 @@ class OTConditionalModule(LightningModule):
         """Take the columns over; the network is that of the config."""
         columns = (checkpoint.get("transport") or {}).get("columns")
         self.units = self.units if columns is None else read_units(columns, "the checkpoint")
+        self._require_its_units()
+
+    def _require_its_units(self) -> None:
+        """ValueError in one line for standardised rows that are in other units than those that were learnt from."""
+        if self.units and self.units_of_data and (told := self.units_of_data.mismatch(self.units)):
+            raise ValueError(
+                f"the data are in other units than those of the training: {told}; build them with "
+                "`python -m datamodules.prepare table --like FOLDER`, the folder of the training"
+            )
 
     def _likelihoods(self, stage: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """nll [B] and, of a model of labels, class_log_prob [B, K].
@@ -136,6 +167,9 @@ class OTConditionalModule(LightningModule):
         Logs the mean nll over rows of weight 1, the same for any split of the rows over batches and ranks.
         """
         nll = -self.model.log_density(batch["y"], batch["x"])
+        if stage == "val" and hasattr(self.model, "keep_best"):  # the validation pairs were trained on, too
+            self.log("val/nll", self.model.held_out_nll, prog_bar=True, sync_dist=True, batch_size=len(nll))
+            return {"nll": nll}
         log_mean(self, f"{stage}/nll", nll, batch["weight"], prog_bar=True, add_dataloader_idx=False)
         if not hasattr(self.model, "class_log_prob"):
             return {"nll": nll}

@@ -16,7 +16,7 @@ OURS = ("fewstep", *MIDDLE, "commands")
 # A room imports only those before it; "" is the ground floor of its package.
 ROOMS = {
     "fewstep": "|files|diffusion|backbones|distillation|transport|contrastive|rewards|metrics"
-    "|icd|collaboration|fast_edit|demo",
+    "|icd|editors|collaboration|fast_edit|demo",
     "datamodules": "|prepare",
     "callbacks": "checkpoints|care|metrics|pictures|speed|tracking",
     "commands": "|packaged|train|report|evaluate|program",
@@ -134,9 +134,9 @@ def test_benchmarks_that_import_one_another_run_as_files():
 
 def test_wheel_holds_exactly_the_packages(tmp_path):
     names = set(zipfile.ZipFile(build_wheel(tmp_path)).namelist())
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OURS)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {*OURS, "fewstep_command.py"}
     ours = {name for name in sources() if name.startswith(tuple(f"{package}/" for package in OURS))}
     beside = {name for name in sources() if name.startswith(("configs/", "data/weather/", "data/swiss_roll/"))}
-    beside |= {"train.py", "evaluate.py"}
-    held = ours | {f"commands/packaged/{name}" for name in beside}
+    beside |= {"train.py", "evaluate.py", "fewstep_command.py"}
+    held = ours | {"fewstep_command.py"} | {f"commands/packaged/{name}" for name in beside}
     assert {name for name in names if ".dist-info" not in name} == held

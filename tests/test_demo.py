@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from fewstep.demo.answers import Answers, painted_mask
-from fewstep.demo.examples import read_examples
+from fewstep.demo.examples import known_examples, read_examples
+from fewstep.demo.page import build
 from fewstep.files.pictures import read_picture, to_picture
 from fewstep.icd.editing import Editing
 from fewstep.icd.pair import InvertibleConsistency
@@ -184,6 +185,34 @@ def opened(pair, profile, **options):
     finally:
         browser.close()
         blocks.close()
+
+
+def test_a_pair_of_avatars_opens_with_their_examples(tmp_path):
+    """As assets/ has them: beside the teacher that the export names, or that the command does."""
+    export = write_export(tmp_path)
+    assert known_examples(None, export) is None
+    (tmp_path / "avatar_examples").mkdir()
+    (tmp_path / "avatar_examples" / "examples.json").write_text("[]")
+    assert known_examples(None, export) is None
+    assert known_examples(str(tmp_path / "sd_avatars"), export) == tmp_path / "avatar_examples"
+    told = json.loads((export / "icd.json").read_text()) | {"pipeline": str(tmp_path / "sd_avatars")}
+    (export / "icd.json").write_text(json.dumps(told))
+    assert known_examples(None, export) == tmp_path / "avatar_examples"
+    assert known_examples(None, tmp_path / "nothing") is None
+
+
+def test_the_api_has_the_names_of_what_is_asked(pair):
+    """As a client writes them; every one without a default that a caller must guess."""
+    endpoints = build(pair).get_api_info()["named_endpoints"]
+    named = {place: [given["parameter_name"] for given in told["parameters"]] for place, told in endpoints.items()}
+    guidance = ["guidance_scale", "guided_below", "seed"]
+    editing = ["backend", "prompt_below", "replay", "guide_by", "cross_share", "self_share", "amplify", "blend"]
+    assert named == {
+        "/generate": ["prompt", *guidance],
+        "/invert": ["image", "source", "seed"],
+        "/edit": ["drawn", "source", "target", *guidance, *editing],
+        "/strengths": ["drawn", "source", "target", *guidance, *editing],
+    }
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """docs/own_table.md as a user follows it: each of its commands, in its order, in an empty folder."""
 
 import csv
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+import evaluate
 import fewstep.transport
 import train
+from datamodules import PairedVectorsDataModule
 from datamodules.prepare.__main__ import main as prepare
 
 ROOT = Path(train.__file__).parent
@@ -84,6 +87,41 @@ def test_the_models_lines_are_the_pages(followed, capsys, monkeypatch):
     printed = capsys.readouterr().out
     for line in re.findall(r"^    (.*)$", PAGE, re.MULTILINE):
         assert line in printed
+
+
+def test_new_rows_are_measured_in_the_units_of_the_training(followed, monkeypatch, capsys):
+    """The same rows, prepared by their own means and by those of the training; the likelihood is that of the model."""
+    monkeypatch.chdir(followed)
+    table = np.loadtxt("pairs.csv", delimiter=",", skiprows=1)[:60] * [1.0, 1.0, 0.5]
+    np.savetxt("new.csv", table, delimiter=",", header="wind,kelvin,power", comments="")
+    words = ["table", "--pairs", "new.csv", "--x-columns", "wind,kelvin", "--y-columns", "power"]
+    assert prepare([*words, "--out", "data/own", "--test-fraction", "0.5"]) == 0
+    assert prepare([*words, "--out", "data/like", "--test-fraction", "0.5", "--like", "data/mine"]) == 0
+    ask = ["runs/mine", "--out", "report", "--data"]
+    capsys.readouterr()
+    assert evaluate.main([*ask, "data/own"]) == 2
+    error = capsys.readouterr().err
+    assert re.match(
+        r"error: the data are in other units than those of the training: \w+ of [xy] is standardised", error
+    )
+    assert error.count("\n") == 1
+    assert evaluate.main([*ask, "data/like"]) == 0
+    (run,) = json.loads(Path("report/metrics.json").read_text())["runs"]
+    rows = PairedVectorsDataModule("data/like").test_columns[0]
+    index = json.loads(Path("data/mine/index.json").read_text())
+    x, y = (rows[s].double() * torch.tensor(index[f"{s}_std"]) + torch.tensor(index[f"{s}_mean"]) for s in "xy")
+    expected = -fewstep.transport.load("runs/mine").log_density(y, x).mean().item()
+    assert run["metrics"]["test/nll_natural"] == pytest.approx(expected, rel=1e-4)
+    low, high = run["intervals"]["test/nll_natural"]
+    assert low < expected < high
+    assert "in natural units" in Path("report/report.html").read_text()
+
+
+def test_other_columns_are_not_those_of_the_folder(followed, monkeypatch, capsys):
+    monkeypatch.chdir(followed)
+    words = ["table", "--pairs", "pairs.csv", "--x-columns", "kelvin,wind", "--y-columns", "power"]
+    assert prepare([*words, "--out", "data/other", "--like", "data/mine"]) == 2
+    assert capsys.readouterr().err.startswith("error: x of --like data/mine is wind, kelvin; give the same columns")
 
 
 def test_the_export_answers_as_the_run_does(followed):

@@ -24,20 +24,21 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.avatars.edit_tables import at_equal_strength, markdown, plot, sheet, strip
 from benchmarks.avatars.evaluation_set import Avatars, read_avatars
-from benchmarks.icd.bench import fine_times, null_prompt, original_of, with_null
+from benchmarks.icd.bench import fine_times, original_of
 from benchmarks.icd.chains import Chains
 from benchmarks.icd.judge import psnr
 from benchmarks.icd.results import Results, Row, timed
 from fewstep.backbones import DiffusersDenoiser
 from fewstep.diffusion.guidance import DynamicGuidance
 from fewstep.diffusion.solvers import ddim, fixed_point
+from fewstep.editors.edits import true_mask
+from fewstep.editors.null_prompt import null_prompt, with_null
 from fewstep.icd.pair import Editing, InvertibleConsistency
 from fewstep.rewards.attribute_reader import load_attribute_reader
 from fewstep.rewards.attributes import judge
 from fewstep.rng import PerSampleRng
 
 READERS = {"judge": "assets/avatar_judge", "held_out": "assets/avatar_judge_held_out"}
-UNTOUCHED = 2 / 255  # a pixel whose true edit differs by less is background
 MARGIN = 4  # pixels around what the true edit changes, one that is drawn, that count as neither
 Times = tuple[float, ...]
 WAYS = {
@@ -188,7 +189,7 @@ class Bench:
 
 def untouched(avatars: Avatars) -> Tensor:
     """[N, 1, H, W], 1 where neither the true edit changes a pixel nor one near it."""
-    changed = ((avatars.edited - avatars.image).abs().amax(1, keepdim=True) > UNTOUCHED).float()
+    changed = true_mask(avatars.image, avatars.edited)
     return 1 - F.max_pool2d(changed, 2 * MARGIN + 1, stride=1, padding=MARGIN)
 
 

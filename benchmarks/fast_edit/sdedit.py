@@ -7,9 +7,8 @@ from torch import Tensor
 
 from benchmarks.fast_edit.captioned import at_size_of
 from benchmarks.fast_edit.rivals import Asked, Learning
-from fewstep.backbones import DiffusersDenoiser, LatentDiffusion
-from fewstep.diffusion.guidance import ClassifierFree
-from fewstep.diffusion.solvers import ddim, even_times, time_like
+from fewstep.backbones import LatentDiffusion
+from fewstep.editors.sdedit import sdedit
 from fewstep.fast_edit.edit_base import EditBase
 from fewstep.rng import PerSampleRng
 
@@ -54,12 +53,8 @@ class SDEdited:
 
     def _drawn(self, pictures: Tensor, captions: list[str], rows: list[int], t: float) -> Tensor:
         model, how = self.how.model, self.how
-        network = DiffusersDenoiser(model.network, model.parametrization.schedule).network
-        denoiser = ClassifierFree(network, model.prompts.null_condition())
-        data = model.latents.encode(pictures)
+        data, parametrization = model.latents.encode(pictures), model.parametrization
         noise = PerSampleRng(self.seed, rows, data.device).normal(*data.shape[1:])
-        x = model.parametrization.add_noise(data, noise, time_like(data, t))
-        times = even_times(how.num_steps, t, 0.0)
-        scale = lambda t: torch.full_like(t, how.guidance_scale)  # noqa: E731
-        drawn = ddim(denoiser, model.parametrization, x, times, model.prompts(captions), scale)
+        condition, scale = model.prompts(captions), how.guidance_scale
+        drawn = sdedit(model.denoiser(), parametrization, data, noise, t, how.num_steps, condition, scale)
         return model.latents.decode(drawn)

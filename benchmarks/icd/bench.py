@@ -13,9 +13,7 @@ from benchmarks.icd.judge import Judge
 from benchmarks.icd.results import Results, Row
 from fewstep.backbones import DiffusersDenoiser, has_guidance_embedding, load_latent_diffusion
 from fewstep.diffusion.guidance import (
-    ClassifierFree,
     Condition,
-    Denoiser,
     DynamicGuidance,
     GuidanceSchedule,
     Network,
@@ -159,22 +157,3 @@ def teacher_of(export: str) -> tuple[str, str | None]:
 def fine_times(start: float) -> tuple[float, ...]:
     """From `start` along the grid of FINE steps to 1."""
     return (start, *(time for time in even_times(FINE) if time > start + 1e-6))
-
-
-def with_null(condition: Condition, null: Condition) -> Condition:
-    """A condition [N, ...] for the denoiser of `null_prompt`: it stays beside its null when rows are split."""
-    return {**condition, **{f"null_{name}": value.expand_as(condition[name]) for name, value in null.items()}}
-
-
-def null_prompt(network: Network) -> Denoiser:
-    """Classifier-free guidance away from a prompt of each row's own, that of its source: null-prompt inversion.
-
-    Miyake et al. 2023 (Negative-prompt Inversion).
-    """
-
-    def denoiser(x: Tensor, t: Tensor, guidance_scale: Tensor, condition: Condition) -> Tensor:
-        plain = {name: value for name, value in condition.items() if not name.startswith("null_")}
-        null = {name: condition[f"null_{name}"] for name in plain}
-        return ClassifierFree(network, null)(x, t, guidance_scale, plain)
-
-    return denoiser

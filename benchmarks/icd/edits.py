@@ -11,11 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.icd.bench import Bench, fine_times, null_prompt, with_null
+from benchmarks.icd.bench import Bench, fine_times
 from benchmarks.icd.chains import Chains
 from benchmarks.icd.inversions import chain_name
 from benchmarks.icd.results import Row, timed
 from fewstep.diffusion.guidance import DynamicGuidance
+from fewstep.editors.null_prompt import null_prompt, with_null
 from fewstep.icd.pair import Editing, InvertibleConsistency
 from fewstep.rng import PerSampleRng
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules import ImageTextDataModule
 from datamodules.image_options import Splits
+from fewstep.editors.style_pairs import style_pairs as pairs_of
 from fewstep.picture_size import Size
 
 FIELDS = ["scoring_captions", "concept", "style"]
@@ -67,18 +68,7 @@ def some_of(pictures: Pictures, num: int, seed: int = 0) -> Pictures:
 
 def style_pairs(every: Pictures, num: int, seed: int = 0) -> tuple[Pictures, Pictures]:
     """(sources, targets): num drawings and the same concepts in another style; all pairs of styles equally often."""
-    place = {(every.concept[row], every.style[row]): row for row in range(len(every))}
-    styles = sorted(set(every.style))
-    ways = [(source, target) for source in styles for target in styles if source != target]
-    concepts = sorted(set(every.concept))
-    random.Random(seed).shuffle(concepts)
-    pairs = []
-    for number, concept in enumerate(concepts):
-        for turn in range(len(ways)):  # the first way that this concept has
-            source, target = ways[(number + turn) % len(ways)]
-            if (concept, source) in place and (concept, target) in place:
-                pairs.append((place[concept, source], place[concept, target]))
-                break
+    pairs = pairs_of(every.concept, every.style, seed)
     if not 1 < num <= len(pairs):
         raise ValueError(f"cannot draw {num} of {len(pairs)} pairs of styles; give --num-edits from 2 to {len(pairs)}")
     return every[[source for source, _ in pairs[:num]]], every[[target for _, target in pairs[:num]]]

@@ -16,8 +16,10 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks.ot_conditional import baselines
+from benchmarks.ot_conditional.closed_form import ClosedForm
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "ot_conditional"
+SIZES = {"swiss_roll": (2, 2), "weather": (8, 4), "bikes": (8, 2), "shares": (5, 2)}  # Dx and Dy
 MODULE_OPTIONS = {"cost_lr", "potential_lr", "cost_weight_decay", "potential_weight_decay", "schedule", "x_noise"}
 Batch = dict[str, Tensor]
 
@@ -31,13 +33,17 @@ class Recipe:
     steps: int
     cosine: bool = False
     ema: float = 0.999  # 0 for raw weights
+    unpaired_batch_size: int | None = None  # that of the pairs
 
 
 def ours(config: str, data: str, num_pairs: int, **overrides: Any) -> Recipe:
-    """A run config with changed arguments of its network or module."""
+    """A run config with changed arguments of its network or module; weather.yaml for the two tables without one."""
+    if data in ("bikes", "shares"):
+        config = config.format(data="weather")
     parsed = yaml.safe_load((CONFIGS / config.format(data=data)).read_text())
     module = parsed["model"]["init_args"]
     name, options = module["model"]["class_path"], {**module["model"]["init_args"]}
+    options |= dict(zip(("x_dim", "y_dim"), SIZES[data], strict=True))
     if config.format(data=data) == "weather.yaml" and num_pairs == 32:  # as its header says
         overrides = {"cost_weight_decay": 1.0, "x_noise": 0.2, "covariance_floor": 0.05, **overrides}
     steps, ema = parsed["trainer"]["max_steps"], 0.0 if parsed.get("callbacks", {}).get("ema", 1) is None else 0.999
@@ -62,12 +68,18 @@ def ours(config: str, data: str, num_pairs: int, **overrides: Any) -> Recipe:
         x = batch["x"] + noise * torch.randn_like(batch["x"]) if noise else batch["x"]
         return sum_terms(model, {**batch, "x": x})
 
-    return Recipe(model, [(optimizer, loss)], steps, module.get("schedule") == "cosine", ema)
+    unpaired = parsed["data"]["init_args"].get("unpaired_batch_size")
+    return Recipe(model, [(optimizer, loss)], steps, module.get("schedule") == "cosine", ema, unpaired)
+
+
+def closed_form(kind: str, data: str, num_pairs: int) -> Recipe:
+    """A baseline that needs no step."""
+    return Recipe(ClosedForm(kind), [], 0)
 
 
 def supervised(kind: type[nn.Module], steps: int, data: str, settings: dict[str, Any]) -> Recipe:
     """A baseline with one loss."""
-    sizes = {"swiss_roll": (2, 2), "weather": (8, 4)}[data]
+    sizes = SIZES[data]
     options = {**settings}
     adam = {**kind.adam, **options.pop("adam", {})}
     model = kind(*sizes, **options)
@@ -76,7 +88,7 @@ def supervised(kind: type[nn.Module], steps: int, data: str, settings: dict[str,
 
 def adversarial(kind: type[nn.Module], steps: int, data: str, num_pairs: int) -> Recipe:
     """Discriminator and generator in turn."""
-    model = kind(*{"swiss_roll": (2, 2), "weather": (8, 4)}[data])
+    model = kind(*SIZES[data])
     players = [
         (torch.optim.AdamW(model.discriminator_parameters(), **kind.discriminator_adam), model.discriminator_loss),
         (torch.optim.AdamW(model.generator_parameters(), **kind.generator_adam), model.generator_loss),
@@ -111,12 +123,15 @@ def density_network(data: str, num_pairs: int) -> Recipe:
 
 
 METHODS: dict[str, Callable[[str, int], Recipe]] = {
+    "default": partial(ours, "table.yaml"),
     "marginal": partial(ours, "{data}.yaml"),
     "blend": partial(ours, "{data}.yaml", objective="blend", blend=0.5),
     "inverse_ot": partial(ours, "{data}.yaml", objective="inverse_ot"),
     "supervised light": partial(ours, "{data}.yaml", objective="blend", blend=0.0),
     "paper preset": partial(ours, "paper.yaml"),
     "energy": partial(ours, "{data}_energy.yaml"),
+    "joint Gaussian": partial(closed_form, "joint"),
+    "ridge": partial(closed_form, "ridge"),
     "regression": partial(baseline, baselines.Regression, 1500),
     "density network": density_network,
     "flow": partial(baseline, baselines.ConditionalFlow, 600),

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from callbacks.checkpoints import printed_commands
 from callbacks.checkpoints.chosen import best_checkpoint
 from callbacks.checkpoints.reading import read_checkpoint
+from fewstep.files.durable import replacing_folder
 from fewstep.one_line import one_line
 
 
@@ -85,10 +86,14 @@ def require_export(module: LightningModule) -> None:
 
 
 def export_weights(stored: Mapping[str, Any], module: LightningModule, folder: str) -> None:
-    """Load the weights of a checkpoint, those of its moving average where it has one, and let the module write them."""
+    """Load the weights of a checkpoint, those of its moving average where it has one, and let the module write them.
+
+    The folder is there as a whole, or as it was.
+    """
     module.load_state_dict(averaged_weights(stored))
     module.on_load_checkpoint(dict(stored))
-    module.export(folder)
+    with replacing_folder(Path(folder)) as partial:
+        module.export(str(partial))
 
 
 def averaged_weights(stored: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -26,7 +26,15 @@ class Choice(NamedTuple):
 
 # By name without the stage; a name may be a pattern. In the order of the report.
 METRICS = {
-    "nll": Metric("Negative log-likelihood", "of the true y given x, mean over the test pairs", "nats", "lower"),
+    "nll": Metric(
+        "Negative log-likelihood",
+        "of the true y given x as the data hold them, mean over the test pairs",
+        "nats",
+        "lower",
+    ),
+    "nll_natural": Metric(
+        "Negative log-likelihood in natural units", "the same of y in the units of its columns", "nats", "lower"
+    ),
     "accuracy": Metric("Accuracy", "share of test rows whose most likely class is the label", "", "higher"),
     "conditional_w2": Metric("Conditional W₂", "exact 2-Wasserstein distance at fixed x, mean of probes", "", "lower"),
     "conditional_sw2": Metric("Conditional sliced W₂", "the same over random one-dimensional projections", "", "lower"),
@@ -46,6 +54,15 @@ METRICS = {
     "(.*_)?hpsv2": Metric("HPSv2 {}", "cosine in a CLIP tuned on people's choices", "", "higher"),
     "(.*_)?pickscore": Metric("PickScore {}", "scaled cosine in a CLIP tuned on people's choices", "", "higher"),
     "(.*_)?aesthetic": Metric("Aesthetic score {}", "of the picture alone, about 1 to 10", "", "higher"),
+    "clip_similarity_edited": Metric("CLIP, edited region", "100 cosine of what the mask lets see", "", "higher"),
+    "clip_similarity": Metric("CLIP, whole picture", "100 cosine of the edit and its target's caption", "", "higher"),
+    "structure_distance": Metric("Structure distance", "of self-similarities in DINO ViT-B/8", "", "lower"),
+    "structure_(.+)": Metric("Structure distance, {}", "of self-similarities in another network", "", "lower"),
+    "psnr_background": Metric("PSNR of the background", "outside the mask, which is black in both", "dB", "higher"),
+    "ssim_background": Metric("SSIM of the background", "outside the mask, which is black in both", "", "higher"),
+    "mse_background": Metric("MSE of the background", "outside the mask, of pixels from 0 to 1", "", "lower"),
+    "lpips(?:_(.+))?_background": Metric("LPIPS of the background {}", "outside the mask", "", "lower"),
+    "psnr_true_edit": Metric("PSNR to the true edit", "of 8-bit pictures", "dB", "higher"),
     "(.*_)?psnr": Metric("PSNR {}", "of 8-bit pictures", "dB", "higher"),
     "(.*_)?ssim": Metric("SSIM {}", "of 8-bit pictures", "", "higher"),
     "(.*_)?lpips(?:_.+)?": Metric("LPIPS {}", "perceptual distance", "", "lower"),
@@ -76,7 +93,9 @@ METRICS = {
     "passes": Metric("Network passes", "of the teacher's network for a picture, oracle and decoder as their share"),
     "passes_p95": Metric("Network passes, 95 %", "what 95 % of the pictures stay within"),
     "seconds_p95": Metric("Latency, 95 %", "what 95 % of the pictures stay within, as their shares of batches", "s"),
-    "(.*_)?oracle_auc": Metric("AUC of the oracle {}", "its score of a draft, for whether all that is asked is right"),
+    "(.*_)?oracle_auc": Metric(
+        "AUC of the oracle {}", "its score of a draft, for whether all that is asked is right", "", "higher"
+    ),
     "repaired": Metric("Repaired", "share of pictures that the teacher was asked to repair"),
     "(.+_)?loss": Metric("Loss {}", "", "", "lower"),
 }

@@ -16,6 +16,10 @@ LEAST_DRAWS = 40  # of which the second lowest and the second highest are the en
 
 def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, list[str]]:
     """(arguments, the words that are none: options of metrics)."""
+    return parser(description).parse_known_args(argv)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         in_its_words("python evaluate.py").removeprefix("python "),
         description=in_its_words(description),
@@ -29,7 +33,7 @@ def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, li
         type=path,
         metavar="CKPT",
         help="checkpoint; run directory: its best checkpoint, else the last; or folder of a\n"
-        "diffusers pipeline, or that `python -m fewstep.collaboration draw` has filled",
+        f"diffusers pipeline, or that `{in_its_words('python -m fewstep.collaboration draw')}` has filled",
     )
     add(
         "--out", type=path, required=True, metavar="DIR", help="receives metrics.json, report.md, report.html, pictures"
@@ -57,9 +61,15 @@ def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, li
         default="disabled",
         help="record table, curves and fronts below OUT/wandb, and online on a server, too (disabled)",
     )
-    add("--wandb-project", default="fewstep", metavar="NAME", help="Weights & Biases project (fewstep)")
+    add(
+        "--trackio",
+        choices=("local", "disabled"),
+        default="disabled",
+        help="record the table in Trackio's dashboard of this machine, too (disabled)",
+    )
+    add("--wandb-project", default="fewstep", metavar="NAME", help="project in Weights & Biases and Trackio (fewstep)")
     add("--overwrite", action="store_true", help="replace a report about other checkpoints, drop another's OUT/partial")
-    return parser.parse_known_args(argv)
+    return parser
 
 
 def place(text: str) -> str:

@@ -20,6 +20,7 @@ from callbacks.metrics.measurements import GivesIntervals, KeepsInfluence, Keeps
 from commands.evaluate.build import ADVICE, Built
 from commands.evaluate.drawn import DrawnModule
 from commands.evaluate.metrics_by_name import SamplingCost
+from commands.evaluate.natural_units import with_natural_units
 from commands.evaluate.pipeline import PipelineModule
 from commands.report.names import settings
 
@@ -94,7 +95,7 @@ def measure(built: Built, seed: int, devices: int, num_bootstrap: int) -> tuple[
         "device": _device(trainer),
         "versions": _versions(images),
     }
-    return run, image
+    return with_natural_units(built.model, run), image
 
 
 def _beside(

@@ -39,7 +39,7 @@ class OracleAUC(AttributeCallback):
         self._values.add(rows.keys, right=found.all_right, score=scores)
 
     def finish(self, stage: str, trainer: Trainer, module: LightningModule) -> None:
-        keys, columns = self._values.gather(trainer)
+        keys, columns = self._values.gather()
         name, right = f"{stage}/{self.prefix}oracle_auc", columns["right"] > 0
         try:
             value, *ends = auc(columns["score"], right)

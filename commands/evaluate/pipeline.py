@@ -94,7 +94,7 @@ class PipelineModule(LightningModule):
     def _generate(self, keys: list[str], prompts: list[str]) -> list[KeptImage]:
         start = time.perf_counter()
         generators = PerSampleRng(self.settings["seed"], keys).generators
-        with torch.no_grad(), _counted(self._held[1]) as passes:
+        with torch.no_grad(), counted(self._held[1]) as passes:
             result = self.pipeline(
                 prompts,
                 num_inference_steps=self.settings["steps"],
@@ -115,7 +115,7 @@ class PipelineModule(LightningModule):
 
 
 @contextmanager
-def _counted(denoiser: torch.nn.Module) -> Iterator[list[int]]:
+def counted(denoiser: torch.nn.Module) -> Iterator[list[int]]:
     """[rows that went through the network so far]"""
     passes = [0]
 

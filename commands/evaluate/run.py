@@ -12,6 +12,7 @@ from typing import Any
 import datamodules
 import lightning_modules  # noqa: F401
 from callbacks.checkpoints.data_manifest import data_paths
+from callbacks.tracking.trackio_logger import require_trackio
 from commands.evaluate.arguments import OF_THE_SAMPLES
 from commands.evaluate.build import Built, Options, build, build_drawn, build_pipeline, locate
 from commands.evaluate.data_flags import in_flags
@@ -54,6 +55,8 @@ def run(argv: Sequence[str], args: argparse.Namespace, options: Sequence[str]) -
 
 def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> None:
     """The first process writes the report. Errors: one line."""
+    if args.trackio != "disabled":
+        require_trackio()
     jobs = list_jobs(args)
     report.check_out(args.out, [str(file) for file, _, _ in jobs], args.overwrite)
     settings = {name: getattr(args, name) for name in OF_THE_SAMPLES}
@@ -75,6 +78,8 @@ def evaluate(args: argparse.Namespace, options: Sequence[str], command: str) -> 
         print(f"report  {args.out / 'report.html'}")
         if args.wandb != "disabled" and (upload := tracked.record(args.out, runs, args.wandb, args.wandb_project)):
             print(f"wandb   {upload}")
+        if args.trackio != "disabled" and (show := tracked.record_locally(args.out, runs, args.wandb_project)):
+            print(f"trackio {show}")
 
 
 def list_jobs(args: argparse.Namespace) -> list[Job]:

@@ -11,7 +11,6 @@ from types import ModuleType
 
 from commands.config_keys import nearest
 from commands.packaged_files import ROOT, config_names
-from commands.program.hidden_packages import hidden_package
 from commands.train.start import end_at_signals
 from fewstep.installed_command import in_its_words
 
@@ -23,6 +22,8 @@ PACKAGES = {
     "demo": ("fewstep.demo", "a page in the browser for exported students"),
 }
 OTHERS = "\n\ncommands with options of their own: COMMAND --help\n{}"
+OPTION = "--print_completion"  # its module imports the parsers of all commands
+VERSION = "  --version                print the version"
 CONFIGS = "\nconfigs that come along, for -c\n{}"
 
 
@@ -30,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name), that of the process if None; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     word = words[0] if words else "--help"
-    if hidden := hidden_package():
-        return _mistake(hidden)
+    if word.partition("=")[0] == OPTION:
+        from commands.program.completion import print_completion
+
+        return print_completion(words, trained(script("train")), PACKAGES)
     if word in PACKAGES:
         return import_module(f"{PACKAGES[word][0]}.__main__").main(words[1:])
     if word == "evaluate":
@@ -68,12 +71,13 @@ def usage(train: ModuleType) -> str:
         methods.setdefault(name.split("/")[0], []).append(name.split("/")[1])
     configs = "\n".join(f"  {method:24}{' '.join(runs)}" for method, runs in methods.items())
     text = train.__doc__.replace(commands_of(train), commands_of(train) + OTHERS.format(listed))
+    text = text.replace(VERSION, f"{VERSION}\n  {OPTION} bash  print the script by which bash, or zsh, completes")
     return in_its_words(text + CONFIGS.format(configs))
 
 
-def trained(train: ModuleType) -> list[str]:
-    """The commands of train.py."""
-    return [line.split()[0] for line in commands_of(train).splitlines()]
+def trained(train: ModuleType) -> dict[str, str]:
+    """The commands of train.py with their purposes."""
+    return dict(line.split(maxsplit=1) for line in commands_of(train).splitlines())
 
 
 def commands_of(train: ModuleType) -> str:

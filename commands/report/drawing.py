@@ -51,7 +51,7 @@ def whiskers(row: Mapping[str, Any], names: Sequence[str], numbers: Sequence[int
         axes.margins(x=0.06)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=6)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def draw(plot: Plot) -> str:
@@ -76,7 +76,7 @@ def draw(plot: Plot) -> str:
         _label(axes, plot.points)
         axes.set_xlabel(plot.x_title + (" (logarithmic)" if logarithmic else ""))
         axes.margins(x=0.08, y=0.14)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def _front(axes: "Axes", front: Sequence[Point]) -> None:
@@ -110,7 +110,7 @@ def _label(axes: "Axes", points: Sequence[Point]) -> None:
         axes.annotate(point.label, (point.x, point.y), offset, textcoords="offset points", ha=side, fontsize=8)
 
 
-def _svg(figure: "Figure") -> str:
+def svg_of(figure: "Figure") -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata=UNTOLD)
     return re.sub(r"\A.*?(?=<svg)", "", file.getvalue(), flags=re.DOTALL)

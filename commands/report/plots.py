@@ -72,7 +72,7 @@ def trade_offs(
         costs = [run.get("sampling", {}).get(cost) for run in runs]
         if not (_clearly_slower(cost, runs) if cost in TIMES else len({c for c in costs if c}) > 1):
             continue
-        for row in (row for row in rows if row["better"]):
+        for row in (row for row in rows if row["better"] and not row["name"].endswith(AUC)):
             points = [
                 _point(costs[i], cell, numbers[i], shorten(names[i], 22))
                 for i, cell in enumerate(row["cells"])

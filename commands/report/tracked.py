@@ -1,4 +1,4 @@
-"""What a report tells, as a run of Weights & Biases."""
+"""What a report tells, as a run of Weights & Biases or Trackio."""
 
 import re
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
+from callbacks.tracking.trackio_logger import TrackioLogger
 from callbacks.tracking.wandb_logger import OfflineFirstWandbLogger
 from commands.report.comparison import by_task
 from commands.report.drawing import draw
@@ -25,6 +26,13 @@ def record(out: Path, runs: Sequence[dict[str, Any]], mode: Literal["offline", "
     logger = OfflineFirstWandbLogger(str(out), out.absolute().name, project, mode)
     logger.log_sample_table(TABLE, COLUMNS, values(runs), None)
     logger.log_pages(drawings(runs))
+    return logger.close()
+
+
+def record_locally(out: Path, runs: Sequence[dict[str, Any]], project: str) -> str | None:
+    """The same table in Trackio, which has no pages; returns the command that shows it. ValueError without Trackio."""
+    logger = TrackioLogger(str(out), out.absolute().name, project)
+    logger.log_sample_table(TABLE, COLUMNS, values(runs), None)
     return logger.close()
 
 

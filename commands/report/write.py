@@ -54,17 +54,24 @@ def write(out: Path, runs: list[dict[str, Any]], pictures: Sequence[bytes | None
     ]
     tables = report_tables(shown)
     contents = {"report.html": page(shown, tables, command), "report.md": markdown(shown, tables, command)}
-    if any(run.get(kind) for run in runs for kind in BEHIND):
-        behind = [{"run": run["label"]} | {kind: run.get(kind, {}) for kind in BEHIND} for run in shown]
-        contents["rows.json"] = _json({"schema": 1, "runs": behind})
-    told = [{name: value for name, value in run.items() if name not in BEHIND} for run in runs]
-    contents["metrics.json"] = _json({"schema": 1, "runs": told}, indent=1)
+    contents |= numbers(runs, names)
     out.mkdir(parents=True, exist_ok=True)
     for file, picture in zip(files, pictures, strict=True):
         if file and picture:
             replace_file(out / file, picture)
     for file, text in contents.items():
         replace_file(out / file, text.encode())
+
+
+def numbers(runs: Sequence[dict[str, Any]], labels: Sequence[str]) -> dict[str, str]:
+    """{file: text} of rows.json, if anything is known of rows, and of metrics.json."""
+    contents = {}
+    if any(run.get(kind) for run in runs for kind in BEHIND):
+        pairs = zip(runs, labels, strict=True)
+        behind = [{"run": label} | {kind: run.get(kind, {}) for kind in BEHIND} for run, label in pairs]
+        contents["rows.json"] = _json({"schema": 1, "runs": behind})
+    told = [{name: value for name, value in run.items() if name not in BEHIND} for run in runs]
+    return contents | {"metrics.json": _json({"schema": 1, "runs": told}, indent=1)}
 
 
 def _json(content: Any, indent: int | None = None) -> str:

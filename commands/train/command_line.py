@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -27,6 +27,7 @@ from callbacks.tracking.trackio_logger import require_trackio
 from commands import config_text, trusted_code
 from commands.config_errors import explain, read_configs
 from commands.option_groups import check_groups
+from commands.packaged_files import hides_ours
 from commands.packaged_places import locate, require_located
 from commands.picture_metrics import is_of_pictures, require_pictures
 from commands.process import leave_process_group, quiet
@@ -38,7 +39,7 @@ from commands.train.dead_ranks import RankWatch
 from commands.train.dry_run import DryRun
 from commands.train.dry_run_ranks import rehearsal, take_ranks
 from commands.train.optimizer_options import OptimizerOptions
-from commands.train.parser import WholeNamesParser
+from commands.train.parser import WholeNamesParser, add_own_options
 from commands.train.run_directory import RUN_ID_VARIABLE, RunDirectory, loggers, run_name
 from commands.train.scan import callback_keys, scan, with_local_paths, with_saved_config, with_saved_model
 from commands.train.table_sizes import with_table_sizes
@@ -89,6 +90,8 @@ class CommandLine(LightningCLI):
         self.adopted = None if self.argv == given else Path(scan(self.argv).config[0])  # nobody has named it
         self.argv = with_table_sizes(with_saved_model(self.argv))
         files = [str(default_config), *scan(self.argv).config]
+        for file in filter(hides_ours, files[1:]):
+            rank_zero_only(print)(f"config  {file} is the one of this folder, not the one that comes along")
         self.raw_configs = read_configs(files)
         self.run_name = run_name(files[1:])
         strict = {"exit_on_error": False}
@@ -109,15 +112,7 @@ class CommandLine(LightningCLI):
         return {"fit": shared | {"ckpt_path"}, "validate": shared, "test": shared, "predict": shared}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add = parser.add_argument
-        add("--run_dir", type=str | None, default=None, help="folder of this run; runs/CONFIG/ID if not given")
-        add("--resume", type=str | None, default=None, help="auto (newest checkpoint in --run_dir) or a checkpoint")
-        add("--dry_run", action="store_true", help="try two steps and one validation, write nothing")
-        add("--num_threads", type=int | None, default=None, help="CPU threads per process; null is torch's choice")
-        add("--wandb", type=Literal["offline", "online", "disabled"], default="offline", help="Weights & Biases mode")
-        add("--wandb_project", type=str, default="fewstep", help="project in Weights & Biases and Trackio")
-        add("--trackio", type=Literal["local", "disabled"], default="disabled", help="record in Trackio, too")
-        add("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")
+        add_own_options(parser)
         for key in callback_keys(self.raw_configs, self.argv):
             parser.add_lightning_class_args(Callback, f"callbacks.{key}", subclass_mode=True, required=False)
 

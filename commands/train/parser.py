@@ -1,6 +1,6 @@
 """The parser of the command line, and of every class that it builds."""
 
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
@@ -24,3 +24,16 @@ class WholeNamesParser(LightningArgumentParser):
         """What `--print_config` prints is a config that a run would take."""
         check_groups(cfg)
         return super().dump(cfg, *args, **kwargs)
+
+
+def add_own_options(parser: LightningArgumentParser) -> None:
+    """What train.py takes beside the keys of trainer, model, data and callbacks."""
+    add = parser.add_argument
+    add("--run_dir", type=str | None, default=None, help="folder of this run; runs/CONFIG/ID if not given")
+    add("--resume", type=str | None, default=None, help="auto (newest checkpoint in --run_dir) or a checkpoint")
+    add("--dry_run", action="store_true", help="try two steps and one validation, write nothing")
+    add("--num_threads", type=int | None, default=None, help="CPU threads per process; null is torch's choice")
+    add("--wandb", type=Literal["offline", "online", "disabled"], default="offline", help="Weights & Biases mode")
+    add("--wandb_project", type=str, default="fewstep", help="project in Weights & Biases and Trackio")
+    add("--trackio", type=Literal["local", "disabled"], default="disabled", help="record in Trackio, too")
+    add("--test_after_fit", type=bool, default=True, help="test the best checkpoint after training")

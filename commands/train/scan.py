@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from callbacks.checkpoints.printed_commands import resume_flags
@@ -49,6 +50,8 @@ def with_local_paths(argv: Sequence[str]) -> list[str]:
 def with_saved_config(argv: list[str]) -> list[str]:
     """A resumed run without -c uses the config that it saved; ValueError in one line where there is none."""
     given = scan(argv)
+    if given.resume is None:
+        _refuse_nameless(argv, given)
     if given.config or given.resume is None:
         return argv
     folder = given.run_dir or (None if given.resume == "auto" else run_directory_of(Path(given.resume)))
@@ -59,6 +62,17 @@ def with_saved_config(argv: list[str]) -> list[str]:
     if argv[0] == "fit" and not _names_model(argv) and not {"-h", "--help"} & set(argv):
         raise ValueError(_nothing_to_resume(given, folder))
     return argv
+
+
+def _refuse_nameless(argv: Sequence[str], given: argparse.Namespace) -> None:
+    """ValueError in one line for a run that is to be measured, but is given as the folder to write to only."""
+    place = given.run_dir or (given.ckpt_path and run_directory_of(Path(given.ckpt_path)))
+    if argv[0] not in ("validate", "test") or given.config or _names_model(argv) or {"-h", "--help"} & set(argv):
+        return
+    if place and (Path(place) / "config.yaml").is_file():
+        checkpoint = given.ckpt_path or Path(place) / "checkpoints" / "best.ckpt"
+        flags = f"-c {quote(str(Path(place) / 'config.yaml'))} --ckpt_path {quote(str(checkpoint))}"
+        raise ValueError(f"{argv[0]} needs the config of the run and a checkpoint: {argv[0]} {flags}")
 
 
 def _nothing_to_resume(given: argparse.Namespace, folder: str | Path | None) -> str:

@@ -19,6 +19,7 @@ SIZED = {  # class of the network -> what is taken from the table if its dimensi
     "LightTransport": ("x_dim", "y_dim", "num_potential", "num_cost"),
     "EnergyTransport": ("x_dim", "y_dim"),
     "DiscreteTransport": ("x_dim",),
+    "StackedTransport": ("x_dim", "y_dim"),
 }
 ROWS = {"path": str, "num_pairs": int | None, "val_fraction": float | int}  # of the data: what decides the sizes
 PAIRS_OF = {"num_potential": (16, 50), "num_cost": (32, 25)}  # training pairs for each, and the most there are

@@ -29,7 +29,8 @@ COMMANDS = {
     "check": "verify a folder of shards: sizes, hashes, headers, every picture and caption, finite values",
 }
 
-PLACES = ("out", "folder", "data", "images", "captions", "pairs", "unpaired_x", "unpaired_y", "csv", "idx", "packages")
+PLACES = ("out", "folder", "data", "images", "captions", "pairs", "unpaired_x", "unpaired_y", "like", "csv", "idx")
+PLACES += ("packages",)
 
 
 def parser() -> argparse.ArgumentParser:

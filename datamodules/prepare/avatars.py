@@ -34,6 +34,7 @@ NOTICE = """Drawings: {credit}; options drawn by this project.
 Drawn with {package} and @dicebear/core {version} (code MIT, Copyright (c) Florian Koerner).
 """
 MOST_PAIRS = 1_000_000  # as many as six digits of a key number
+SIZE_STEP = 8  # pixels: what autoencoders and UNets divide pictures by
 PERSON_TRIES = 1000  # until a person belongs to the split of its scene
 
 
@@ -54,6 +55,12 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--num {options.num} --size {options.size}: expected {expected}")
     if options.persons not in PLACES:
         raise ValueError(f"--persons {options.persons}: expected 1 to {max(PLACES)}")
+    if options.size % SIZE_STEP:
+        near = options.size // SIZE_STEP * SIZE_STEP
+        told = f"give a multiple of {SIZE_STEP}, such as {near or SIZE_STEP}, which networks can halve"
+        raise ValueError(f"--size {options.size}: {told}")
+    scenes = dict(islice(scenes_of(options.style, str(options.seed), options.persons), options.num))
+    require_every_split(options, scenes)
     style, height, width = STYLES[options.style], options.size, options.size * options.persons
     about = {
         "name": "avatars" if options.persons == 1 else "avatar_scenes",
@@ -66,7 +73,6 @@ def run(options: argparse.Namespace) -> None:
     packages = located((CORE, style.package), options.packages)
     title = "Avatars" if options.persons == 1 else f"Scenes of {NUMBERS[options.persons]} avatars"
     about_it = {"title": title, "style": options.style, "height": height, "width": width, "num": options.num}
-    scenes = dict(islice(scenes_of(options.style, str(options.seed), options.persons), options.num))
     with Avatars(options.style, options.packages) as drawn:
 
         def render(key: str) -> dict[str, bytes]:
@@ -79,6 +85,17 @@ def run(options: argparse.Namespace) -> None:
             "NOTICE": NOTICE.format(credit=style.credit, package=style.package.name, version=VERSION),
         }
         write_image_folder(options.out, samples, about, overwrite=options.overwrite, texts=texts, sources=packages)
+
+
+def require_every_split(options: argparse.Namespace, scenes: dict[str, "Scene"]) -> None:
+    """ValueError in one line where so few pairs leave a split empty; it says how many would not."""
+    if lacking := sorted(set(SPLITS) - {scene.split for scene in scenes.values()}):
+        missing, enough = set(SPLITS), 0
+        for _, scene in scenes_of(options.style, str(options.seed), options.persons):
+            missing, enough = missing - {scene.split}, enough + 1
+            if not missing:
+                break
+        raise ValueError(f"--num {options.num} leaves no pair for {' and '.join(lacking)}; give {enough} or more")
 
 
 class Person(NamedTuple):

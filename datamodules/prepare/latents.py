@@ -41,10 +41,10 @@ def run(options: argparse.Namespace) -> None:
 
     about = source_index(options.data) or {}
     given = options.size or about.get("image_size")
-    if not given or (options.captions is not None and options.captions < 1):
-        raise ValueError(
-            f"--size {given}, --captions {options.captions}: give the size in pixels, and 1 caption or more"
-        )
+    if not given:
+        raise ValueError(f"{options.data} does not say how large its pictures are; give --size in pixels, such as 64")
+    if options.captions is not None and options.captions < 1:
+        raise ValueError(f"--captions {options.captions}: give 1 or more, or leave it out for all")
     size = as_stored(given, f"{options.data}: image_size")
     indexes = {split: open_images(options.data, split) for split in splits(options.data)}
     captions = options.captions or max(most_captions(index) for index in indexes.values())

@@ -5,14 +5,14 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from datamodules.prepare.saying import say
 from fewstep.files.names import safe_name, write_new
-from fewstep.files.pictures import as_png, to_picture
 from fewstep.picture_size import size_argument
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -31,6 +31,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from fewstep.files.pictures import as_png
+
     out, rows = Path(options.out), []
     folder, staging = out.with_suffix(""), out.with_name(f"{out.stem}.partial")
     if options.images is not None:
@@ -51,10 +53,11 @@ def run(options: argparse.Namespace) -> None:
     say(f"{written}: {len(rows)} prompts of {options.data}, {options.split}")
 
 
-def prompts(options: argparse.Namespace) -> Iterator[tuple[dict[str, object], Image.Image | None]]:
+def prompts(options: argparse.Namespace) -> Iterator[tuple[dict[str, object], "Image.Image | None"]]:
     """{"prompt", "key"} and, if asked for, "attributes" and the picture of every sample, in the order of the shards."""
     from datamodules.image_options import Splits
     from datamodules.image_text import ImageTextDataModule
+    from fewstep.files.pictures import to_picture
 
     fields = [name for name in (options.attributes, options.caption) if name]
     size = options.images if options.images is not None else 8  # of pictures that nobody sees

@@ -14,6 +14,7 @@ import numpy as np
 
 from datamodules.number_table import NAMED, read_table
 from datamodules.prepare import add_output_arguments
+from datamodules.prepare.pair_splits import labels, split_rows
 from datamodules.prepare.saying import say
 from fewstep.files.table_columns import LONGEST_NAME, is_name
 
@@ -32,12 +33,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--unpaired-y", metavar="FILE", help="more y, .npy or .csv with the columns of y")
     command.add_argument("--val-fraction", type=float, default=0.2, help="share of the pairs for validation (0.2)")
     command.add_argument("--test-fraction", type=float, default=0.2, help="share of the pairs for the test (0.2)")
+    command.add_argument("--group-column", metavar="A", help="rows that are alike in this column stay in one split")
+    command.add_argument("--time-column", metavar="A", help="train on the earliest rows, test on the latest")
+    command.add_argument(
+        "--test-pairs", nargs="+", metavar="FILE", help="further pairs, which are the test and no more"
+    )
     command.add_argument(
         "--standardise",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="subtract the training mean, divide by its deviation (the default)",
     )
+    like = "subtract and divide by what this shard folder did: new rows for a model that was trained on it"
+    command.add_argument("--like", metavar="FOLDER", help=like)
     command.add_argument("--raw-y", action="store_true", help="keep y as it is and standardise x only: class numbers")
     command.add_argument("--name", default="table", help="name kept in index.json")
     command.add_argument("--license", default="unstated", help="licence kept in index.json")
@@ -52,7 +60,9 @@ def run(options: argparse.Namespace) -> None:
 
     reading = options.encoding, options.decimal_comma
     x, y, *titles = read_pairs(options.pairs, options.x_columns, options.y_columns, *reading)
-    splits = split_pairs(x, y, options.val_fraction, options.test_fraction, np.random.default_rng(options.seed))
+    splits = split_pairs(options, x, y)
+    if options.test_pairs:
+        splits["test"] = test_pairs(options, splits["train_paired"], *titles)
     for side, file, columns in (("x", options.unpaired_x, titles[0]), ("y", options.unpaired_y, titles[1])):
         rows = read_table(Path(file), columns, *reading)[0] if file else splits["train_paired"][side]
         if rows.shape[1] != splits["train_paired"][side].shape[1]:
@@ -62,8 +72,9 @@ def run(options: argparse.Namespace) -> None:
         splits[f"train_{side}"] = {side: rows}
         if not file:
             say(f"no --unpaired-{side}: train_{side} holds the {side} of the {len(rows)} training pairs")
+    scale = standardise_like(options, splits, *titles)
     try:
-        scale = standardise(splits, *titles, sides=scaled(options))
+        scale = standardise(splits, *titles, sides=scaled(options)) if scale is None else scale
     except ValueError as error:
         raise ValueError(f"{options.pairs[0]}: {error}") from None
     check_float32(splits, *titles)
@@ -77,14 +88,39 @@ def scaled(options: argparse.Namespace) -> str:
     return ("x" if options.raw_y else "xy") if options.standardise else ""
 
 
-def read_pairs(files: list[str], x_columns: list[str] | None, y_columns: list[str] | None, *reading) -> tuple:
+def standardise_like(options: argparse.Namespace, splits: dict, *names: list[str] | None) -> dict | None:
+    """Scale every split in place as the folder of --like is; its means and deviations, None without --like."""
+    from datamodules.vector_shards import ShardFolder
+    from fewstep.files.table_columns import columns_of, lists_of
+
+    if options.like is None:
+        return None
+    if options.raw_y or not options.standardise:
+        raise ValueError(f"--like {options.like} says what is standardised; leave --raw-y and --no-standardise out")
+    index, scale = ShardFolder(options.like).index, {}
+    for side, titles in zip("xy", names, strict=True):
+        known, dim = lists_of(index, side), splits["train_paired"][side].shape[1]
+        if columns_of(index, side) not in (None, dim) or (titles and known.get(f"{side}_names", titles) != titles):
+            there = ", ".join(known.get(f"{side}_names", ())) or f"{columns_of(index, side)} columns"
+            raise ValueError(f"{side} of --like {options.like} is {there}; give the same columns in the same order")
+        if mean := known.get(f"{side}_mean"):
+            std = known[f"{side}_std"]
+            scale |= {f"{side}_mean": mean, f"{side}_std": std}
+            for split in (split for split in splits.values() if side in split):
+                split[side] = (split[side].astype(np.float64) - np.array(mean)) / np.array(std)
+    return scale
+
+
+def read_pairs(
+    files: list[str], x_columns: list[str] | None, y_columns: list[str] | None, *reading, option: str = "--pairs"
+) -> tuple:
     """x [N, Dx] and y [N, Dy] from two tables, or from the columns of one .csv, and the names of their columns."""
     if len(files) == 1 and not files[0].lower().endswith(NAMED):
-        raise ValueError(f"--pairs {files[0]}: give X.npy and Y.npy, or one .csv with --x-columns and --y-columns")
+        raise ValueError(f"{option} {files[0]}: give X.npy and Y.npy, or one .csv with --x-columns and --y-columns")
     if len(files) > 2:
-        raise ValueError(f"--pairs takes one or two files, not {len(files)}")
+        raise ValueError(f"{option} takes one or two files, not {len(files)}")
     if len(files) == 1 and not (x_columns and y_columns):
-        raise ValueError(f"--pairs {files[0]}: name the columns with --x-columns and --y-columns")
+        raise ValueError(f"{option} {files[0]}: name the columns with --x-columns and --y-columns")
     if len(files) == 1 and (both := [name for name in x_columns or () if name in y_columns]):
         raise ValueError(
             f"column {both[0]!r} is in --x-columns and in --y-columns; what is to be predicted is no input"
@@ -107,18 +143,30 @@ def refuse_targets_among_inputs(x: np.ndarray, y: np.ndarray, x_names: list[str]
             raise ValueError(f"column {name!r} is the same in x and in y; what is to be predicted is no input")
 
 
-def split_pairs(x: np.ndarray, y: np.ndarray, val: float, test: float, rng: np.random.Generator) -> dict:
+def split_pairs(options: argparse.Namespace, x: np.ndarray, y: np.ndarray) -> dict:
     """train_paired, val and test; splits whose share is zero are left out."""
-    if not (val >= 0 and test >= 0 and val + test < 1):
-        raise ValueError(
-            f"--val-fraction {val} and --test-fraction {test} must be at least 0 and add up to less than 1"
-        )
-    order = rng.permutation(len(x))
-    ends = np.cumsum([round(len(x) * val), round(len(x) * test)])
-    parts = dict(zip(("val", "test", "train_paired"), np.split(order, ends), strict=True))
-    if not len(parts["train_paired"]):
-        raise ValueError(f"{len(x)} pairs leave none to train on; lower --val-fraction or --test-fraction")
-    return {name: {"x": x[rows], "y": y[rows]} for name, rows in parts.items() if len(rows)}
+    given = {"groups": options.group_column, "times": options.time_column}
+    if all(given.values()):
+        raise ValueError("--group-column and --time-column split the same pairs; give one of them")
+    cells = {
+        kind: labels(Path(options.pairs[0]), column, f"--{kind[:-1]}-column", options.encoding)
+        for kind, column in given.items()
+        if column
+    }
+    test = 0.0 if options.test_pairs else options.test_fraction
+    parts = split_rows(len(x), options.val_fraction, test, np.random.default_rng(options.seed), **cells)
+    return {name: {"x": x[rows], "y": y[rows]} for name, rows in parts.items()}
+
+
+def test_pairs(options: argparse.Namespace, train: dict[str, np.ndarray], *names: list[str] | None) -> dict:
+    """x and y of --test-pairs; ValueError in one line unless they have the columns of the pairs."""
+    reading = options.encoding, options.decimal_comma
+    x, y, *found = read_pairs(options.test_pairs, options.x_columns, options.y_columns, *reading, option="--test-pairs")
+    for side, rows, titles, expected in (("x", x, found[0], names[0]), ("y", y, found[1], names[1])):
+        if rows.shape[1] != train[side].shape[1] or titles != expected:
+            told = ", ".join(titles or [f"{rows.shape[1]} columns"])
+            raise ValueError(f"--test-pairs {options.test_pairs[0]}: {side} is {told}, other than in the pairs")
+    return {"x": x, "y": y}
 
 
 def standardise(

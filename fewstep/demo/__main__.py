@@ -1,7 +1,7 @@
 """A page in the browser to generate, invert and edit pictures with exported students.
 
     python -m fewstep.demo RUN/export                       then open the address that it prints
-    python -m fewstep.demo RUN/export --examples FOLDER     the same, with pictures and captions to begin with
+    python -m fewstep.demo RUN/export --examples FOLDER     the same, with other pictures and captions to begin with
     python -m fewstep.demo --edit glasses.safetensors --edit old.safetensors    what `fewstep.fast_edit learn` wrote
     python -m fewstep.demo --collaboration RUN/export --oracle clip     the same for drafts and their repairs
 
@@ -23,6 +23,7 @@ from fewstep.one_line import one_line
 from fewstep.picture_size import size_argument
 from fewstep.shell_command import QUIET
 
+EXAMPLES = "what the page opens with: examples.json and its pictures; of assets/sd_avatars, assets/avatar_examples"
 COLLABORATION = (
     *("oracle", "calibration", "prompts", "teacher", "student_steps", "student_scale"),
     *("teacher_steps", "teacher_scale", "solver"),
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from fewstep.demo.collaboration_answers import CollaborationAnswers
-    from fewstep.demo.examples import read_examples
+    from fewstep.demo.examples import known_examples, read_examples
     from fewstep.demo.fast_edit_answers import FastEditAnswers
     from fewstep.demo.page import launch
     from fewstep.icd.pair import InvertibleConsistency
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if options.export is None and not options.edit and options.examples is not None:
             raise ValueError("--examples are for editing; give EXPORT or --edit, too")
-        examples = [] if options.examples is None else read_examples(options.examples)  # before a network is loaded
+        folder = options.examples or (options.export and known_examples(options.pipeline, options.export))
+        examples = read_examples(folder) if folder else []  # before a network is loaded
         dtype = getattr(torch, options.dtype)
         places = options.export, options.pipeline, options.network
         edits = FastEditAnswers.load(options.edit, options.base, options.device) if options.edit else None
@@ -82,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(in_its_words("python -m fewstep.demo"), description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("export", type=Path, nargs="?", metavar="EXPORT", help="what an ICD run exported: RUN/export")
-    add("--examples", type=Path, metavar="FOLDER", help="what the page opens with: examples.json and its pictures")
+    add("--examples", type=Path, metavar="FOLDER", help=EXAMPLES)
     add("--port", type=int, help="of the page; the first free one from 7860 on if not given")
     add("--host", default="127.0.0.1", help="address to answer; 0.0.0.0 for the whole network, default %(default)s")
     add("--share", action="store_true", help="a public address through gradio's servers for a week")

@@ -28,8 +28,8 @@ def collaboration_tab(gr: Any, answers: CollaborationAnswers, one: dict[str, Any
                 elem_classes=["shown", "answer", "pairs"],
             )  # fmt: skip
 
-    def draw(*values: Any) -> tuple[Any, str]:
-        shown, line, wrong = answers.draw(*values)
+    def draw(prompts: str, mean_passes: float | None, seed: float | None) -> tuple[Any, str]:
+        shown, line, wrong = answers.draw(prompts, mean_passes, seed)
         return shown, shown_line(line, wrong)
 
     button.click(draw, [prompts, passes, seed], [pictures, told], api_name="draw", show_progress_on=pictures, **one)

@@ -14,10 +14,6 @@ ONE = {"concurrency_limit": 1, "concurrency_id": "networks"}  # at a time
 HINT = "The middle {part} is used. Paint where it may change; nothing painted: anywhere."
 STEPS = "What the decoder expects at each step, from noise to picture:"
 STRENGTHS = "From the picture to the strongest guidance; above, the scale that is chosen:"
-EDITING = (
-    *("guidance_scale", "guided_below", "backend", "prompt_below", "replay", "guide_by"),
-    *("cross_share", "self_share", "amplify", "blend"),
-)
 
 
 def editing_tabs(gr: Any, pair: InvertibleConsistency, device: str, examples: Sequence[Example]) -> None:
@@ -57,7 +53,7 @@ def _generate_tab(gr: Any, answers: Answers, begin: Beginnings) -> list[Any]:
         with gr.Column():
             _, first, _ = begin.first()
             prompt = gr.Textbox(first, label="Prompt", placeholder="what the picture shall show")
-            controls = [prompt, *_guidance(gr, answers.pair, 1.0)]
+            controls = {"prompt": prompt, **_guidance(gr, answers.pair, 1.0)}
             button = gr.Button("Generate", variant="primary")
             if prompts := begin.prompts():
                 with gr.Accordion("Captions of the examples", open=False):
@@ -77,7 +73,8 @@ def _invert_tab(gr: Any, answers: Answers, begin: Beginnings) -> list[Any]:
                 format="png", elem_classes="shown",
             )  # fmt: skip
             source = gr.Textbox(words, label="What it shows", placeholder="the picture in words")
-            controls = [limited(image), source, gr.Number(0, label="Seed", precision=0, minimum=0)]
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            controls = {"image": limited(image), "source": source, "seed": seed}
             button = gr.Button("Encode and decode", variant="primary")
         results = _results(gr, "Decoded from its code")
     _connect([button.click, source.submit], answers.invert, controls, results, "invert")
@@ -96,22 +93,16 @@ def _edit_tab(gr: Any, answers: Answers, begin: Beginnings) -> list[Any]:
             gr.Markdown(HINT.format(part=_part(answers.pair.model.image_size)), elem_classes="hint")
             source = gr.Textbox(old, label="What it shows", placeholder="the picture in words")
             target = gr.Textbox(new, label="What it shall show", placeholder="the same words, with your change")
-            scale, tau, seed = _guidance(gr, answers.pair, 0.8)
+            guidance = _guidance(gr, answers.pair, 0.8)
             with gr.Row():
                 button = gr.Button("Edit", variant="primary", min_width=180)
                 every = gr.Button("Every strength", min_width=180)
             options = _editing(gr)
         results = _results(gr, "Edited")
 
-    def with_options(answer: Callable[..., Any]) -> Callable[..., Any]:
-        def edit(drawn: Any, source: str, target: str, seed: float, *values: Any) -> Any:
-            return answer(drawn, source, target, seed, **dict(zip(EDITING, values, strict=True)))
-
-        return edit
-
-    controls = [limited(drawn), source, target, seed, scale, tau, *options]
-    _connect([button.click, target.submit], with_options(answers.edit), controls, results, "edit")
-    _connect([every.click], with_options(answers.strengths), controls, results, "strengths", STRENGTHS)
+    controls = {"drawn": limited(drawn), "source": source, "target": target, **guidance, **options}
+    _connect([button.click, target.submit], answers.edit, controls, results, "edit")
+    _connect([every.click], answers.strengths, controls, results, "strengths", STRENGTHS)
     return [drawn, source, target, *results]
 
 
@@ -121,18 +112,18 @@ def _part(image_size: tuple[int, int]) -> str:
     return "square" if height == width else f"part that is {width / height:.3g} times as wide as high"
 
 
-def _guidance(gr: Any, pair: InvertibleConsistency, guided_below: float) -> list[Any]:
+def _guidance(gr: Any, pair: InvertibleConsistency, guided_below: float) -> dict[str, Any]:
     """Guidance scale, time from which on, seed."""
     scales = [(f"{scale:g}{' (unguided)' if scale == 1 else ''}", scale) for scale in pair.guidance_scales]
     with gr.Row():
-        scale = gr.Dropdown(scales, value=default_scale(pair, None), label="Guidance scale", min_width=120)
+        scale = gr.Dropdown(scales, value=default_scale(pair, None), label="Guidance scale (strength)", min_width=120)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120)
     tau = gr.Slider(0, 1, guided_below, step=0.01, label="Guided where the noise level is at most")
-    return [scale, tau, seed]
+    return {"guidance_scale": scale, "guided_below": tau, "seed": seed}
 
 
-def _editing(gr: Any) -> list[Any]:
-    """In the order of EDITING, without the two of guidance."""
+def _editing(gr: Any) -> dict[str, Any]:
+    """By the names that `Answers.edit` takes."""
     names = [("switch the prompt", "prompt_switch"), ("prompt-to-prompt", "prompt_to_prompt")]
     backend = gr.Radio(names, value="prompt_switch", label="Way of editing")
     with gr.Accordion("More", open=False):
@@ -145,7 +136,8 @@ def _editing(gr: Any) -> list[Any]:
             own = gr.Slider(0, 1, 0.6, step=0.05, label="Self-attention of the source, share of steps")
         amplify = gr.Slider(0, 8, 1.0, step=0.5, label="Factor on attention to new words")
         blend = gr.Checkbox(False, label="Blend: change only where the changed words are attended to")
-    return [backend, below, replay, guide_by, cross, own, amplify, blend]
+    named = {"backend": backend, "prompt_below": below, "replay": replay, "guide_by": guide_by}
+    return named | {"cross_share": cross, "self_share": own, "amplify": amplify, "blend": blend}
 
 
 def _results(gr: Any, label: str) -> list[Any]:
@@ -174,16 +166,20 @@ def _results(gr: Any, label: str) -> list[Any]:
 def _connect(
     events: list[Any],
     answer: Callable[..., Any],
-    inputs: list[Any],
+    inputs: dict[str, Any],
     outputs: list[Any],
     name: str,
     hint: str = STEPS,
 ) -> None:
-    """hint: what the pictures below the answer are."""
+    """inputs: by the names of the answer's arguments, which are those of the page's API, too.
 
-    def shown(*values: Any) -> tuple[Any, Any, str, str]:
-        picture, below, told = answer(*values)
+    hint: what the pictures below the answer are.
+    """
+
+    def shown(**values: Any) -> tuple[Any, Any, str, str]:
+        picture, below, told = answer(**values)
         return picture, below, shown_line(told, picture is None), STEPS if picture is None else hint
 
     for number, event in enumerate(events):
-        event(shown, inputs, outputs, api_name=f"{name}{number or ''}", show_progress_on=outputs[0], **ONE)
+        api = {"api_name": f"{name}{number}", "api_visibility": "private"} if number else {"api_name": name}
+        event(shown, None, outputs, inputs_kwargs=inputs, show_progress_on=outputs[0], **api, **ONE)

@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from fewstep.files.pictures import read_picture, to_picture
 from fewstep.files.plain_json import read_json
+from fewstep.icd.description import read_description
 from fewstep.icd.prompt_alignment import STOP_WORDS
 from fewstep.one_line import one_line
 
@@ -40,6 +41,16 @@ class Example:
         gone = [word for start, end, _, _ in spans for word in old[start:end]]
         came = [word for _, _, start, end in spans for word in new[start:end]]
         return " ".join(came or ["no", *gone]) if spans else self.target
+
+
+def known_examples(pipeline: str | None, export: str | Path) -> Path | None:
+    """The examples of avatars that lie beside the teacher of an export, where that is assets/sd_avatars."""
+    try:
+        teacher = Path(pipeline or read_description(export)["pipeline"])
+    except ValueError:
+        return None  # whoever loads the export says what is wrong with it
+    folder = teacher.with_name("avatar_examples")
+    return folder if teacher.name == "sd_avatars" and (folder / "examples.json").is_file() else None
 
 
 def read_examples(folder: str | Path) -> list[Example]:

@@ -1,5 +1,6 @@
 """The tab of learnt edits: a picture and a slider for each file on the left, the edited picture on the right."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,13 +35,14 @@ def fast_edit_tab(gr: Any, answers: FastEditAnswers, examples: Sequence[Example]
             told = gr.Markdown(elem_classes="told")
             shown = _examples(gr, pictures) if pictures else None
 
-    def edit(*values: Any) -> tuple[Any, str]:
-        picture, line, wrong = answers.edit(*values)
+    def edit(picture: Any, seed: float | None, **strengths: float | None) -> tuple[Any, str]:
+        picture, line, wrong = answers.edit(picture, seed, *strengths.values())
         return picture, shown_line(line, wrong)
 
-    button.click(
-        edit, [limited(given), seed, *sliders], [edited, told], api_name="apply", show_progress_on=edited, **one
-    )
+    words = [re.sub(r"\W", "_", f"strength_{name}") for name in answers.names]  # of the page's API
+    unique = [f"{word}_{n}" if words.count(word) > 1 else word for n, word in enumerate(words, 1)]
+    event = {"inputs_kwargs": dict(zip(unique, sliders, strict=True)), "api_name": "apply", "show_progress_on": edited}
+    button.click(edit, [limited(given), seed], [edited, told], **event, **one)
     if shown is not None:
 
         def fill(event: gr.SelectData) -> tuple[Any, None, str]:

@@ -1,6 +1,7 @@
 """Files that survive a power cut, and are whole or absent."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,39 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Another folder to write to, which takes the place of `path` at the end, unless something was raised.
+
+    Files of `path` that the new folder lacks are taken along. Killed between its two renamings, `path` is absent and
+    both folders lie whole beside it; at any other time it is the old folder or the new one, never a part.
+    """
+    target = path.resolve() if path.is_symlink() else path
+    partial, old = (target.with_name(f".{target.name}.tmp.{os.getpid()}{end}") for end in ("", ".old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if target.is_dir():
+            for file in target.rglob("*"):
+                if not file.is_dir() and not os.path.lexists(kept := partial / file.relative_to(target)):
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(file, kept, follow_symlinks=False)
+            target.rename(old)
+        try:
+            partial.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Put content in the place of a file, whole and durably."""
     with replacing(path) as partial:
@@ -37,7 +71,11 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

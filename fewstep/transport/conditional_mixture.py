@@ -1,6 +1,6 @@
 """Means and quantiles of the conditional mixture of inverse_ot.py, in closed form or by bisection of its exact CDF.
 
-Shape legend: B conditions, K = M·N components, D target dimensions, Q levels.
+Shape legend: B conditions, K components, M·N of the light family, D target dimensions, Q levels.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Mixture(NamedTuple):
 
     weight: Tensor  # [B, K], sums to 1
     mean: Tensor  # [B, K, D]
-    deviation: Tensor  # [K, D]
+    deviation: Tensor  # [B, K, D], or [K, D] where it does not depend on x
 
 
 def conditional_mixture(potential: Potential, cost: Cost) -> Mixture:
@@ -41,11 +41,12 @@ def quantiles(mixture: Mixture, levels: Tensor) -> Tensor:
     The quantile of a mixture lies between the smallest and the largest of its components' quantiles.
     """
     levels = levels.double()
-    of_each = mixture.mean[:, None] + mixture.deviation * torch.special.ndtri(levels)[:, None, None]  # [B, Q, K, D]
+    deviation = mixture.deviation.expand_as(mixture.mean)[:, None]  # [B, 1, K, D]
+    of_each = mixture.mean[:, None] + deviation * torch.special.ndtri(levels)[:, None, None]  # [B, Q, K, D]
     low, high = of_each.amin(2), of_each.amax(2)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        z = (middle[:, :, None] - mixture.mean[:, None]) / mixture.deviation
+        z = (middle[:, :, None] - mixture.mean[:, None]) / deviation
         below = torch.einsum("bk,bqkd->bqd", mixture.weight, torch.special.ndtr(z)) < levels[:, None]
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return (low + high) / 2

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fewstep.rng import PerSampleRng
 from fewstep.transport import conditional_mixture
 from fewstep.transport.light_transport import LightTransport
+from fewstep.transport.stacked_transport import StackedTransport
 from fewstep.transport.units import Units
 
 Rows = Tensor | np.ndarray | Sequence[Any]  # [B, D] of numbers, or [D] for one row
@@ -62,7 +63,7 @@ class ConditionalModel:
 
     @torch.no_grad()
     def mean(self, x: Rows) -> Tensor:
-        """E[y|x] [B, Dy]: exact for LightTransport, else of DRAWS samples."""
+        """E[y|x] [B, Dy]: exact for LightTransport and StackedTransport, else of DRAWS samples."""
         return self.units.restore("y", self._summary(x, 1, conditional_mixture.mean, lambda drawn: drawn.mean(1)))
 
     @torch.no_grad()
@@ -96,9 +97,14 @@ class ConditionalModel:
         """Standardised [B, ..., Dy], by blocks of rows."""
         if hasattr(self.network, "class_log_prob"):
             raise ValueError("labels have no mean and no quantiles; ask for class_probabilities")
-        if not isinstance(self.network, LightTransport):
+        if not isinstance(self.network, LightTransport | StackedTransport):
             return drawn(self.units.standardise("y", self.sample(x, DRAWS)))
-        rows, potential = self._rows("x", x), self.network.potential()
+        rows = self._rows("x", x)
+        if isinstance(self.network, StackedTransport):
+            cells = levels * self.network.num_gaussians * self.units.y_dim
+            some = (self.network.conditional_mixture(part) for part in rows.split(max(1, CELLS_AT_ONCE // cells)))
+            return torch.cat([exact(conditional_mixture.Mixture(*(part.cpu() for part in one))) for one in some])
+        potential = self.network.potential()
         cells = levels * self.network.num_cost * len(potential.log_w) * self.units.y_dim
         blocks = (self.network.cost(some) for some in rows.split(max(1, CELLS_AT_ONCE // cells)))
         mixtures = (conditional_mixture.conditional_mixture(potential, cost) for cost in blocks)

@@ -22,12 +22,16 @@ from fewstep.transport.conditional_model import ConditionalModel
 from fewstep.transport.discrete_transport import DiscreteTransport
 from fewstep.transport.energy import EnergyTransport
 from fewstep.transport.light_transport import LightTransport
+from fewstep.transport.stacked_transport import StackedTransport
 from fewstep.transport.units import Units, read_units
 
 DESCRIPTION, WEIGHTS = "transport.json", "model.safetensors"
-NETWORKS: dict[str, Any] = {kind.__name__: kind for kind in (LightTransport, EnergyTransport, DiscreteTransport)}
-TRAINING_ONLY = ("queue", "buffer.")  # rows and chains that only a training reads
-SMALL = {"LightTransport": {"queue_size": 0}, "EnergyTransport": {"buffer_capacity": 1}, "DiscreteTransport": {}}
+NETWORKS: dict[str, Any] = {
+    kind.__name__: kind for kind in (LightTransport, EnergyTransport, DiscreteTransport, StackedTransport)
+}
+TRAINING_ONLY = ("queue", "buffer.", "networks.", "best", "held_out_nll")  # what only a training reads
+SMALL: dict[str, dict[str, int]] = {kind: {} for kind in NETWORKS}
+SMALL |= {"LightTransport": {"queue_size": 0}, "EnergyTransport": {"buffer_capacity": 1}}
 LARGEST = 1 << 31  # of a size
 
 

@@ -7,6 +7,7 @@ divided by the product of the deviations (change of variables): log p(y|x) = log
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from fewstep.files.plain_reader import shown
 from fewstep.files.table_columns import check_columns
 
 MOST_COLUMNS = 1 << 20
+SAME = 1e-6  # of two deviations, as a share; of two means, in deviations
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,25 @@ class Units:
         """The names of a side's columns; x1, x2, ... or y1, y2, ... where the table has none."""
         names, dim = (self.x_names, self.x_dim) if side == "x" else (self.y_names, self.y_dim)
         return names or [f"{side}{number}" for number in range(1, dim + 1)]
+
+    def mismatch(self, other: "Units") -> str | None:
+        """What makes rows that were standardised as `other` says mean something else here, in a few words."""
+        for side in "xy":
+            mine, others = (getattr(units, f"{side}_names") for units in (self, other))
+            if mine and others and mine != others:
+                first, second = next((a, b) for a, b in zip_longest(mine, others, fillvalue="none") if a != b)
+                return f"a column of {side} is {second!r} there and {first!r} here"
+            if getattr(self, f"{side}_dim") != getattr(other, f"{side}_dim"):
+                continue  # the network says so
+            (mean, std), (there, scale) = self._scale(side), other._scale(side)
+            apart = ((mean - there).abs() > SAME * std) | ((std / scale - 1).abs() > SAME)
+            if apart.any():
+                at = int(apart.nonzero()[0])
+                told = (f"({value[at]:.6g} ± {spread[at]:.6g})" for value, spread in ((there, scale), (mean, std)))
+                return (
+                    f"{self.named(side)[at]} of {side} is standardised by {next(told)} there and by {next(told)} here"
+                )
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values that `read_units` takes."""

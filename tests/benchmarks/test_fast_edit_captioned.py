@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from benchmarks.fast_edit import bench
-from benchmarks.fast_edit.flow_edit import FlowEdit, flow_edit, line_time
+from benchmarks.fast_edit.flow_edit import FlowEdit
 from benchmarks.fast_edit.icd_rival import ICD
 from fewstep.backbones import load_latent_diffusion
 from fewstep.diffusion.predictions import Parametrization
 from fewstep.diffusion.schedules import RectifiedFlow, per_sample
 from fewstep.diffusion.solvers import even_times
+from fewstep.editors.flow_edit import flow_edit, line_time
 from fewstep.icd.editing import Editing
 from fewstep.icd.pair import InvertibleConsistency
 from fewstep.rng import PerSampleRng

@@ -194,7 +194,9 @@ def plain(value):
     ("options", "message"),
     [
         ({"path": "nowhere"}, "nowhere"),
-        ({"splits": {"train": "trian"}}, "no split 'trian', only 'test', 'train', 'val'"),
+        ({"splits": {"train": "trian"}}, "^splits.train=trian: .* has no split 'trian', only 'test', 'train', 'val'"),
+        ({"splits": {"val": "vla"}}, "^splits.val=vla: .* has no split 'vla', only 'test', 'train', 'val'"),
+        ({"num_workers": 5000}, "num_workers=5000: each is a process; give 1024 at most"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"splits": {"num_train": 0}}, "splits.num_train=0: must be at least 1"),
         ({"splits": {"num_val": -1}}, "splits.num_val=-1: must be at least 1"),

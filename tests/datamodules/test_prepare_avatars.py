@@ -2,9 +2,11 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 import tarfile
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -55,7 +57,7 @@ def test_node_draws_from_the_packages(fake_dicebear):
 
 def test_missing_tools_are_one_line(tmp_path, fake_dicebear, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    command = ["avatars", "--out", str(tmp_path / "a"), "--packages", str(fake_dicebear), "--num", "10"]
+    command = ["avatars", "--out", str(tmp_path / "a"), "--packages", str(fake_dicebear), "--num", "100"]
     assert main(command) == 2
     error = capsys.readouterr().err
     assert "pip install resvg-py" in error
@@ -114,6 +116,25 @@ def test_how_many_is_asked_before_anything_is_listed(tmp_path, monkeypatch, caps
     assert main(["avatars", "--out", str(tmp_path / "a"), "--num", str(num)]) == 2
     assert f"--num {num} --size 64: expected 10 to 1,000,000 pairs" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_so_few_pairs_that_a_split_is_empty_are_one_line(tmp_path, capsys, seed):
+    """The number it names is the smallest that fills all: one less is refused, too."""
+    words = ["avatars", "--out", str(tmp_path / "a"), "--seed", str(seed), "--num"]
+    assert main([*words, "10"]) == 2
+    error = capsys.readouterr().err
+    found = re.fullmatch(r"error: --num 10 leaves no pair for ([\w ]+); give (\d+) or more\n", error)
+    assert found is not None, error
+    enough = int(found[2])
+    splits = [scene.split for _, scene in islice(avatars.scenes_of("pixel-art", str(seed), 1), enough)]
+    assert set(splits) == {"train", "val", "test"} != set(splits[:-1])
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_size_that_networks_cannot_halve_is_one_line(tmp_path, capsys):
+    assert main(["avatars", "--out", str(tmp_path / "a"), "--size", "65"]) == 2
+    assert capsys.readouterr().err.startswith("error: --size 65: give a multiple of 8, such as 64")
 
 
 @pytest.mark.parametrize("persons", [0, 5])

@@ -102,6 +102,10 @@ def test_latents_of_rectangles_go_with_pictures_of_that_size(data, parts, tmp_pa
     assert main(again) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "again" / "index.json").read_text())["image_size"] == [8, 16]
 
+    (tmp_path / "out" / "index.json").write_text(json.dumps(index | {"image_size": None}))
+    assert main([*again[:-1], str(tmp_path / "third")]) == 2
+    expected = f"error: {tmp_path / 'out'} does not say how large its pictures are; give --size in pixels, such as 64\n"
+    assert capsys.readouterr().err.endswith(expected)
     (tmp_path / "out" / "index.json").write_text(json.dumps(index | {"image_size": [8]}))
     assert main([*again[:-1], str(tmp_path / "third")]) == 2
     assert "out: image_size=[8]: give one whole number from 1" in capsys.readouterr().err
@@ -157,4 +161,6 @@ def test_the_size_must_be_known(data, parts, tmp_path, capsys):
     command = arguments(data, parts, tmp_path / "out")
     command[command.index("--size") : command.index("--size") + 2] = []
     assert main(command) == 2
-    assert "--size None" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(
+        " does not say how large its pictures are; give --size in pixels, such as 64\n"
+    )

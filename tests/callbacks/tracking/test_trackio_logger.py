@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import evaluate
 from callbacks.tracking.trackio_logger import TrackioLogger
+from commands.report.tracked import record_locally
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -144,3 +146,26 @@ def test_without_the_package_one_line_says_how_to_get_it(fit, monkeypatch, capsy
         "error: --trackio local needs the package trackio; pip install 'fewstep[trackio]'\n"
     )
     assert not Path("runs").exists()
+
+
+def test_the_table_of_an_evaluation_is_recorded(tmp_path, dashboards):
+    run = {"checkpoint": "a.ckpt", "config": "c.yaml", "data": {}, "metrics": {"test/nll": 1.5}}
+    run |= {"intervals": {"test/nll": [1.0, 2.0]}, "sampling": {"nfe": 4}}
+    assert record_locally(tmp_path, [run], "evaluated") == "trackio show --project evaluated"
+    ((_, name, _, values),) = rows(dashboards, "evaluated")
+    assert name.startswith(tmp_path.name)
+    (line,) = values["evaluation"]["_value"]
+    assert {key: line[key] for key in ("metric", "value", "low", "high", "nfe")} == {
+        "metric": "test/nll", "value": 1.5, "low": 1.0, "high": 2.0, "nfe": 4,
+    }  # fmt: skip
+
+
+def test_an_evaluation_without_the_package_is_one_line(tmp_path, monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "trackio" else found(name, *rest)
+    )
+    assert evaluate.main(["RUN", "--out", str(tmp_path / "out"), "--trackio", "local"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --trackio local needs the package trackio; pip install 'fewstep[trackio]'\n"
+    )

@@ -75,6 +75,17 @@ except SystemExit as stop:
     assert "python train.py" not in run.stdout
 
 
+def test_a_reader_that_has_enough_is_no_error(installed):
+    place = str(installed.parents[1] / "site")
+    command = [sys.executable, str(installed), "--help"]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end) as nobody:
+        variables = os.environ | {"PYTHONPATH": place}
+        run = subprocess.run(command, env=variables, stdout=nobody, stderr=subprocess.PIPE, timeout=PATIENCE)
+    assert (run.returncode, run.stderr) == (1, b"")
+
+
 def test_each_other_command_calls_itself_so(fewstep):
     for words in (["icd"], ["evaluate"], ["demo"]):
         run = fewstep(*words, "--help")
@@ -82,13 +93,24 @@ def test_each_other_command_calls_itself_so(fewstep):
         assert run.stdout.startswith(f"usage: fewstep {words[0]} ")
 
 
-def test_a_folder_that_hides_a_package_is_named(fewstep, tmp_path):
-    (tmp_path / "mine" / "callbacks").mkdir(parents=True)
-    (tmp_path / "mine" / "callbacks" / "__init__.py").touch()
+@pytest.mark.parametrize("name", ["callbacks", "commands", "fewstep"])
+def test_a_folder_that_hides_a_package_is_named(fewstep, tmp_path, name):
+    (tmp_path / "mine" / name).mkdir(parents=True)
+    (tmp_path / "mine" / name / "__init__.py").touch()
     run = fewstep("--help", path=[tmp_path / "mine"])
     assert run.returncode == 2
-    assert run.stderr.startswith(f"error: {tmp_path / 'mine' / 'callbacks'} hides the package callbacks of fewstep; ")
+    assert run.stderr.startswith(f"error: {tmp_path / 'mine' / name} hides the package {name} of fewstep; ")
     assert run.stderr.count("\n") == 1
+
+
+def test_a_config_of_the_users_that_hides_ours_is_named(fewstep, tmp_path):
+    (tmp_path / "configs" / "ot_conditional").mkdir(parents=True)
+    (tmp_path / "configs" / "ot_conditional" / "weather.yaml").write_text("seed_everything: 1\n")
+    run = fewstep("fit", "-c", "configs/ot_conditional/weather.yaml")
+    assert run.stdout.splitlines()[0] == (
+        "config  configs/ot_conditional/weather.yaml is the one of this folder, not the one that comes along"
+    )
+    assert run.returncode == 2
 
 
 @pytest.mark.slow

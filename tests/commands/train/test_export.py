@@ -70,6 +70,22 @@ def test_an_export_that_fails_after_a_stop_is_one_line_and_changes_no_code(fit, 
     assert "export  not written: not measured yet: validate before the export\n" in capsys.readouterr().err
 
 
+def test_an_export_that_breaks_off_leaves_the_one_before(fit, load, monkeypatch, capsys):
+    assert fit(*EXPORTING) == 0
+    before = exported()
+
+    def half(self, folder):
+        Path(folder).mkdir()
+        Path(folder, "net.pt").write_bytes(b"half")
+        raise ValueError("no space left")
+
+    monkeypatch.setattr("tests.tiny_exporting.ExportingModule.export", half)
+    assert train.main(["export", "--run_dir", "run", "--ckpt_path", "run/checkpoints/last.ckpt"]) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert same(exported(), before)
+    assert [path.name for path in Path("run").iterdir() if "export" in path.name] == ["export"]
+
+
 def test_a_dry_run_exports_nothing(fit):
     assert fit(*EXPORTING, "--dry_run") == 0
     assert [file.name for file in Path().iterdir()] == ["tiny.yaml"]
@@ -132,12 +148,21 @@ def test_an_average_covers_only_what_it_holds():
 
 def test_every_module_that_exports_names_the_command_that_takes_it():
     kinds = [getattr(lightning_modules, name) for name in lightning_modules.__all__]
-    named = {kind.__name__ for kind in kinds if hasattr(kind, "export")} - {"OTConditionalModule"}
+    named = {kind.__name__ for kind in kinds if hasattr(kind, "export")}
     assert named == set(USES)
 
     icd = type("ICDModule", (torch.nn.Module,), {"hparams": {"pipeline": "a", "network": None}})
     assert next_use("my runs/export", icd()).startswith("python -m fewstep.icd edit 'my runs/export' --image")
     assert next_use("export", TinyModule()) is None
+
+
+def test_a_table_is_asked_of_the_runs_best_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = type("OTConditionalModule", (torch.nn.Module,), {"hparams": {}})
+    assert next_use("run/export", table()) is None
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/best.ckpt").touch()
+    assert " --ckpt_path run/checkpoints/best.ckpt --data.x TABLE" in next_use("run/export", table())
 
 
 def test_an_early_stop_is_the_last_line(fit, capsys):

@@ -38,6 +38,7 @@ def test_what_is_left_out_is_taken_from_the_table(sized, capsys):
     assert "sizes" not in capsys.readouterr().out.partition("\n")[2]
     assert sized(network="EnergyTransport") == ["x_dim=3", "y_dim=2"]
     assert sized(network="DiscreteTransport") == ["x_dim=3"]
+    assert sized(network="StackedTransport") == ["x_dim=3", "y_dim=2"]
 
 
 def test_flags_and_configs_keep_the_last_word(sized, table):

@@ -1,0 +1,273 @@
+"""A convex mixture of conditional densities whose weights, and every step, are judged on pairs that were left out.
+
+Members, from stiff to flexible: a joint Gaussian by expectation-maximisation, ridge regression (gaussian.py), density
+networks that are linear in x, and density networks with hidden layers and several components. The networks minimise the
+likelihood of the pairs plus the marginal term of Eq. 25 of arXiv 2410.02628. Of each there are F copies, and for each
+amount of noise on x; copy f is trained without the folds f and f + 1 of the F folds of the pairs, and the density of a
+member is the mean over its copies. What the copies say of the pairs that they never saw, the mean of two for each pair,
+decides when the networks are kept, and the weights: those of the largest left-out likelihood (stacking of predictive
+distributions, Yao et al. 2018, arXiv 1704.02030). So all pairs train and all judge, and the mixture is nearly as good
+as its best member. Few pairs overfit every copy, but each in its own way: their mean is far better than one of them.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.rng import PerSampleRng, standard_normal, standard_uniform
+from fewstep.transport import conditional_mixture, gaussian
+from fewstep.transport.cross_fitting import assign_folds, held_out, seen_by, stacking_weights
+from fewstep.transport.density_networks import Components, DensityNetworks
+from fewstep.transport.dimensions import check_dimensions
+from fewstep.transport.gaussian import LinearGaussian
+from fewstep.transport.mixtures import categorical
+from fewstep.transport.networks import options_of
+from fewstep.transport.table_scale import check_table, scale_of
+
+CLOSED = ("joint", "ridge")
+FEWEST_PAIRS = 4
+
+
+class StackedTransport(nn.Module):
+    """p(y|x) from few pairs and many unpaired rows of any table; exact density, sampler, means and quantiles.
+
+    Args:
+        x_dim, y_dim: Dx and Dy.
+        num_components, hidden: of the flexible networks.
+        noise: deviations of the noise on paired x, for standardised x; a network is trained with each.
+        folds: F.
+        floor: smallest deviation of a coordinate of y given the earlier ones, in deviations of y.
+        pair_rows: pairs in a step; all, where there are fewer.
+
+    x and y are standardised within, by all known rows. Left-out values are in nats of y as it is given.
+    """
+
+    log_weight: Tensor
+    held_out_nll: Tensor
+    best: Tensor
+    pairs_x: Tensor
+    pairs_y: Tensor
+    fold: Tensor
+    closed_weight: Tensor
+    closed_bias: Tensor
+    closed_whiten: Tensor
+    closed_held_out: Tensor
+    x_shift: Tensor
+    x_scale: Tensor
+    y_shift: Tensor
+    y_scale: Tensor
+
+    def __init__(
+        self,
+        x_dim: int,
+        y_dim: int,
+        num_components: int = 10,
+        hidden: Sequence[int] = (64,),
+        noise: Sequence[float] = (0.1,),
+        folds: int = 8,
+        floor: float = 0.03,
+        pair_rows: int = 128,
+    ) -> None:
+        options = options_of(locals())
+        super().__init__()
+        if not noise or min(noise) < 0:
+            raise ValueError(f"noise={list(noise)}: give at least one deviation, each from 0")
+        if folds < 3 or num_components < 1 or pair_rows < 1:
+            raise ValueError(
+                f"folds={folds} (from 3), num_components={num_components} and pair_rows={pair_rows} (from 1)"
+            )
+        if not 0 < floor < 1:
+            raise ValueError(f"floor={floor}: choose a share of the deviation of y, above 0 and below 1")
+        self.options, self.x_dim, self.y_dim = options, x_dim, y_dim
+        self.noise, self.folds, self.pair_rows = tuple(noise), folds, pair_rows
+        self.num_components = num_components
+        kinds = {"linear": (1, ()), "mixture": (num_components, hidden)}
+        copies = folds * len(noise)
+        build = {name: DensityNetworks(copies, x_dim, y_dim, k, widths, floor) for name, (k, widths) in kinds.items()}
+        self.networks = nn.ModuleDict(build)
+        kept = {name: DensityNetworks(copies, x_dim, y_dim, k, widths, floor) for name, (k, widths) in kinds.items()}
+        self.kept = nn.ModuleDict(kept).requires_grad_(False)
+        self.members = [*CLOSED, *(f"{name} {noise:g}" for name in kinds for noise in self.noise)]
+        for name, shape in (("weight", (y_dim, x_dim)), ("bias", (y_dim,)), ("whiten", (y_dim, y_dim))):
+            self.register_buffer(f"closed_{name}", torch.zeros(len(CLOSED), *shape))
+        self.register_buffer("log_weight", torch.full((len(self.members),), -math.log(len(self.members))))
+        self.register_buffer("best", torch.full((len(self.members),), torch.inf))
+        self.register_buffer("held_out_nll", torch.tensor(torch.inf))
+        for side, dim in (("x", x_dim), ("y", y_dim)):
+            self.register_buffer(f"{side}_shift", torch.zeros(dim))
+            self.register_buffer(f"{side}_scale", torch.ones(dim))
+            self.register_buffer(f"pairs_{side}", torch.zeros(0, dim), persistent=False)
+        self.register_buffer("fold", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.register_buffer("closed_held_out", torch.zeros(0, len(CLOSED)), persistent=False)
+
+    # -- density and sampler ------------------------------------------------------------------------------------------
+
+    def mixture(self, x: Tensor) -> Components:
+        """All Gaussians of p(y|x) at x [B, Dx]."""
+        x = (x - self.x_shift) / self.x_scale
+        log_w, mean, whiten = zip(*self._members(x), strict=True)
+        weighted = [part + weight for part, weight in zip(log_w, self.log_weight, strict=True)]
+        joined = Components(torch.cat(weighted, 1), torch.cat(mean, 1), torch.cat(whiten, 1))
+        return Components(joined.log_w, joined.mean * self.y_scale + self.y_shift, joined.whiten / self.y_scale)
+
+    def log_density(self, y: Tensor, x: Tensor) -> Tensor:
+        """log p(y_i|x_i) in nats, exact. y [B, Dy], x [B, Dx]. Returns [B]."""
+        return self.mixture(x).log_density(y)
+
+    def sample(self, x: Tensor, rng: PerSampleRng | None = None) -> Tensor:
+        """One exact draw per row of x [B, Dx]. Returns [B, Dy]."""
+        mixture = self.mixture(x)
+        picked = categorical(mixture.log_w, standard_uniform(rng, x))
+        rows = torch.arange(len(x), device=x.device)
+        noise = standard_normal(rng, x, self.y_dim)[..., None]
+        step = torch.linalg.solve_triangular(mixture.whiten[rows, picked], noise, upper=False)
+        return mixture.mean[rows, picked] + step.squeeze(-1)
+
+    def conditional_mixture(self, x: Tensor) -> conditional_mixture.Mixture:
+        """Weights, means and deviations of all Gaussians at x, float64."""
+        log_w, mean, whiten = (part.double() for part in self.mixture(x))
+        inverse = torch.linalg.solve_triangular(whiten, torch.eye(self.y_dim).to(whiten), upper=False)
+        return conditional_mixture.Mixture(log_w.softmax(-1), mean, inverse.square().sum(-1).sqrt())
+
+    @property
+    def num_gaussians(self) -> int:
+        copies = self.folds * len(self.noise)
+        return len(CLOSED) + copies * (1 + self.num_components)
+
+    def _members(self, x: Tensor) -> list[Components]:
+        """Of every member at standardised x [B, Dx]: closed forms, then networks, the mean over their folds."""
+        line = torch.einsum("mde,be->mbd", self.closed_weight, x) + self.closed_bias[:, None]
+        zero = torch.zeros_like(line[0, :, :1])
+        found = [
+            Components(zero, mean[:, None], whiten.expand(len(x), 1, -1, -1))
+            for mean, whiten in zip(line, self.closed_whiten, strict=True)
+        ]
+        for network in self.kept.values():
+            parts = network(x)
+            for copies in torch.arange(len(parts.log_w)).split(self.folds):  # [F, B, K, ...] to [B, F K, ...]
+                several = [part[copies].transpose(0, 1).flatten(1, 2) for part in parts]
+                found.append(Components(several[0] - math.log(self.folds), *several[1:]))
+        return found
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Nets under "cost"; the biases of the last layers, which are of a component at any x, under "potential"."""
+        found = [network.biases[-1] for network in self.networks.values() if isinstance(network, DensityNetworks)]
+        potential = [parameter for parameter in found if isinstance(parameter, nn.Parameter)]
+        known = {id(parameter) for parameter in potential}
+        return {"cost": [p for p in self.networks.parameters() if id(p) not in known], "potential": potential}
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, y: Tensor) -> None:
+        """Scales of x [Q, Dx] and y [R, Dy], all known rows; ValueError in one line for a column that is constant."""
+        check_dimensions(self, x.shape[1], y.shape[1])
+        check_table(x, y)
+        for side, rows in (("x", x), ("y", y)):
+            shift, scale = scale_of(rows)
+            getattr(self, f"{side}_shift").copy_(shift)
+            getattr(self, f"{side}_scale").copy_(scale)
+
+    @torch.no_grad()
+    def start(self, x: Tensor, y: Tensor, x_unpaired: Tensor, y_unpaired: Tensor) -> None:
+        """Fit the closed forms to all pairs and without each fold, start the networks there, and judge that start.
+
+        After `initialise`. ValueError in one line for fewer pairs than FEWEST_PAIRS.
+        """
+        num = len(x)
+        if num < max(FEWEST_PAIRS, self.folds):
+            least = max(FEWEST_PAIRS, self.folds)
+            raise ValueError(
+                f"{num} pairs cannot be judged without one another; give at least {least}, or LightTransport"
+            )
+        device, dtype = self.log_weight.device, self.log_weight.dtype
+        x, x_unpaired = ((rows.double() - self.x_shift.cpu()) / self.x_scale.cpu() for rows in (x, x_unpaired))
+        y, y_unpaired = ((rows.double() - self.y_shift.cpu()) / self.y_scale.cpu() for rows in (y, y_unpaired))
+        fold = assign_folds(num, self.folds)
+        left_out = torch.zeros(num, len(CLOSED), dtype=torch.float64)
+        prior = gaussian.imagined_pairs(x, y, x_unpaired, y_unpaired)
+        kept = fold != torch.arange(self.folds)[:, None]
+        used = torch.cat([kept, seen_by(fold, self.folds), torch.ones(1, num)])
+        joints = gaussian.joint_conditionals(x, y, x_unpaired, y_unpaired, used, [prior] * len(used))
+        for number, (seen, joint) in enumerate(zip(seen_by(fold, self.folds), joints[self.folds :], strict=False)):
+            left, without = fold == number, joints[number]
+            ridge = gaussian.fit_ridge(x[~left], y[~left])
+            left_out[left] = torch.stack([one.log_density(y[left], x[left]) for one in (without, ridge)], 1)
+            residual = y[seen] - x[seen] @ joint.weight.T - joint.bias
+            for network in self.networks.values():
+                assert isinstance(network, DensityNetworks)
+                for copy in range(number, self.folds * len(self.noise), self.folds):
+                    network.start(copy, joint, residual)
+        self._place([joints[-1], gaussian.fit_ridge(x, y)])
+        self.pairs_x, self.pairs_y = x.to(device, dtype), y.to(device, dtype)
+        self.fold, self.closed_held_out = fold.to(device), left_out.to(device, dtype)
+        self.best.fill_(torch.inf)
+        self.keep_best()
+
+    def _place(self, closed: list[LinearGaussian]) -> None:
+        for number, one in enumerate(closed):
+            self.closed_weight[number] = one.weight
+            self.closed_bias[number] = one.bias
+            self.closed_whiten[number] = torch.linalg.inv(torch.linalg.cholesky(one.covariance)).tril()
+
+    @torch.no_grad()
+    def keep_best(self) -> None:
+        """Keep the networks as they are, member by member, where they are the best so far on left-out pairs.
+
+        Then fit the weights. A start that no step improves on stays.
+        """
+        place = len(CLOSED)
+        for name, network in self.networks.items():
+            for copies, score in zip(self._copies(), self._held_out(network).split(1, 1), strict=True):
+                if (nll := -score.mean()) < self.best[place]:
+                    self.best[place] = nll
+                    state = network.state_dict()
+                    for key, value in self.kept[name].state_dict().items():
+                        value[copies] = state[key][copies]
+                place += 1
+        self.best[: len(CLOSED)] = -self.closed_held_out.mean(0)
+        scores = torch.cat([self.closed_held_out, *(self._held_out(network) for network in self.kept.values())], 1)
+        self.log_weight.copy_(stacking_weights(scores).log())
+        nll = -torch.logsumexp(scores + self.log_weight, 1).mean() + self.y_scale.log().sum()
+        self.held_out_nll.copy_(nll)
+
+    def _copies(self) -> list[Tensor]:
+        """Of every amount of noise, the copies: one for each fold."""
+        return list(torch.arange(self.folds * len(self.noise)).split(self.folds))
+
+    def _held_out(self, network: nn.Module) -> Tensor:
+        """log-density of every pair by the mean of the copies that never saw it, [P, noise]."""
+        values = network(self.pairs_x).log_density(self.pairs_y).unflatten(0, (len(self.noise), self.folds))
+        return held_out(values, self.fold).T
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalar terms that add up to the objective; of a batch only x_unpaired and y_unpaired count.
+
+        The pairs are those given to `start`, validation pairs among them: each network leaves two folds out.
+        """
+        x, y = self.pairs_x, self.pairs_y
+        picked = torch.randperm(len(x), device=x.device)[: self.pair_rows]
+        copies = self.folds * len(self.noise)
+        seen = seen_by(self.fold[picked], self.folds).repeat(len(self.noise), 1).to(x.dtype)  # [C, B]
+        noise = torch.tensor(self.noise, device=x.device, dtype=x.dtype).repeat_interleave(self.folds)
+        blurred = x[picked] + noise[:, None, None] * torch.randn(copies, len(picked), self.x_dim).to(x)
+        x_unpaired = (batch["x_unpaired"] - self.x_shift) / self.x_scale
+        y_unpaired = (batch["y_unpaired"] - self.y_shift) / self.y_scale
+        both = torch.cat([blurred, x_unpaired.expand(copies, -1, -1)], 1)
+        terms = {}
+        for name, network in self.networks.items():
+            parts = network(both)
+            likelihood = parts.rows(0, len(picked)).log_density(y[picked])
+            terms[f"{name}_pair"] = -((likelihood * seen).sum(1) / seen.sum(1).clamp_min(1)).sum()
+            marginal = parts.rows(len(picked), both.shape[1]).log_marginal(y_unpaired)
+            terms[f"{name}_marginal"] = -marginal.mean(1).sum()
+        return terms
+
+    @torch.no_grad()
+    def diagnostics(self, x: Tensor) -> dict[str, Tensor]:
+        """Weight of every member, and its left-out NLL in units of standardised y."""
+        names = [name.replace(" ", "_") for name in self.members]
+        weights = {f"weight_{name}": weight for name, weight in zip(names, self.log_weight.exp(), strict=True)}
+        return weights | {f"left_out_nll_{name}": nll for name, nll in zip(names, self.best, strict=True)}
