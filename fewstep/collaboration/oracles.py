@@ -7,7 +7,7 @@ from torch import nn
 
 from fewstep.rewards.aesthetic import load_aesthetic
 from fewstep.rewards.attribute_reader import load_attribute_reader
-from fewstep.rewards.attributes import AllRightReward, AttributeReward
+from fewstep.rewards.attributes import AllRightReward, AttributeReward, ProbabilityReward
 from fewstep.rewards.clip_scores import load_clip, load_hpsv2, load_pickscore
 from fewstep.rewards.image_reward import load_image_reward
 from fewstep.rewards.preference import load_preference_reward
@@ -21,8 +21,9 @@ ORACLES: Mapping[str, Callable[..., nn.Module]] = {
     "preference": load_preference_reward,
     "attributes": lambda source: AttributeReward(load_attribute_reader(source)),
     "all_right": lambda source: AllRightReward(load_attribute_reader(source)),
+    "probability": lambda source: ProbabilityReward(load_attribute_reader(source)),
 }
-READ_ATTRIBUTES = ("attributes", "all_right")
+READ_ATTRIBUTES = ("attributes", "all_right", "probability")
 NEEDS_SOURCE = {  # for example
     **dict.fromkeys(READ_ATTRIBUTES, "assets/avatar_judge"),
     "aesthetic": "sa_0_4_vit_l_14_linear.pth",
@@ -33,8 +34,8 @@ NEEDS_SOURCE = {  # for example
 def load_oracle(text: str) -> nn.Module:
     """NAME or NAME=SOURCE, such as "image_reward", "clip=local-dir:FOLDER" or "attributes=assets/avatar_judge".
 
-    "attributes" and "all_right" are told what is asked of each picture, {attribute: value} or a list of these; all
-    others its prompt.
+    "attributes", "all_right" and "probability" are told what is asked of each picture, {attribute: value} or a list of
+    these; all others its prompt.
     ValueError in one line for another name, or for what cannot be loaded.
     """
     name, _, source = text.partition("=")

@@ -15,7 +15,7 @@ from fewstep.collaboration.rehearsal import ORACLE, Rehearsal
 from fewstep.collaboration.rollback import Rollback
 from fewstep.collaboration.routing import budget_threshold, deferred_at_most, percentile_threshold
 
-ENOUGH = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75)  # of first drafts, that one which is kept is better than
+ENOUGH = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75)  # of first drafts
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,10 @@ class Strategy:
 def menu(rehearsal: Rehearsal, most_drafts: int = 4) -> list[Policy]:
     """What calibration chooses from: drafts kept, refined from several depths, or drawn by the teacher anew.
 
-    One draft for each prompt, or up to 2, 4, .. `most_drafts` until one is better than a share ENOUGH of first drafts: the
-    lower ones ask again where the worst are, which is what few passes are best spent on. And the teacher's picture taken always, or where the oracle finds it better. Depths that the cascade
-    cannot refine from, as those below an edit's own, are left out.
+    One draft for each prompt, or up to 2, 4, .. `most_drafts` until one is better than a share ENOUGH of first drafts:
+    low shares ask again where the worst are, which is what few passes are best spent on. And the teacher's picture
+    taken always, or where the oracle finds it better. Depths that the cascade cannot refine from, as those below an
+    edit's own, are left out.
     """
     first = rehearsal.play(Policy()).draft_scores
     enough = torch.quantile(first, first.new_tensor(ENOUGH)).unique().tolist()

@@ -133,3 +133,14 @@ class AllRightReward(AttributeReward):
 
     def forward(self, images: Tensor, wanted: Sequence[Wanted]) -> Tensor:
         return judge(self.reader, images, wanted).all_right.float()
+
+
+class ProbabilityReward(AttributeReward):
+    """The probability that everything that is asked is there, [B], by a reader whose attributes err independently.
+
+    Its mean over pictures is the share of them that is right, which is what a budget of passes shall raise; a mean
+    log-probability is raised most where a picture is worst, right or not.
+    """
+
+    def forward(self, images: Tensor, wanted: Sequence[Wanted]) -> Tensor:
+        return judge(self.reader, images, wanted).log_p.sum((1, 2)).exp()

@@ -17,7 +17,7 @@ from fewstep.rewards.attribute_reader import (
     load_attribute_reader,
     reading_losses,
 )
-from fewstep.rewards.attributes import AttributeReward, judge, labels_of, listed, tiles
+from fewstep.rewards.attributes import AttributeReward, ProbabilityReward, judge, labels_of, listed, tiles
 from fewstep.rewards.trunks import resized
 
 ROOT = Path(__file__).parents[3]
@@ -53,6 +53,8 @@ def test_judgement_of_single_pictures():
     right, wrong = -math.log(1 + 2 * math.exp(-4)), -math.log(1 + math.exp(2))
     assert found.mean_log_p.tolist() == pytest.approx([(right + wrong) / 2, right, (right - 4 + wrong) / 2], rel=1e-5)
     assert torch.equal(AttributeReward(ByEye())(images, wanted), found.mean_log_p)
+    both = [math.exp(right + wrong), math.exp(right), math.exp(right - 4 + wrong)]
+    assert ProbabilityReward(ByEye())(images, wanted).tolist() == pytest.approx(both, rel=1e-5)
 
 
 def test_every_person_is_read_in_its_own_part():
