@@ -8,7 +8,7 @@ commands
   validate   measure a checkpoint on the validation data
   test       measure a checkpoint on the test data
   predict    run a checkpoint's predict_step
-  export     write RUN/export, for other programs, from the newest checkpoint of a run or a given one
+  export     write RUN/export, for other programs, from the best checkpoint of a run, or the newest, or a given one
 
 options (each is also a key of the YAML; the command line wins over files, later files over earlier ones)
   -c FILE                  config of the run; repeat it for shared parts such as configs/trainer/ddp.yaml

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from callbacks.care.ema import EMA
+from callbacks.checkpoints.chosen import best_checkpoint_in
 from callbacks.checkpoints.reading import read_checkpoint
 from callbacks.metrics.attributes import AttributeCallback
 from callbacks.metrics.catalogue import CHOICES
@@ -74,8 +75,7 @@ def locate(path: Path, config: Path | None) -> tuple[Path, Path]:
         return path, path / (ABOUT if is_drawn(path) else "model_index.json")
     if path.is_dir():
         refuse_folder_of_runs(path)
-        best = sorted(path.glob("checkpoints/best*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
-        path = best[-1] if best else path / "checkpoints" / "last.ckpt"
+        path = best_checkpoint_in(path) or path / "checkpoints" / "last.ckpt"
     own = run_directory_of(path) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from commands.packaged_places import located
 from datamodules import ImageTextDataModule
@@ -16,6 +17,7 @@ from fewstep.editors.edits import Edits, chosen, true_mask
 from fewstep.editors.pie_bench import is_pie_bench, read_pie_bench
 from fewstep.editors.style_pairs import style_pairs
 from fewstep.metrics.structure import OFFICIAL
+from fewstep.pixels import to_uint8
 
 STYLES, AVATARS = ["concept", "style"], ["edited_caption"]
 PHOTOS = ("ViT-L-14-quickgelu", "openai", OFFICIAL)  # CLIP and its weights, network of the structure distance
@@ -59,21 +61,29 @@ def networks(
     return model, weights, structure or (DRAWINGS if kind.scorer else PHOTOS[2])
 
 
-def read_edits(place: str, kind: Kind, size: tuple[int, int], split: str, scorers_words: bool) -> Edits:
-    """All edits at this (height, width). scorers_words: the target in the words of the kind's own scorer."""
+def read_edits(
+    place: str, kind: Kind, size: tuple[int, int], split: str, scorers_words: bool, num: int | None = None
+) -> Edits:
+    """The first `num` edits, or all, at this (height, width).
+
+    scorers_words: the target in the words of the kind's own scorer.
+    """
     if kind.name == "pie_bench":
-        return read_pie_bench(Path(place), size)
+        return read_pie_bench(Path(place), size, num)
+    edits = _of_shards(place, kind, size, split, scorers_words)
+    return edits[range(min(num or len(edits), len(edits)))]
+
+
+def _of_shards(place: str, kind: Kind, size: tuple[int, int], split: str, scorers_words: bool) -> Edits:
     wording = kind.wording if scorers_words else None
     if kind.name == "styles":
         return _of_styles(_columns(place, size, split, [*STYLES, *([wording] if wording else [])]), wording)
     columns = _columns(place, size, split, [*AVATARS, *([wording] if wording else [])], ["edited"])
     target = [str(text) for text in columns["edited_caption"]]
     words = target if wording is None else [texts[0] for texts in columns[wording]]
-    image, edited = columns["image"], columns["edited"]
     rows = len(target)
-    return Edits(
-        image, true_mask(image, edited), columns["caption"], target, columns["key"], words, [None] * rows, edited
-    )
+    image, mask, edited = _stored(columns["image"], columns["edited"])
+    return Edits(image, mask, columns["caption"], target, columns["key"], words, [None] * rows, edited)
 
 
 def _of_styles(columns: dict[str, Any], wording: str | None) -> Edits:
@@ -81,11 +91,16 @@ def _of_styles(columns: dict[str, Any], wording: str | None) -> Edits:
     if not pairs:
         raise ValueError("no concept is drawn in two styles; take another --split")
     before, after = map(list, zip(*pairs, strict=True))
-    image, edited = columns["image"][before], columns["image"][after]
+    image, mask, edited = _stored(columns["image"][before], columns["image"][after])
     source, target = ([columns["caption"][row] for row in rows] for rows in (before, after))
     words = target if wording is None else [columns[wording][row][0] for row in after]
     keys = [f"{columns['key'][row]} as {columns['style'][other]}" for row, other in pairs]
-    return Edits(image, true_mask(image, edited), source, target, keys, words, [None] * len(keys), edited)
+    return Edits(image, mask, source, target, keys, words, [None] * len(keys), edited)
+
+
+def _stored(image: Tensor, edited: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, masks and true edits as Edits holds them."""
+    return to_uint8(image), true_mask(image, edited).to(torch.uint8), to_uint8(edited)
 
 
 def _columns(
@@ -108,8 +123,8 @@ def _columns(
     return dict(columns) | {name: torch.cat(columns[name]) for name in pictures}
 
 
-def readable(edits: Edits, models: Sequence[LatentDiffusion], num: int | None) -> tuple[Edits, int]:
-    """The first `num` edits whose prompts all the models read whole, and how many were passed over for that.
+def readable(edits: Edits, models: Sequence[LatentDiffusion]) -> tuple[Edits, int]:
+    """The edits whose prompts all the models read whole, and how many are left out for that.
 
     ValueError in one line for fewer than 2.
     """
@@ -117,9 +132,7 @@ def readable(edits: Edits, models: Sequence[LatentDiffusion], num: int | None) -
     for model in models:
         lengths = [_tokens(model, texts) for texts in (edits.source, edits.target)]
         rows = [row for row in rows if max(lengths[0][row], lengths[1][row]) <= model.prompts.length]
-    taken = rows[:num]
-    passed = (taken[-1] + 1 if taken else len(edits)) - len(taken)
-    return chosen(edits, taken), passed
+    return chosen(edits, rows), len(edits) - len(rows)
 
 
 def _tokens(model: LatentDiffusion, texts: list[str]) -> list[int]:

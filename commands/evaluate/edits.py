@@ -74,9 +74,8 @@ def evaluate(args: Any, command: str) -> None:
     sizes = {model.image_size for model in models}
     if len(sizes) > 1:
         raise ValueError(f"the editors draw pictures of sizes {sorted(sizes)}; compare those of one size")
-    edits, passed = readable(
-        read_edits(place, kind, sizes.pop(), args.split, args.clip is None), models, args.num_samples
-    )
+    size, ours = sizes.pop(), args.clip is None
+    edits, passed = readable(read_edits(place, kind, size, args.split, ours, args.num_samples), models)
     if passed:
         print(f"{passed} edits are left out: longer prompts than an editor reads", file=sys.stderr)
     partial = keep_partly(args, command, place, names, scorer)
@@ -229,7 +228,7 @@ def _versions() -> dict[str, str]:
 
 def sheet_pictures(edits: Edits, jobs: Sequence[Job], partial: Partial, num: int) -> dict[str, Tensor]:
     """uint8 [n, 3, H, W] of the first edits by name: the pictures, what each run made of them, the true edits."""
-    shown = edits[range(min(num, len(edits)))]
+    shown = edits[range(min(num, len(edits)))].to("cpu")
     found = {"picture": to_uint8(shown.image)}
     for job in jobs:
         kept = [read_image(partial.of_run(job.number), key) for key in shown.key]

@@ -19,7 +19,7 @@ from fewstep.files.durable import replace_file
 from fewstep.files.pictures import as_png
 
 SHOWN = 8  # edits on the sheet
-MOST_RUNS = 12  # on the sheet, the first
+MOST_RUNS = 12  # on the sheet
 LEAST_WIDTH = 160  # characters of the table where nobody looks at a terminal
 Run = dict[str, Any]
 
@@ -104,13 +104,20 @@ def print_table(runs: Sequence[Run], labels: Sequence[str]) -> None:
 def sheet(pictures: Mapping[str, Tensor], edits: Edits) -> Image.Image:
     """Each edit as a column: picture, runs, true edit."""
     ends = ("picture", "true edit")
-    runs = [name for name in pictures if name not in ends][:MOST_RUNS]
+    runs = _some([name for name in pictures if name not in ends])
     shown = {name: pictures[name] for name in (ends[0], *runs, ends[1]) if name in pictures}
     samples = [
         Sample(edits.target[row], {name: _picture(images[row]) for name, images in shown.items()})
         for row in range(len(pictures[ends[0]]))
     ]
     return contact_sheet(samples, SHOWN, lines=4, largest=256)
+
+
+def _some(runs: list[str]) -> list[str]:
+    """At most MOST_RUNS, evenly over all editors and settings."""
+    if len(runs) <= MOST_RUNS:
+        return runs
+    return [runs[(2 * place + 1) * len(runs) // (2 * MOST_RUNS)] for place in range(MOST_RUNS)]
 
 
 def _picture(image: Tensor) -> Image.Image:

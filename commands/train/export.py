@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
 from callbacks.care import stop_signals
+from callbacks.checkpoints.chosen import best_checkpoint_in
 from callbacks.checkpoints.export import export_weights
 from callbacks.checkpoints.newest_checkpoint import newest_checkpoint
 from callbacks.checkpoints.reading import read_checkpoint
@@ -46,7 +47,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """run_dir, ckpt_path; ValueError in one line for other words."""
     parser = argparse.ArgumentParser("train.py export", description=__doc__, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--run_dir", metavar="RUN", help="folder of the run, which holds its config.yaml")
-    parser.add_argument("--ckpt_path", metavar="CKPT", help="a checkpoint; the newest whole one in RUN/checkpoints")
+    parser.add_argument("--ckpt_path", metavar="CKPT", help="a checkpoint; the run's best one, else its newest")
     try:
         given, rest = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:
@@ -69,7 +70,7 @@ def locate(run_dir: str | None, ckpt_path: str | None) -> tuple[Path, Path | str
             f"{folder / 'config.yaml'} does not exist: {folder} is no run{named(nearest_runs(folder))}"
         )
     refuse_foreign_folder(folder / "config.yaml")
-    checkpoint = ckpt_path or newest_checkpoint([folder / "checkpoints"])
+    checkpoint = ckpt_path or best_checkpoint_in(folder) or newest_checkpoint([folder / "checkpoints"])
     if checkpoint is None:
         raise FileNotFoundError(f"no checkpoint in {folder / 'checkpoints'}; add --ckpt_path with one of this run")
     return folder, checkpoint

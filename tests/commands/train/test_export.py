@@ -91,10 +91,14 @@ def test_a_dry_run_exports_nothing(fit):
     assert [file.name for file in Path().iterdir()] == ["tiny.yaml"]
 
 
-def test_export_makes_one_at_any_time_of_the_newest_or_a_given_checkpoint(fit, load, capsys):
+def test_export_makes_one_at_any_time_of_the_best_the_newest_or_a_given_checkpoint(fit, load, capsys):
     assert fit(*EXPORTING, *AVERAGED) == 0
     of_the_fit = exported()
     shutil.rmtree("run/export")
+    capsys.readouterr()
+    assert train.main(["export", "--run_dir", "run"]) == 0
+    assert capsys.readouterr().out.startswith("checkpoint     run/checkpoints/best.ckpt, step ")
+    assert same(exported(), of_the_fit)
     Path("run/checkpoints/best.ckpt").rename("elsewhere.ckpt")
     capsys.readouterr()
     assert train.main(["export", "--run_dir", "run"]) == 0
