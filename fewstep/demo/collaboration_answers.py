@@ -64,7 +64,7 @@ class CollaborationAnswers:
         passes = self.pipe.passes(result, policy)
         told = f"{int(result.repaired.sum())} of {len(prompts)} repaired · {passes.mean():.2f} passes on average"
         told += f", {self.pipe.costs.repair:g} for the teacher alone · {time.perf_counter() - began:.2f} s"
-        return side_by_side(prompts, result, result.routes(policy.repair), passes.tolist()), told, False
+        return side_by_side(result, result.routes(policy.repair), passes.tolist()), told, False
 
     def _prompts(self, text: str) -> list[Prompt]:
         lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
@@ -73,15 +73,13 @@ class CollaborationAnswers:
         return [Prompt(line, key, self.attributes.get(line)) for line, key in zip(lines, distinct(lines), strict=True)]
 
 
-def side_by_side(
-    prompts: Sequence[Prompt], result: Collaborated, routes: Sequence[str], passes: Sequence[float]
-) -> Shown:
-    """Draft and result of every prompt, in turn."""
+def side_by_side(result: Collaborated, routes: Sequence[str], passes: Sequence[float]) -> Shown:
+    """Draft and result of every prompt, in turn, by its number: the prompt itself would cover the picture."""
     shown: Shown = []
-    for place, (prompt, route, cost) in enumerate(zip(prompts, routes, passes, strict=True)):
+    for place, (route, cost) in enumerate(zip(routes, passes, strict=True)):
         score, final = result.draft_scores[place], result.scores[place]
         drafts = f" (best of {int(result.drafts[place])})" if result.drafts[place] > 1 else ""
-        draft = f"{prompt.text} · draft{drafts}, score {score:.3g}"
+        draft = f"{place + 1} · draft{drafts}, score {score:.3g}"
         told = f"{route} · {cost:.2f} passes" + ("" if torch.isnan(final) else f", score {final:.3g}")
         pictures = result.draft_images[place : place + 1], result.images[place : place + 1]
         shown += [(to_picture(picture), label) for picture, label in zip(pictures, (draft, told), strict=True)]

@@ -6,7 +6,10 @@ from fewstep.demo.collaboration_answers import MOST, CollaborationAnswers
 from fewstep.demo.told import shown_line
 
 BEGIN = 4  # prompts that the page opens with
-HINT = "Left the student's draft with the oracle's score, right what is returned: the draft, or what the teacher made."
+HINT = (
+    "Left the student's draft of each prompt with the oracle's score, right what is returned: the draft, or what the "
+    "teacher made."
+)
 
 
 def collaboration_tab(gr: Any, answers: CollaborationAnswers, one: dict[str, Any]) -> None:

@@ -75,9 +75,9 @@ def test_every_prompt_has_its_draft_and_what_became_of_it(answers):
     passes = answers.pipe.passes(result, policy)
     assert 0 < result.repaired.sum() < 5
     assert told.startswith(f"{int(result.repaired.sum())} of 5 repaired · {passes.mean():.2f} passes on average, 6 for")
-    for place, (prompt, repaired) in enumerate(zip(prompts, result.repaired.tolist(), strict=True)):
+    for place, repaired in enumerate(result.repaired.tolist()):
         (draft, label), (final, route) = shown[2 * place : 2 * place + 2]
-        assert label == f"{prompt} · draft, score {result.draft_scores[place]:.3g}"
+        assert label == f"{place + 1} · draft, score {result.draft_scores[place]:.3g}"
         assert route.startswith(f"{'refine' if repaired else 'keep'} · {passes[place]:.2f} passes")
         assert (", score" in route) == (not repaired)  # nobody has looked at what the teacher made
         assert (pixels(draft) == pixels(to_picture(result.draft_images[place : place + 1]))).all()
