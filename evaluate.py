@@ -42,7 +42,8 @@ def of_edits(argv: Sequence[str]) -> int:
     """The same for a comparison of editors, which has options of its own."""
     from commands.evaluate.edit_arguments import parser
 
-    args = parser().parse_args(argv)
+    asked = {"-h", "--help"} & set(argv)  # also behind `--edits` alone, which else lacks its folder
+    args = parser().parse_args(["--help"] if asked else argv)
     try:
         from commands.evaluate.edits import run
 

@@ -15,7 +15,10 @@ UNTOUCHED = 2 / 255  # of [-1, 1], a grey level: a pixel whose true edit differs
 
 @dataclass(frozen=True)
 class Edits:
-    """image [N, 3, H, W] in [-1, 1]; mask [N, 1, H, W], 1 where the edit may change it, else 0; the rest lists of N.
+    """image [N, 3, H, W]; mask [N, 1, H, W], 1 where the edit may change it, else 0; the rest lists of N.
+
+    Pictures and masks are uint8, which a whole benchmark fits into; `to` makes them float, pictures in [-1, 1], as
+    editors want them.
 
     source, target: the captions. key: of each picture, all different. wording: the target in the words of the network
     that scores it. blend: words that the edit is about, None where nobody says. edited: the true edit, like image.
@@ -48,8 +51,12 @@ class Edits:
         return Edits(**columns)
 
     def to(self, device: torch.device | str) -> "Edits":
-        edited = None if self.edited is None else self.edited.to(device)
-        return replace(self, image=self.image.to(device), mask=self.mask.to(device), edited=edited)
+        edited = None if self.edited is None else _floating(self.edited.to(device))
+        return replace(self, image=_floating(self.image.to(device)), mask=self.mask.to(device).float(), edited=edited)
+
+
+def _floating(images: Tensor) -> Tensor:
+    return images if images.is_floating_point() else images.float() / 127.5 - 1
 
 
 Edited = Callable[[float, float], Tensor]
@@ -74,5 +81,5 @@ def true_mask(image: Tensor, edited: Tensor) -> Tensor:
 def chosen(edits: Edits, rows: Sequence[int]) -> Edits:
     """These rows. ValueError in one line for fewer than 2, which have no interval."""
     if len(rows) < 2:
-        raise ValueError(f"{len(rows)} of {len(edits)} edits are left to measure; intervals need 2 or more")
+        raise ValueError(f"too few edits: {len(rows)} to measure, and intervals need 2 or more")
     return edits[rows]

@@ -20,6 +20,7 @@ from fewstep.files.pictures import read_whole
 from fewstep.files.plain_json import read_json
 from fewstep.one_line import one_line
 from fewstep.picture_size import largest_part
+from fewstep.pixels import to_uint8
 
 MAPPING, PICTURES = "mapping_file.json", "annotation_images"
 TEXTS = ("image_path", "original_prompt", "editing_prompt")
@@ -63,7 +64,7 @@ def _edit(folder: Path, key: str, entry: Any, size: tuple[int, int]) -> tuple[Te
         options: dict[str, Any] = {"mode": "bilinear", "antialias": True, "align_corners": False}
         image = interpolate(image, size, **options).clamp(-1, 1)
         mask = interpolate(mask, size, mode="nearest-exact")
-    return image, mask, source, target, blend
+    return to_uint8(image), mask.to(torch.uint8), source, target, blend
 
 
 def run_length_mask(runs: Any, size: tuple[int, int], told: str = "the edit") -> Tensor:

@@ -29,6 +29,9 @@ class Components(NamedTuple):
         return Components(self.log_w[..., start:end, :], self.mean[..., start:end, :, :],
                           self.whiten[..., start:end, :, :, :])  # fmt: skip
 
+    def components(self) -> "Components":
+        return self
+
     def log_density(self, y: Tensor) -> Tensor:
         """log p(y_i|x_i) of y [B, D] or [..., B, D]. Returns [..., B]."""
         unit = (self.whiten @ (y[..., None, :] - self.mean)[..., None]).squeeze(-1)
@@ -85,6 +88,10 @@ class DensityNetworks(nn.Module):
         self.register_buffer("base_weight", torch.zeros(copies, x_dim, y_dim))
         self.register_buffer("base_bias", torch.zeros(copies, 1, y_dim))
         self.register_buffer("base_output", torch.zeros(copies, 1, widths[-1]))
+
+    def potential_parameters(self) -> list[nn.Parameter]:
+        """What is of a component at any x: the biases of the last layer."""
+        return [p for p in (self.biases[-1],) if isinstance(p, nn.Parameter)]
 
     @torch.no_grad()
     def start(self, copy: int, around: LinearGaussian, residual: Tensor) -> None:

@@ -10,6 +10,7 @@ distributions, Yao et al. 2018, arXiv 1704.02030). So all pairs train and all ju
 as its best member. Few pairs overfit every copy, but each in its own way: their mean is far better than one of them.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -17,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.rng import PerSampleRng, standard_normal, standard_uniform
-from fewstep.transport import conditional_mixture, gaussian
+from fewstep.transport import conditional_mixture
+from fewstep.transport.closed_forms import ClosedForms
 from fewstep.transport.cross_fitting import assign_folds, held_out, seen_by, stacking_weights
 from fewstep.transport.density_networks import Components, DensityNetworks
 from fewstep.transport.dimensions import check_dimensions
-from fewstep.transport.gaussian import LinearGaussian
+from fewstep.transport.light_networks import LightNetworks
 from fewstep.transport.mixtures import categorical
 from fewstep.transport.networks import options_of
 from fewstep.transport.table_scale import check_table, scale_of
 
-CLOSED = ("joint", "ridge")
 FEWEST_PAIRS = 4
 
 
@@ -50,10 +51,6 @@ class StackedTransport(nn.Module):
     pairs_x: Tensor
     pairs_y: Tensor
     fold: Tensor
-    closed_weight: Tensor
-    closed_bias: Tensor
-    closed_whiten: Tensor
-    closed_held_out: Tensor
     x_shift: Tensor
     x_scale: Tensor
     y_shift: Tensor
@@ -69,6 +66,9 @@ class StackedTransport(nn.Module):
         folds: int = 8,
         floor: float = 0.03,
         pair_rows: int = 128,
+        num_potential: int = 50,
+        num_cost: int = 8,
+        slope_hidden: Sequence[int] = (25,),
     ) -> None:
         options = options_of(locals())
         super().__init__()
@@ -82,16 +82,18 @@ class StackedTransport(nn.Module):
             raise ValueError(f"floor={floor}: choose a share of the deviation of y, above 0 and below 1")
         self.options, self.x_dim, self.y_dim = options, x_dim, y_dim
         self.noise, self.folds, self.pair_rows = tuple(noise), folds, pair_rows
-        self.num_components = num_components
-        kinds = {"linear": (1, ()), "mixture": (num_components, hidden)}
-        copies = folds * len(noise)
-        build = {name: DensityNetworks(copies, x_dim, y_dim, k, widths, floor) for name, (k, widths) in kinds.items()}
-        self.networks = nn.ModuleDict(build)
-        kept = {name: DensityNetworks(copies, x_dim, y_dim, k, widths, floor) for name, (k, widths) in kinds.items()}
-        self.kept = nn.ModuleDict(kept).requires_grad_(False)
-        self.members = [*CLOSED, *(f"{name} {noise:g}" for name in kinds for noise in self.noise)]
-        for name, shape in (("weight", (y_dim, x_dim)), ("bias", (y_dim,)), ("whiten", (y_dim, y_dim))):
-            self.register_buffer(f"closed_{name}", torch.zeros(len(CLOSED), *shape))
+        self.num_components, self.num_potential, self.num_cost = num_components, num_potential, num_cost
+        self.closed = ClosedForms(x_dim, y_dim)
+        sizes = folds * len(noise), x_dim, y_dim
+        self.networks = nn.ModuleDict(
+            {
+                "linear": DensityNetworks(*sizes, 1, (), floor),
+                "mixture": DensityNetworks(*sizes, num_components, hidden, floor),
+                "light": LightNetworks(*sizes, num_potential, num_cost, slope_hidden, floor),
+            }
+        )
+        self.kept = copy.deepcopy(self.networks).requires_grad_(False)
+        self.members = [*self.closed.names, *(f"{name} {noise:g}" for name in self.networks for noise in self.noise)]
         self.register_buffer("log_weight", torch.full((len(self.members),), -math.log(len(self.members))))
         self.register_buffer("best", torch.full((len(self.members),), torch.inf))
         self.register_buffer("held_out_nll", torch.tensor(torch.inf))
@@ -100,7 +102,6 @@ class StackedTransport(nn.Module):
             self.register_buffer(f"{side}_scale", torch.ones(dim))
             self.register_buffer(f"pairs_{side}", torch.zeros(0, dim), persistent=False)
         self.register_buffer("fold", torch.zeros(0, dtype=torch.long), persistent=False)
-        self.register_buffer("closed_held_out", torch.zeros(0, len(CLOSED)), persistent=False)
 
     # -- density and sampler ------------------------------------------------------------------------------------------
 
@@ -134,18 +135,13 @@ class StackedTransport(nn.Module):
     @property
     def num_gaussians(self) -> int:
         copies = self.folds * len(self.noise)
-        return len(CLOSED) + copies * (1 + self.num_components)
+        return len(self.closed.names) + copies * (1 + self.num_components + self.num_potential * self.num_cost)
 
     def _members(self, x: Tensor) -> list[Components]:
         """Of every member at standardised x [B, Dx]: closed forms, then networks, the mean over their folds."""
-        line = torch.einsum("mde,be->mbd", self.closed_weight, x) + self.closed_bias[:, None]
-        zero = torch.zeros_like(line[0, :, :1])
-        found = [
-            Components(zero, mean[:, None], whiten.expand(len(x), 1, -1, -1))
-            for mean, whiten in zip(line, self.closed_whiten, strict=True)
-        ]
+        found = self.closed(x)
         for network in self.kept.values():
-            parts = network(x)
+            parts = network(x).components()
             for copies in torch.arange(len(parts.log_w)).split(self.folds):  # [F, B, K, ...] to [B, F K, ...]
                 several = [part[copies].transpose(0, 1).flatten(1, 2) for part in parts]
                 found.append(Components(several[0] - math.log(self.folds), *several[1:]))
@@ -155,8 +151,7 @@ class StackedTransport(nn.Module):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Nets under "cost"; the biases of the last layers, which are of a component at any x, under "potential"."""
-        found = [network.biases[-1] for network in self.networks.values() if isinstance(network, DensityNetworks)]
-        potential = [parameter for parameter in found if isinstance(parameter, nn.Parameter)]
+        potential = [parameter for network in self.networks.values() for parameter in network.potential_parameters()]
         known = {id(parameter) for parameter in potential}
         return {"cost": [p for p in self.networks.parameters() if id(p) not in known], "potential": potential}
 
@@ -186,31 +181,18 @@ class StackedTransport(nn.Module):
         x, x_unpaired = ((rows.double() - self.x_shift.cpu()) / self.x_scale.cpu() for rows in (x, x_unpaired))
         y, y_unpaired = ((rows.double() - self.y_shift.cpu()) / self.y_scale.cpu() for rows in (y, y_unpaired))
         fold = assign_folds(num, self.folds)
-        left_out = torch.zeros(num, len(CLOSED), dtype=torch.float64)
-        prior = gaussian.imagined_pairs(x, y, x_unpaired, y_unpaired)
-        kept = fold != torch.arange(self.folds)[:, None]
-        used = torch.cat([kept, seen_by(fold, self.folds), torch.ones(1, num)])
-        joints = gaussian.joint_conditionals(x, y, x_unpaired, y_unpaired, used, [prior] * len(used))
-        for number, (seen, joint) in enumerate(zip(seen_by(fold, self.folds), joints[self.folds :], strict=False)):
-            left, without = fold == number, joints[number]
-            ridge = gaussian.fit_ridge(x[~left], y[~left])
-            left_out[left] = torch.stack([one.log_density(y[left], x[left]) for one in (without, ridge)], 1)
-            residual = y[seen] - x[seen] @ joint.weight.T - joint.bias
-            for network in self.networks.values():
-                assert isinstance(network, DensityNetworks)
-                for copy in range(number, self.folds * len(self.noise), self.folds):
-                    network.start(copy, joint, residual)
-        self._place([joints[-1], gaussian.fit_ridge(x, y)])
-        self.pairs_x, self.pairs_y = x.to(device, dtype), y.to(device, dtype)
-        self.fold, self.closed_held_out = fold.to(device), left_out.to(device, dtype)
+        joints = self.closed.fit(x, y, x_unpaired, y_unpaired, fold, self.folds)
+        for network in self.networks.values():
+            if isinstance(network, LightNetworks):
+                network.start(torch.cat([y, y_unpaired]).to(dtype))
+            elif isinstance(network, DensityNetworks):
+                for number, (seen, joint) in enumerate(zip(seen_by(fold, self.folds), joints, strict=True)):
+                    residual = y[seen] - x[seen] @ joint.weight.T - joint.bias
+                    for place in range(number, self.folds * len(self.noise), self.folds):
+                        network.start(place, joint, residual)
+        self.pairs_x, self.pairs_y, self.fold = x.to(device, dtype), y.to(device, dtype), fold.to(device)
         self.best.fill_(torch.inf)
         self.keep_best()
-
-    def _place(self, closed: list[LinearGaussian]) -> None:
-        for number, one in enumerate(closed):
-            self.closed_weight[number] = one.weight
-            self.closed_bias[number] = one.bias
-            self.closed_whiten[number] = torch.linalg.inv(torch.linalg.cholesky(one.covariance)).tril()
 
     @torch.no_grad()
     def keep_best(self) -> None:
@@ -218,7 +200,7 @@ class StackedTransport(nn.Module):
 
         Then fit the weights. A start that no step improves on stays.
         """
-        place = len(CLOSED)
+        first = place = len(self.closed.names)
         for name, network in self.networks.items():
             for copies, score in zip(self._copies(), self._held_out(network).split(1, 1), strict=True):
                 if (nll := -score.mean()) < self.best[place]:
@@ -227,8 +209,8 @@ class StackedTransport(nn.Module):
                     for key, value in self.kept[name].state_dict().items():
                         value[copies] = state[key][copies]
                 place += 1
-        self.best[: len(CLOSED)] = -self.closed_held_out.mean(0)
-        scores = torch.cat([self.closed_held_out, *(self._held_out(network) for network in self.kept.values())], 1)
+        self.best[:first] = -self.closed.held_out.mean(0)
+        scores = torch.cat([self.closed.held_out, *(self._held_out(network) for network in self.kept.values())], 1)
         self.log_weight.copy_(stacking_weights(scores).log())
         nll = -torch.logsumexp(scores + self.log_weight, 1).mean() + self.y_scale.log().sum()
         self.held_out_nll.copy_(nll)

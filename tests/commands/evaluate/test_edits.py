@@ -256,3 +256,12 @@ def test_pictures_without_a_background_are_left_out_of_its_means(evaluate, place
     (run,) = rows(tmp_path / "out")
     assert len(run["test/psnr_background"]) == len(run["test/lpips_vgg_background"]) == 3
     assert len(run["test/clip_similarity"]) == len(run["test/clip_similarity_edited"]) == 4
+
+
+def test_help_needs_no_folder(evaluate, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate(["--edits", "--help"])
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    assert "flowedit" in told
+    assert "--clip-pretrained" in told

@@ -159,7 +159,7 @@ def test_the_tab_in_the_browser(places, tmp_path):
         page.browser.wait(drawn)
         assert page.sizes() == [16] * 8
         captions = page.browser.do("[...document.querySelectorAll('.caption-label')].map(e => e.innerText)")
-        assert [caption.partition(" · ")[0] for caption in captions[::2]] == CAPTIONS
+        assert [caption.partition(" · ")[0] for caption in captions[::2]] == ["1", "2", "3", "4"]
         assert {caption.partition(" · ")[0] for caption in captions[1::2]} <= {"keep", "refine"}
         page.fill("Prompts", "a red cube")
         page.browser.do(f"{button}.click()")

@@ -17,12 +17,15 @@ def test_pictures_prompts_and_masks_are_those_of_the_file(tmp_path):
     assert edits.blend[0] == ("red", "green")
     assert edits.wording == edits.target
     pixels = np.asarray(Image.open(tmp_path / "annotation_images/1_change_object_80/000000000002.png"))
-    torch.testing.assert_close(edits.image[2], torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 127.5 - 1)
+    assert torch.equal(edits.image[2], torch.from_numpy(pixels.copy()).permute(2, 0, 1))
+    floating = edits.to("cpu")
+    torch.testing.assert_close(floating.image[2], torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 127.5 - 1)
+    assert floating.mask.dtype == torch.float32
     expected = np.zeros((16, 16))
     expected[4, 3:9] = expected[5, 3:11] = 1  # the second run has 6 + 2
     expected[[0, -1]] = 1
     expected[:, [0, -1]] = 1
-    assert torch.equal(edits.mask[2, 0], torch.from_numpy(expected).float())
+    assert torch.equal(edits.mask[2, 0], torch.from_numpy(expected).byte())
 
 
 def test_another_size_takes_picture_and_mask_along(tmp_path):
@@ -78,7 +81,7 @@ def test_edits_hold_together():
     edits = Edits(images, torch.zeros(2, 1, 8, 8), **texts, key=["x", "y"], edited=images + 1)
     assert edits[[1]].target == ["d"]
     assert edits[[1]].edited.shape == (1, 3, 8, 8)
-    with pytest.raises(ValueError, match="1 of 2 edits are left to measure"):
+    with pytest.raises(ValueError, match="too few edits: 1 to measure"):
         chosen(edits, [0])
 
 
