@@ -68,6 +68,8 @@ def _together(found: Sequence[Mapping[str, Row]], judges: Sequence[str]) -> dict
 def baseline(ways: Mapping[str, Mapping[str, Any]], judge: str) -> str:
     """The cheapest teacher than which the best one is not better, by an interval of paired differences."""
     teachers = sorted((w["passes"], name) for name, w in ways.items() if w["family"] == "teacher")
+    if not teachers:
+        raise SystemExit("these sweeps have no teacher to compare with; take those of others, --teachers SWEEP ..")
     best = max(teachers, key=lambda each: ways[each[1]]["scores"][judge].mean().item())[1]
     for _, name in teachers:
         gain = ways[best]["scores"][judge] - ways[name]["scores"][judge]
