@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.transport.gaussian import LinearGaussian
-from fewstep.transport.mixtures import LOG_2PI
+from fewstep.transport.mixtures import LOG_2PI, categorical
 
 SPREAD = 0.5  # share of the start's deviation that lies between its components, the rest within them
 
@@ -49,6 +49,12 @@ class Components(NamedTuple):
         square = (y[:, :, None] * y[:, None]).flatten(1)
         statistics = torch.cat([torch.ones_like(y[:, :1]), y, square], 1)
         return torch.logsumexp(natural @ statistics.T, -2) - math.log(self.mean.shape[-3])
+
+    def sample(self, uniform: Tensor, noise: Tensor) -> Tensor:
+        """One draw per condition, from uniform [B] and standard normal noise [B, D]. Returns [B, D]."""
+        rows, picked = torch.arange(len(uniform), device=uniform.device), categorical(self.log_w, uniform)
+        step = torch.linalg.solve_triangular(self.whiten[rows, picked], noise[..., None], upper=False)
+        return self.mean[rows, picked] + step.squeeze(-1)
 
     def _log_scale(self) -> Tensor:
         log_det = self.whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1)

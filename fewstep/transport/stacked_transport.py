@@ -1,9 +1,10 @@
 """A convex mixture of conditional densities whose weights, and every step, are judged on pairs that were left out.
 
 Members, from stiff to flexible: a joint Gaussian by expectation-maximisation, ridge regression (gaussian.py), density
-networks that are linear in x, and density networks with hidden layers and several components. The networks minimise the
-likelihood of the pairs plus the marginal term of Eq. 25 of arXiv 2410.02628. Of each there are F copies, and for each
-amount of noise on x; copy f is trained without the folds f and f + 1 of the F folds of the pairs, and the density of a
+networks that are linear in x, density networks with hidden layers and several components, and light solvers, whose
+components all y place and x only tilts. The networks minimise the negative log-likelihood of the pairs plus the
+marginal term of Eq. 25 of arXiv 2410.02628. Of each there are F copies, and for each amount of noise on x; copy f is
+trained without the folds f and f + 1 of the F folds of the pairs, and the density of a
 member is the mean over its copies. What the copies say of the pairs that they never saw, the mean of two for each pair,
 decides when the networks are kept, and the weights: those of the largest left-out likelihood (stacking of predictive
 distributions, Yao et al. 2018, arXiv 1704.02030). So all pairs train and all judge, and the mixture is nearly as good
@@ -24,11 +25,11 @@ from fewstep.transport.cross_fitting import assign_folds, held_out, seen_by, sta
 from fewstep.transport.density_networks import Components, DensityNetworks
 from fewstep.transport.dimensions import check_dimensions
 from fewstep.transport.light_networks import LightNetworks
-from fewstep.transport.mixtures import categorical
 from fewstep.transport.networks import options_of
 from fewstep.transport.table_scale import check_table, scale_of
 
 FEWEST_PAIRS = 4
+ROWS = 256  # conditions at once: each has thousands of Gaussians
 
 
 class StackedTransport(nn.Module):
@@ -36,7 +37,8 @@ class StackedTransport(nn.Module):
 
     Args:
         x_dim, y_dim: Dx and Dy.
-        num_components, hidden: of the flexible networks.
+        num_components, hidden: of the flexible density networks.
+        num_potential, num_cost, slope_hidden: N, M and the hidden widths of the light solvers.
         noise: deviations of the noise on paired x, for standardised x; a network is trained with each.
         folds: F.
         floor: smallest deviation of a coordinate of y given the earlier ones, in deviations of y.
@@ -115,16 +117,14 @@ class StackedTransport(nn.Module):
 
     def log_density(self, y: Tensor, x: Tensor) -> Tensor:
         """log p(y_i|x_i) in nats, exact. y [B, Dy], x [B, Dx]. Returns [B]."""
-        return self.mixture(x).log_density(y)
+        parts = zip(x.split(ROWS), y.split(ROWS), strict=True)
+        return torch.cat([self.mixture(x_part).log_density(y_part) for x_part, y_part in parts])
 
     def sample(self, x: Tensor, rng: PerSampleRng | None = None) -> Tensor:
         """One exact draw per row of x [B, Dx]. Returns [B, Dy]."""
-        mixture = self.mixture(x)
-        picked = categorical(mixture.log_w, standard_uniform(rng, x))
-        rows = torch.arange(len(x), device=x.device)
-        noise = standard_normal(rng, x, self.y_dim)[..., None]
-        step = torch.linalg.solve_triangular(mixture.whiten[rows, picked], noise, upper=False)
-        return mixture.mean[rows, picked] + step.squeeze(-1)
+        drawn = x, standard_uniform(rng, x), standard_normal(rng, x, self.y_dim)
+        parts = zip(*(rows.split(ROWS) for rows in drawn), strict=True)
+        return torch.cat([self.mixture(part).sample(uniform, noise) for part, uniform, noise in parts])
 
     def conditional_mixture(self, x: Tensor) -> conditional_mixture.Mixture:
         """Weights, means and deviations of all Gaussians at x, float64."""
@@ -150,8 +150,11 @@ class StackedTransport(nn.Module):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Nets under "cost"; the biases of the last layers, which are of a component at any x, under "potential"."""
-        potential = [parameter for network in self.networks.values() for parameter in network.potential_parameters()]
+        """Nets under "cost"; under "potential" what is of a component at any x."""
+        potential: list[nn.Parameter] = []
+        for network in self.networks.values():
+            assert isinstance(network, DensityNetworks | LightNetworks)
+            potential += network.potential_parameters()
         known = {id(parameter) for parameter in potential}
         return {"cost": [p for p in self.networks.parameters() if id(p) not in known], "potential": potential}
 

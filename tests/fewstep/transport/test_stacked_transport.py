@@ -14,7 +14,7 @@ from fewstep.transport.cross_fitting import held_out, seen_by, stacking_weights
 from fewstep.transport.stacked_transport import StackedTransport
 from fewstep.transport.units import Units
 
-SMALL = {"num_components": 3, "hidden": (8,), "folds": 4}
+SMALL = {"num_components": 3, "hidden": (8,), "folds": 4, "num_potential": 6, "num_cost": 2, "slope_hidden": (8,)}
 
 
 def draw(num, seed=0, y_dim=2):
@@ -105,7 +105,7 @@ def gradients(model, batch):
     torch.manual_seed(3)
     terms = model.losses(batch)
     likelihood = sum(value for name, value in terms.items() if name.endswith("pair"))
-    return torch.autograd.grad(likelihood, [network.mean_weight for network in model.networks.values()])
+    return torch.autograd.grad(likelihood, [network.weights[-1] for network in model.networks.values()])
 
 
 def test_a_start_that_training_worsens_is_kept():
@@ -113,8 +113,8 @@ def test_a_start_that_training_worsens_is_kept():
     x, y = draw(50, 11)
     before, nll, best = model.log_density(y, x), model.held_out_nll.clone(), model.best.clone()
     with torch.no_grad():
-        for network in model.networks.values():
-            network.mean_weight.add_(10)
+        for name, network in model.networks.items():
+            (network.center if name == "light" else network.mean_weight).add_(10)
     model.keep_best()
     torch.testing.assert_close(model.log_density(y, x), before)
     torch.testing.assert_close(model.held_out_nll, nll)
