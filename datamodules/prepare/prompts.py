@@ -55,9 +55,10 @@ def run(options: argparse.Namespace) -> None:
 
 def prompts(options: argparse.Namespace) -> Iterator[tuple[dict[str, object], "Image.Image | None"]]:
     """{"prompt", "key"} and, if asked for, "attributes" and the picture of every sample, in the order of the shards."""
+    from PIL import Image
+
     from datamodules.image_options import Splits
     from datamodules.image_text import ImageTextDataModule
-    from fewstep.files.pictures import to_picture
 
     fields = [name for name in (options.attributes, options.caption) if name]
     size = options.images if options.images is not None else 8  # of pictures that nobody sees
@@ -75,7 +76,7 @@ def prompts(options: argparse.Namespace) -> Iterator[tuple[dict[str, object], "I
         }
         if options.attributes:
             row["attributes"] = told[options.attributes]
-        yield row, None if options.images is None else to_picture(batch["image"][place])
+        yield row, None if options.images is None else Image.fromarray(batch["image"][place].permute(1, 2, 0).numpy())
 
 
 def rows_of(batches: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:

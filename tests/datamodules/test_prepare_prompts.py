@@ -1,6 +1,8 @@
 """The command that lists the captions of a split as prompts."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 from PIL import Image
@@ -46,6 +48,16 @@ def test_all_of_a_split_and_no_attributes(tmp_path):
     assert rows == [{"prompt": f"picture {n}", "key": f"{n:05d}"} for n in range(7)]
 
 
+def stored(folder, key):
+    """The picture of a sample, as its shard holds it."""
+    for file in Path(folder).glob("val*.tar"):
+        with tarfile.open(file) as shard:
+            for name in shard.getnames():
+                if name.split(".")[0] == key and name.count(".") == 1 and name.split(".")[1] in ("png", "webp"):
+                    return io.BytesIO(shard.extractfile(name).read())
+    raise AssertionError(f"no picture of {key}")
+
+
 def test_edits_come_with_the_picture_and_what_it_shall_become(tmp_path, capsys):
     scenes, out = str(Path(AVATARS).with_name("avatar_scenes64")), tmp_path / "edits.jsonl"
     argv = [
@@ -79,8 +91,9 @@ def test_edits_come_with_the_picture_and_what_it_shall_become(tmp_path, capsys):
         changed = [old.items() ^ new.items() for old, new in zip(prompt.attributes, edit.attributes, strict=True)]
         assert 0 < sum(map(len, changed)) <= 4
         assert edit.image == f"edits/{edit.key}.png"
-        with Image.open(tmp_path / edit.image) as picture:
+        with Image.open(tmp_path / edit.image) as picture, Image.open(stored(scenes, edit.key)) as drawing:
             assert picture.size == (128, 64)
+            assert picture.convert("RGB").tobytes() == drawing.convert("RGB").tobytes()
     assert main(argv) == 2  # nothing is replaced
     assert "exists, and pictures go beside edits.jsonl" in capsys.readouterr().err
 
