@@ -320,7 +320,9 @@ SMALL = {
     "ot_energy": _stops_early,
     "weather": _stops_early,
     "weather_energy": _stops_early,
-    "table": lambda shared: _stops_early(shared) | {"data.num_pairs": 128, "callbacks.export": "null"},
+    "table": lambda shared: (
+        _stops_early(shared) | {"data.num_pairs": 128, "data.unpaired_batch_size": "null", "callbacks.export": "null"}
+    ),
     "labels": _labels,
     "contrastive": _contrastive,
     "scorer": _scorer,
